@@ -1,0 +1,44 @@
+/* file: whole files, mapped files and paths. */
+#ifndef PRESSRUN_WORKER_BASE_FILE_H
+#define PRESSRUN_WORKER_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/status.h"
+#include "worker/base/buffer.h"
+
+/* Reads a whole regular file. STATUS_NO_INPUT when it cannot be opened, STATUS_DATA when it is larger than
+ * max_bytes or no regular file, STATUS_IO when reading fails. The buffer is NUL-terminated behind its size.
+ */
+enum status file_read(const char *path, size_t max_bytes, struct buffer *out);
+
+/* A file mapped read-only. */
+struct file_map {
+    const uint8_t *data; /* NULL when size is 0 */
+    size_t size;
+};
+enum status file_map_open(const char *path, struct file_map *out);
+void file_map_close(struct file_map *map);
+
+bool file_exists(const char *path);
+bool file_is_directory(const char *path);
+
+/* Writes all bytes, going on after short writes and EINTR. `path` names the file in the message. STATUS_IO.
+ */
+enum status file_write_all(int fd, const void *bytes, size_t size, const char *path);
+
+/* Writes a file so that it is there whole or not at all: temporary file beside it, fsync, rename, fsync of
+ * the folder. STATUS_CANNOT_CREATE or STATUS_IO. */
+enum status file_replace(const char *path, const void *bytes, size_t size);
+
+/* fsync of the folder that holds path. */
+enum status file_sync_folder(const char *path);
+
+/* Folder part of path ("." when there is none); name joined to a folder (name when it is absolute).
+ * malloc'ed; NULL when memory is out. */
+char *path_folder(const char *path);
+char *path_join(const char *folder, const char *name);
+
+#endif

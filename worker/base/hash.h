@@ -1,0 +1,23 @@
+/* hash: XXH3-128 as a value, and its text form. Used for fingerprints, identity, the hash of the input so far
+ * and the seals. It guards against accidents, not against forgers. */
+#ifndef PRESSRUN_WORKER_BASE_HASH_H
+#define PRESSRUN_WORKER_BASE_HASH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct hash128 {
+    uint8_t bytes[16]; /* canonical (big-endian) order */
+};
+
+enum { HASH128_TEXT_BYTES = 33 };
+
+struct hash128 hash128_of(const void *data, size_t size);
+/* Hash of a previous value followed by data: a chain over pieces. */
+struct hash128 hash128_chain(struct hash128 previous, const void *data, size_t size);
+bool hash128_equal(struct hash128 a, struct hash128 b);
+/* 32 lower-case hex digits and a NUL. */
+void hash128_text(struct hash128 hash, char out[HASH128_TEXT_BYTES]);
+
+#endif

@@ -1,0 +1,63 @@
+/* job: what to generate (job.yaml) and how to run on this machine (config.yaml). Immutable once loaded;
+ * nothing is opened for writing before both are valid. Formats: docs/job.md. */
+#ifndef PRESSRUN_WORKER_JOB_JOB_H
+#define PRESSRUN_WORKER_JOB_JOB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "worker/job/sampling.h"
+
+enum on_too_long { ON_TOO_LONG_ERROR, ON_TOO_LONG_TRUNCATE_LEFT };
+
+struct job {
+    char *path;    /* the job file, as given */
+    char *model;   /* model directory; resolved against the folder of the file that names it */
+    char *prompts; /* .txt, .jsonl, .gz of either, or "-" */
+    char *output;  /* NAME; must end in .gz */
+    char *config;  /* config file, or NULL */
+    bool has_dtype;
+    enum dtype dtype; /* default: the dtype of the model's weights */
+    bool has_kv_cache_dtype;
+    enum dtype kv_cache_dtype; /* default: dtype */
+    int32_t max_model_len;     /* 0: the model's context length */
+    uint64_t seed;             /* default 0 */
+    enum on_too_long on_too_long;
+    char *prompt_field;       /* JSONL column that holds the prompt; default "prompt" */
+    bool output_token_ids;    /* write token_ids into records (always with logprobs) */
+    struct sampling sampling; /* job level */
+};
+
+enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+
+struct config {
+    int device;                     /* DEVICE_* */
+    int32_t cuda_device;            /* ordinal */
+    int32_t threads;                /* CPU backend threads; 0: all available */
+    char *cpu_isa;                  /* auto | avx512 | avx2 | portable */
+    int32_t max_num_seqs;           /* 0: automatic */
+    int32_t max_num_batched_tokens; /* 0: automatic */
+    double gpu_memory_utilization;  /* (0, 1], default 0.9 */
+    uint64_t cpu_memory;         /* bytes for KV cache and activations on cpu; 0: half of what is available */
+    bool cuda_graphs;            /* default true */
+    double seal_seconds;         /* default 2 */
+    uint64_t seal_bytes;         /* default 1 MiB of text */
+    uint64_t max_waiting_bytes;  /* finished records that wait for an earlier one; default 256 MiB */
+    uint64_t read_ahead_records; /* default 4096 */
+    uint64_t read_ahead_bytes;   /* default 64 MiB */
+    uint64_t max_line_bytes;     /* longest input line; default 16 MiB */
+    double grace_s;              /* default 20 */
+    double progress_seconds;     /* plain progress lines; default 5 */
+};
+
+/* Loads JOB.yaml and its config, applies overrides "key=value" in order ("sampling.temperature=0.2",
+ * "config.max_num_seqs=8"; values as YAML scalars or flow lists), validates everything.
+ * STATUS_JOB: file:line:column, key, what is allowed, nearest known key. STATUS_NO_INPUT: file missing. */
+enum status job_load(const char *path, const char *const *overrides, int n_overrides, struct job *job,
+                     struct config *config);
+void job_free(struct job *job);
+void config_defaults(struct config *config);
+void config_free(struct config *config);
+
+#endif

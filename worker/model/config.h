@@ -1,0 +1,37 @@
+/* model_config: config.json of a Hugging Face model directory, checked. */
+#ifndef PRESSRUN_WORKER_MODEL_CONFIG_H
+#define PRESSRUN_WORKER_MODEL_CONFIG_H
+
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "worker/job/sampling.h"
+
+enum { MAX_EOS_IDS = 16 };
+
+struct model_config {
+    char model_type[32]; /* "gpt2" */
+    int32_t n_layers;
+    int32_t n_heads;
+    int32_t n_kv_heads;
+    int32_t head_dim;
+    int32_t n_embd;
+    int32_t n_inner; /* width of the MLP */
+    int32_t n_positions;
+    int32_t n_vocab;
+    float norm_epsilon;
+    bool tie_word_embeddings;
+    bool has_dtype;
+    enum dtype dtype; /* "dtype" or "torch_dtype" of the file */
+    int32_t eos_ids[MAX_EOS_IDS];
+    int32_t n_eos;
+};
+
+/* Reads folder/config.json, and eos ids and sampling defaults from folder/generation_config.json when it is
+ * there
+ * (`defaults` gets its set fields: temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens is
+ * ignored; do_sample false (the file's default) means temperature 0 only when the file says it explicitly).
+ * STATUS_NO_INPUT, STATUS_DATA with file, key, value, what is supported. */
+enum status model_config_load(const char *folder, struct model_config *config, struct sampling *defaults);
+
+#endif

@@ -1,0 +1,42 @@
+/* model: a loaded model: configuration and weights in backend memory, and its forward pass as a list of
+ * backend operations. One file per architecture family (gpt2.c). Immutable after loading, but for the
+ * activations, which belong to the one step that is being queued. */
+#ifndef PRESSRUN_WORKER_MODEL_MODEL_H
+#define PRESSRUN_WORKER_MODEL_MODEL_H
+
+#include "kernels/backend.h"
+#include "worker/model/config.h"
+
+struct model;
+
+/* What a step may hold at most; decides the size of the activations. */
+struct model_limits {
+    int32_t max_rows;
+    int32_t max_samples;
+    int32_t logit_rows; /* rows of logits computed at a time (LM head in slices) */
+};
+
+/* Host side only: config, tensor headers, fingerprint (32 hex digits). Reads every weight once. */
+enum status model_fingerprint(const char *folder, char out[33]);
+
+/* Loads folder's weights into backend memory as dtype. The config must come from the same folder. Every
+ * tensor that the family needs must be there with its shape; a tensor that nothing reads is an error that
+ * names it, but for the family's known buffers. `fingerprint` (33 bytes) is computed along the way when not
+ * NULL. */
+enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
+                       struct backend *backend, char *fingerprint, struct model **out);
+/* Bytes of weights in device memory for dtype, and of activations for limits: upper bounds, without a device.
+ */
+size_t model_weight_bytes(const struct model_config *config, enum dtype dtype);
+size_t model_activation_bytes(const struct model_config *config, enum dtype dtype,
+                              const struct model_limits *limits);
+/* Parameters that each row multiplies with (body) and those of the LM head, for floors. */
+void model_parameter_counts(const struct model_config *config, int64_t *body, int64_t *head);
+
+/* Allocates the activations; once, before the first forward. */
+enum status model_prepare(struct model *model, const struct model_limits *limits);
+/* Queues the operations of one step between step_begin and step_end. */
+enum status model_forward(struct model *model, const struct batch *batch);
+void model_close(struct model *model);
+
+#endif

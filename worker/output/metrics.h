@@ -1,0 +1,67 @@
+/* metrics: what a run measured, for the manifest and the summary table. */
+#ifndef PRESSRUN_WORKER_OUTPUT_METRICS_H
+#define PRESSRUN_WORKER_OUTPUT_METRICS_H
+
+#include <stdint.h>
+
+#include "kernels/status.h"
+
+/* A value's distribution in logarithmic buckets: bounded memory for any number of records; percentiles are
+ * within 2 %. Values in seconds, from 1 us to 1 day. Zero-initialised is empty. */
+enum { HISTOGRAM_BUCKETS = 1300 };
+struct histogram {
+    int64_t n;
+    double sum;
+    double minimum;
+    double maximum;
+    int64_t bucket[HISTOGRAM_BUCKETS];
+};
+void histogram_add(struct histogram *histogram, double seconds);
+double histogram_percentile(const struct histogram *histogram, double percent); /* 0 when empty */
+
+/* Which of these was the reason that fewer sequences ran than could, or that the run took as long as it did.
+ */
+enum bound { BOUND_DEVICE, BOUND_INPUT, BOUND_OUTPUT, BOUND_KV_MEMORY };
+const char *bound_name(enum bound bound);
+
+struct run_metrics {
+    double startup_s;     /* process start to the first step */
+    double load_s;        /* model loading within it */
+    double wall_s;        /* process start to the end */
+    double generate_s;    /* first step to last */
+    double step_s;        /* sum of step times */
+    double wait_input_s;  /* engine idle for want of requests */
+    double wait_output_s; /* admission paused: too many finished bytes wait */
+    double wait_kv_s;     /* steps in which KV pages alone kept a request out */
+    int64_t n_steps;
+    int64_t n_decode_steps;
+    int64_t prefill_rows; /* prompt tokens computed */
+    int64_t decode_rows;  /* generated positions computed */
+    int64_t padding_rows;
+    int64_t slot_steps;             /* sum over steps of running sequences */
+    int64_t slot_steps_before_tail; /* the same while requests were waiting or input was not at its end */
+    int64_t n_steps_before_tail;
+    int64_t output_pauses; /* times admission was paused for waiting bytes */
+    int64_t n_records;     /* of this run */
+    int64_t n_errors;
+    int64_t prompt_tokens;
+    int64_t completion_tokens;
+    int64_t launches_per_decode_step; /* kernel launches of the last decode step */
+    int32_t max_num_seqs;
+    int32_t max_num_batched_tokens;
+    int64_t kv_pages;
+    int64_t kv_pages_peak;
+    uint64_t peak_rss_bytes;
+    struct histogram queue_s;
+    struct histogram prefill_s;
+    struct histogram decode_s;
+    struct histogram total_s;
+    struct histogram time_to_first_token_s;
+    struct histogram time_per_output_token_s;
+};
+
+enum bound run_metrics_bound(const struct run_metrics *metrics);
+double
+run_metrics_occupancy(const struct run_metrics *metrics); /* mean share of max_num_seqs before the tail */
+
+#endif

@@ -1,0 +1,45 @@
+/* record: one input line's answer, and its JSON lines. Owned by whoever holds it. */
+#ifndef PRESSRUN_WORKER_OUTPUT_RECORD_H
+#define PRESSRUN_WORKER_OUTPUT_RECORD_H
+
+#include "worker/base/buffer.h"
+#include "worker/job/prompt_reader.h"
+
+enum finish_reason { FINISH_STOP, FINISH_LENGTH };
+
+struct top_logprob {
+    int32_t token;
+    float logprob;
+};
+
+/* One sample's answer. */
+struct completion {
+    struct buffer text; /* valid UTF-8 */
+    enum finish_reason finish_reason;
+    int32_t *token_ids; /* [n_tokens] owned */
+    int32_t n_tokens;
+    float *logprobs;         /* [n_tokens], or NULL */
+    struct top_logprob *top; /* [n_tokens, n_top], or NULL */
+    int32_t n_top;
+    /* seconds on the monotonic clock, relative to the run's start */
+    double first_token_s;
+    double last_token_s;
+};
+
+struct record {
+    struct request request; /* sampling holds the effective values; error_code set when it failed */
+    int32_t n_prompt_tokens;
+    int32_t n_truncated_tokens;     /* cut from the left by on_too_long: truncate_left */
+    struct completion *completions; /* [request.sampling.n]; NULL when the record failed */
+    double queued_s;                /* read from the input */
+    double admitted_s;              /* took its slots */
+};
+void record_free(struct record *record);
+
+/* Appends the record's JSON lines (n lines, or one error line), each with '\n'. Field order is fixed:
+ * line, custom_id, sample, text, finish_reason, token_ids, logprobs, usage, metadata, timing; an error line:
+ * line, custom_id, error, metadata, timing. Everything that may differ between two runs lies in timing.
+ * n_lines gets the number of lines. */
+enum status record_write(const struct record *record, bool token_ids, struct buffer *out, int32_t *n_lines);
+
+#endif
