@@ -288,11 +288,14 @@ def save_directory(model, directory, dtype=torch.bfloat16, max_shard_bytes=12_00
     for stale in [*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")]:
         stale.unlink()
     if len(shards) == 1:
-        save_file(shards[0], directory / "model.safetensors", metadata={"format": "pt"})
-        return
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        names = ["model.safetensors"]
+    else:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for file_name, shard in zip(names, shards):
         save_file(shard, directory / file_name, metadata={"format": "pt"})
+        (directory / file_name).chmod(0o644)  # safetensors makes it readable by its owner alone
+    if len(shards) == 1:
+        return
     total_size = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     weight_map = {name: file_name for file_name, shard in zip(names, shards) for name in sorted(shard)}
     write_json(
