@@ -46,9 +46,16 @@ def random_normal(*shape, scale=1.0, offset=0.0):
 
 
 def layer_norm_cases():
-    shapes = [(3, 384, 1, 0), (2, 100, 1, 0), (2, 768, 1, 0), (5, 64, 30, 5), (3, 65, 0.01, 0), (2, 384, 1, 100), (4, 1, 1, 0)]
     cases = []
-    for rows, width, scale, offset in shapes:
+    for rows, width, scale, offset in [
+        (3, 384, 1, 0),
+        (2, 100, 1, 0),
+        (2, 768, 1, 0),
+        (5, 64, 30, 5),
+        (3, 65, 0.01, 0),
+        (2, 384, 1, 100),  # the mean is far larger than the deviation
+        (4, 1, 1, 0),
+    ]:
         x = random_normal(rows, width, scale=scale, offset=offset)
         weight, bias = random_normal(width, scale=0.3, offset=1.0), random_normal(width)
         y = F.layer_norm(x, (width,), weight, bias, EPSILON)
@@ -60,7 +67,9 @@ def layer_norm_cases():
 
 def linear_cases():
     cases = []
-    for T, K, N in [(1, 64, 192), (5, 384, 100), (7, 100, 65), (33, 64, 130), (2, 1536, 24), (16, 96, 7), (1, 1, 1), (65, 31, 3)]:
+    shapes = [(1, 64, 192), (5, 384, 100), (7, 100, 65), (33, 64, 130)]
+    shapes += [(2, 1536, 24), (16, 96, 7), (1, 1, 1), (65, 31, 3)]
+    for T, K, N in shapes:
         x, weight, bias = random_normal(T, K), random_normal(N, K, scale=K**-0.5), random_normal(N)
         cases.append({"x": x, "weight": weight, "bias": bias, "y": F.linear(x, weight, bias)})
     return cases
@@ -231,7 +240,8 @@ def main():
         torch.manual_seed(seed)
         save_cases(out / f"{name}.safetensors", make_cases())
 
-    write_tokenizer_lines(arguments.shakespeare, shakespeare_texts(random.Random(1)), out / "tokenizer_shakespeare.jsonl")
+    texts = shakespeare_texts(random.Random(1))
+    write_tokenizer_lines(arguments.shakespeare, texts, out / "tokenizer_shakespeare.jsonl")
     write_tokenizer_lines(arguments.tiny, tiny_texts(random.Random(2)), out / "tokenizer_tiny.jsonl")
 
     shakespeare = network_cases(arguments.shakespeare, [1, 6, 17, 40, 56, 200, 255], sampled_prompt, 17)

@@ -21,23 +21,27 @@ CORNERS = [
     "def f(x):\n    return x * 2\n\n\nclass A:\n\tpass\n", "{\"key\": [1, 2.5, null, true]}", "<p class=\"a\">text</p>",
     "https://example.org/a/b?c=d&e=f#g", "user@example.org", "C:\\Windows\\System32", "SELECT * FROM t WHERE a <> 'b';",
     # white space
-    "\t", "\t\t\tx", "a\tb", "\r\n", "a\r\nb\r\n", " \t \n \r\n ", "tail   ", "   head", "a          b", "\u00a0", "a\u00a0b",
+    "\t", "\t\t\tx", "a\tb", "\r\n", "a\r\nb\r\n", " \t \n \r\n ", "tail   ", "   head", "a          b", "\u00a0",
+    "a\u00a0b",
     "\u2003em\u2003space", "\u3000全角", "a\u200bb", "\u2028line\u2029paragraph", "a\x0bb\x0cc", "\x85next", " \u00a0 ",
     # control characters (NUL is left out: many JSON readers refuse it)
     "\x01\x02\x03", "\x1b[31mred\x1b[0m", "\x7f", "a\x08b", "\x1f \x1e", "\ufeffBOM", "\ufffd", "\u0080\u009f",
     # scripts
     "Ça va très bien, garçon ! Où est l'été ?", "Größe, Straße, Übermut", "Señor, ¿qué pasó?", "Zażółć gęślą jaźń",
-    "Příliš žluťoučký kůň", "İstanbul ığüşöç", "Привет, как дела?", "Ελληνικά: Καλημέρα κόσμε", "שלום עולם", "مرحبا بالعالم",
+    "Příliš žluťoučký kůň", "İstanbul ığüşöç", "Привет, как дела?", "Ελληνικά: Καλημέρα κόσμε", "שלום עולם",
+    "مرحبا بالعالم",
     "नमस्ते दुनिया", "வணக்கம் உலகம்", "สวัสดีชาวโลก", "你好，世界。", "こんにちは、世界！カタカナ", "안녕하세요 세계", "Tiếng Việt: xin chào",
     "ქართული ენა", "Հայերեն լեզու", "አማርኛ", "ខ្មែរ", "𐌰𐌱𐌲 gothic", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢", "𠜎𠜱𠝹",
     # combining marks, both normal forms, joiners
-    "e\u0301 é", "a\u0308 ä", "n\u0303o\u0308", "Z\u0351\u036b\u0343a\u0363\u0348l\u0348g\u0321o\u0321", "ﬁ ﬂ ﬀ", "क्‍ष", "\u202eRTL\u202c",
+    "e\u0301 é", "a\u0308 ä", "n\u0303o\u0308", "Z\u0351\u036b\u0343a\u0363\u0348l\u0348g\u0321o\u0321", "ﬁ ﬂ ﬀ",
+    "क्‍ष", "\u202eRTL\u202c",
     # emoji
     "😀", "😀😀😀", "👍🏽", "👨‍👩‍👧‍👦", "🇩🇪🇫🇷", "❤️ ☎️", "a😀b", " 😀 ", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "😀 text 🚀\n",
     # edges of UTF-8 lengths
     "\x7f\u0080", "\u07ff\u0800", "\uffff", "\U00010000", "\U0010ffff", "\ud7ff\ue000",
     # the added token, alone and within text
-    "<|endoftext|>", "a<|endoftext|>b", "<|endoftext|><|endoftext|>", " <|endoftext|> x", "<|endoftext|", "<|ENDOFTEXT|>",
+    "<|endoftext|>", "a<|endoftext|>b", "<|endoftext|><|endoftext|>", " <|endoftext|> x", "<|endoftext|",
+    "<|ENDOFTEXT|>",
     # long runs
     "a" * 500, " " * 300, "\n" * 100, "ab" * 250, "the " * 120, "!" * 257, "1" * 300, "é" * 150, "😀" * 60,
     " " * 17 + "x" + " " * 33, ("word" * 50 + " ") * 4, "A" * 64 + "a" * 64,

@@ -40,7 +40,7 @@ def parse_arguments():
     add("--prompts", help="the job's prompt file")
     add("--prompt-field", default="prompt", help="field of a .jsonl prompt (default: %(default)s)")
     add("--tolerance", type=float, default=1e-3, help="largest difference allowed (default: %(default)s)")
-    add("--quantile", type=float, default=0.99, help="share of tokens within --quantile-tolerance (default: %(default)s)")
+    add("--quantile", type=float, default=0.99, help="share within --quantile-tolerance (default: %(default)s)")
     add("--quantile-tolerance", type=float, help="default: the same as --tolerance")
     add("--greedy", action="store_true", help="each token must also be within these limits of the most likely one")
     add("--limit", type=int, help="compare the first LIMIT records only")
