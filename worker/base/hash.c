@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#define XXH_STATIC_LINKING_ONLY /* shows the size of XXH3_state_t, for the stack */
 #include <xxhash.h>
 
 static struct hash128 from_xxh(XXH128_hash_t value) {
