@@ -1,0 +1,83 @@
+/* context: what one open CPU backend holds, and its operations. Private to kernels/cpu.
+ *
+ * Operations run when they are called and return when they are done; each divides its work over n_threads by
+ * itself. Work below SERIAL_WORK multiply-adds runs on the calling thread: waking others costs more. Neither
+ * changes a bit of a result. */
+#ifndef PRESSRUN_KERNELS_CPU_CONTEXT_H
+#define PRESSRUN_KERNELS_CPU_CONTEXT_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/kv_layout.h"
+#include "kernels/state_layout.h"
+#include "kernels/tensor.h"
+
+#define NO_FAULT UINT64_MAX
+
+/* Bit of a token count that says that the token is in the prompt; the other bits count it in the output. */
+#define TOKEN_IN_PROMPT 0x80000000u
+
+/* One thread's room for sampling one row. */
+struct sample_scratch {
+    float *logits;  /* [n_vocab] after penalties */
+    float *maxima;  /* [ceil(n_vocab / LOGIT_BLOCK)], twice */
+    int32_t *ids;   /* [n_vocab] candidates */
+    float *values;  /* [n_vocab] their logits */
+    float *weights; /* [n_vocab] their unnormalised probabilities */
+};
+
+struct backend_context {
+    const struct cpu_isa *isa;
+    int n_threads;
+    struct tensor *tensors;
+
+    /* The state; memory is NULL before state_init. */
+    struct state_limits limits;
+    struct state_layout layout;
+    char *memory; /* [layout.total] */
+    char *scratch_memory;
+    struct sample_scratch *scratch; /* [n_threads] */
+    struct kv_layout kv;
+    char *keys; /* see kv_layout.h; one head's part of a page is transposed: isa.h */
+    char *values;
+    int32_t *page_table;            /* [n_slots + 1, max_pages_per_slot] */
+    uint32_t *token_counts;         /* [n_slots + 1, n_vocab] */
+    struct slot_sampling *sampling; /* [n_slots + 1] */
+    int32_t *last_token;            /* [n_slots + 1] */
+    uint64_t *faults;               /* [n_slots + 1] position << 32 | layer, NO_FAULT for none */
+    float *partials;                /* [max_decode_rows, n_heads, max_chunks, head_dim + 2] */
+
+    /* The step. */
+    struct batch batch; /* its arrays are copies in the state */
+    bool in_step;
+    uint64_t ticket;
+    struct sample_result *results; /* [max_samples] */
+    struct sample_top *top;        /* [max_samples] */
+};
+
+enum { SERIAL_WORK = 1 << 15 };
+
+/* How many threads to divide `work` multiply-adds over. */
+static inline int context_threads(const struct backend_context *context, int64_t work) {
+    return work < SERIAL_WORK ? 1 : context->n_threads;
+}
+
+/* Notes a non-finite value; the smallest (position, layer) of a slot stays. Any thread. */
+void cpu_note_fault(struct backend_context *context, int32_t slot, int32_t position, int32_t layer);
+
+enum status cpu_embed(struct backend_context *context, const struct embed_args *args);
+enum status cpu_norm(struct backend_context *context, const struct norm_args *args);
+enum status cpu_matmul(struct backend_context *context, const struct matmul_args *args);
+enum status cpu_attention_decode(struct backend_context *context, const struct attention_args *args);
+enum status cpu_attention_prefill(struct backend_context *context, const struct attention_args *args);
+enum status cpu_sample(struct backend_context *context, const struct sample_args *args);
+
+/* The packed form of a weight: [ceil(n_out / PANEL_OUTPUTS), n_in, PANEL_OUTPUTS], zero beyond n_out. */
+void cpu_weight_pack(enum dtype dtype, int64_t n_out, int64_t n_in, const void *host, void *packed,
+                     int n_threads);
+
+/* Fails unless tensor is of a kind, a dtype (or any, < 0) and at least rows x cols. */
+enum status cpu_tensor_check(const struct tensor *tensor, const char *operation, const char *name,
+                             enum tensor_kind kind, int dtype, int64_t rows, int64_t cols);
+
+#endif

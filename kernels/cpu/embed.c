@@ -1,0 +1,58 @@
+/* embed: hidden = token embedding + position embedding. An embedding row is read out of the packed weight:
+ * one lane of a panel, PANEL_OUTPUTS elements apart. */
+#include "kernels/cpu/bfloat16.h"
+#include "kernels/cpu/context.h"
+
+/* out[i] = row `row` of the table, or out[i] += that. */
+static void read_row(const struct tensor *table, int64_t row, float *out, bool add) {
+    int64_t first = row / PANEL_OUTPUTS * table->cols * PANEL_OUTPUTS + row % PANEL_OUTPUTS;
+    if (table->dtype == DTYPE_FLOAT32) {
+        const float *from = (const float *)table->data + first;
+        for (int64_t i = 0; i < table->cols; i++)
+            out[i] = add ? out[i] + from[i * PANEL_OUTPUTS] : from[i * PANEL_OUTPUTS];
+    } else {
+        const uint16_t *from = (const uint16_t *)table->data + first;
+        for (int64_t i = 0; i < table->cols; i++) {
+            float x = bfloat16_to_float(from[i * PANEL_OUTPUTS]);
+            out[i] = add ? out[i] + x : x;
+        }
+    }
+}
+
+/* Checks what the loop below reads, and clears the faults of sequences that start here. */
+static enum status prepare(struct backend_context *context, const struct embed_args *args) {
+    const struct batch *batch = &context->batch;
+    int64_t n_embd = args->token_embedding->cols;
+    TRY(cpu_tensor_check(args->token_embedding, "embed", "token_embedding", TENSOR_WEIGHT, -1, 1, n_embd));
+    TRY(cpu_tensor_check(args->hidden, "embed", "hidden", TENSOR_ROWS, DTYPE_FLOAT32, batch->n_rows, n_embd));
+    if (args->position_embedding)
+        TRY(cpu_tensor_check(args->position_embedding, "embed", "position_embedding", TENSOR_WEIGHT, -1, 1,
+                             n_embd));
+    for (int32_t r = 0; r < batch->n_rows; r++) {
+        int32_t token = batch->token[r] < 0 ? context->last_token[batch->slot[r]] : batch->token[r];
+        RETURN_IF(token < 0 || token >= args->token_embedding->rows, STATUS_INTERNAL,
+                  "embed: row %d has token %d; the embedding has %lld rows", r, token,
+                  (long long)args->token_embedding->rows);
+        RETURN_IF(args->position_embedding && batch->position[r] >= args->position_embedding->rows,
+                  STATUS_INTERNAL, "embed: row %d has position %d; the model has %lld", r, batch->position[r],
+                  (long long)args->position_embedding->rows);
+        if (batch->position[r] == 0)
+            context->faults[batch->slot[r]] = NO_FAULT;
+    }
+    return STATUS_OK;
+}
+
+enum status cpu_embed(struct backend_context *context, const struct embed_args *args) {
+    TRY(prepare(context, args));
+    const struct batch *batch = &context->batch;
+    int64_t n_embd = args->token_embedding->cols;
+    float *hidden = args->hidden->data;
+#pragma omp parallel for num_threads(context_threads(context, batch->n_rows *n_embd)) schedule(static)
+    for (int32_t r = 0; r < batch->n_rows; r++) {
+        int32_t token = batch->token[r] < 0 ? context->last_token[batch->slot[r]] : batch->token[r];
+        read_row(args->token_embedding, token, hidden + r * n_embd, false);
+        if (args->position_embedding)
+            read_row(args->position_embedding, batch->position[r], hidden + r * n_embd, true);
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,377 @@
+/* isa_attention: softmax(scale * q . K) . V over the pages of one key/value head.
+ *
+ * Numerics: a score is one chain of fused multiply-adds over head_dim in ascending order, then times scale. A
+ * value is one chain over positions in ascending order. Maxima do not depend on order. decode   per chunk of
+ * DECODE_CHUNK_TOKENS positions: its maximum, exp(score - maximum), their sum (vectors of 16 positions added
+ * in ascending order, then the fixed tree), their chain of values; chunks are combined in ascending order.
+ *   prefill  per page in ascending order, each row by itself: new maximum, old sum and values times
+ *            exp(old - new maximum), then the page's chain goes on.
+ * A row's bits depend on its own position alone: rows share only loads of keys and values. Positions beyond a
+ * row's own are given the weight zero before the exponential and are not visited in V, so nothing they hold
+ * is seen. */
+#include "kernels/cpu/isa_kernels.h"
+
+#include <math.h>
+
+enum { HALVES = PAGE_TOKENS / V16_LANES, CHUNK_PAGES = DECODE_CHUNK_TOKENS / PAGE_TOKENS };
+
+/* Queries per tile, and vectors of a value row that a tile keeps in registers for one or for more queries. */
+#if V16_REGISTERS == 32
+enum { TILE_QUERIES = 6, SCORE_PAGES = 4, VALUE_VECTORS_ONE = 4, VALUE_VECTORS = 4 };
+#elif V16_REGISTERS == 8
+enum { TILE_QUERIES = 3, SCORE_PAGES = 2, VALUE_VECTORS_ONE = 4, VALUE_VECTORS = 2 };
+#else
+enum { TILE_QUERIES = 1, SCORE_PAGES = 1, VALUE_VECTORS_ONE = 1, VALUE_VECTORS = 1 };
+#endif
+
+static const void *page_of(const struct kv_view *view, const void *base, int32_t page_idx) {
+    size_t head = (size_t)view->pages[page_idx] * (size_t)view->n_kv_heads + (size_t)view->head;
+    return (const char *)base + head * PAGE_TOKENS * (size_t)view->head_dim * dtype_bytes(view->dtype);
+}
+
+SIMD_INLINE v16 load_lanes(const void *from, size_t element, enum dtype dtype) {
+    if (dtype == DTYPE_FLOAT32)
+        return v16_load((const float *)from + element);
+    return v16_load_bf16((const uint16_t *)from + element);
+}
+
+SIMD_INLINE v16 load_first_lanes(const void *from, size_t element, enum dtype dtype, int n) {
+    if (dtype == DTYPE_FLOAT32)
+        return v16_load_first((const float *)from + element, n);
+    return v16_load_bf16_first((const uint16_t *)from + element, n);
+}
+
+/* scores[q * stride + 32 p + i] = scale * (query q . key i of page p). All counts are constants at the call.
+ */
+SIMD_INLINE void score_pages(const struct kv_view *view, const void *const *keys, enum dtype dtype,
+                             const float *queries, float *scores, int stride, const int n_queries,
+                             const int n_pages) {
+    v16 sum[TILE_QUERIES][SCORE_PAGES][HALVES];
+#pragma GCC unroll 8
+    for (int q = 0; q < n_queries; q++) {
+#pragma GCC unroll 8
+        for (int p = 0; p < n_pages; p++) {
+            sum[q][p][0] = v16_zero();
+            sum[q][p][1] = v16_zero();
+        }
+    }
+    for (int d = 0; d < view->head_dim; d++) {
+#pragma GCC unroll 8
+        for (int p = 0; p < n_pages; p++) {
+            v16 low = load_lanes(keys[p], (size_t)d * PAGE_TOKENS, dtype);
+            v16 high = load_lanes(keys[p], (size_t)d * PAGE_TOKENS + V16_LANES, dtype);
+#pragma GCC unroll 8
+            for (int q = 0; q < n_queries; q++) {
+                v16 x = v16_set1(queries[q * view->head_dim + d]);
+                sum[q][p][0] = v16_fma(x, low, sum[q][p][0]);
+                sum[q][p][1] = v16_fma(x, high, sum[q][p][1]);
+            }
+        }
+    }
+    v16 scale = v16_set1(view->scale);
+#pragma GCC unroll 8
+    for (int q = 0; q < n_queries; q++) {
+#pragma GCC unroll 8
+        for (int p = 0; p < n_pages; p++) {
+            float *to = scores + q * stride + p * PAGE_TOKENS;
+            v16_store(to, v16_mul(sum[q][p][0], scale));
+            v16_store(to + V16_LANES, v16_mul(sum[q][p][1], scale));
+        }
+    }
+}
+
+/* values[q * MAX_HEAD_DIM + d] += sum over j < n of weights[q * stride + j] * page[j, d], for vectors of d
+ * from d on, n_vectors at once; returns the d where fewer remain. */
+SIMD_INLINE int value_vectors(const struct kv_view *view, const void *page, enum dtype dtype,
+                              const float *weights, int stride, int n, float *values, int d,
+                              const int n_queries, const int n_vectors) {
+    for (; d + n_vectors * V16_LANES <= view->head_dim; d += n_vectors * V16_LANES) {
+        v16 sum[TILE_QUERIES][VALUE_VECTORS_ONE];
+#pragma GCC unroll 8
+        for (int q = 0; q < n_queries; q++) {
+#pragma GCC unroll 8
+            for (int i = 0; i < n_vectors; i++)
+                sum[q][i] = v16_load(values + q * MAX_HEAD_DIM + d + i * V16_LANES);
+        }
+        for (int j = 0; j < n; j++) {
+            v16 v[VALUE_VECTORS_ONE];
+#pragma GCC unroll 8
+            for (int i = 0; i < n_vectors; i++)
+                v[i] =
+                    load_lanes(page, (size_t)j * (size_t)view->head_dim + (size_t)(d + i * V16_LANES), dtype);
+#pragma GCC unroll 8
+            for (int q = 0; q < n_queries; q++) {
+                v16 w = v16_set1(weights[q * stride + j]);
+#pragma GCC unroll 8
+                for (int i = 0; i < n_vectors; i++)
+                    sum[q][i] = v16_fma(w, v[i], sum[q][i]);
+            }
+        }
+#pragma GCC unroll 8
+        for (int q = 0; q < n_queries; q++) {
+#pragma GCC unroll 8
+            for (int i = 0; i < n_vectors; i++)
+                v16_store(values + q * MAX_HEAD_DIM + d + i * V16_LANES, sum[q][i]);
+        }
+    }
+    return d;
+}
+
+SIMD_INLINE void value_page(const struct kv_view *view, const void *page, enum dtype dtype,
+                            const float *weights, int stride, int n, float *values, const int n_queries) {
+    int d = value_vectors(view, page, dtype, weights, stride, n, values, 0, n_queries,
+                          n_queries == 1 ? VALUE_VECTORS_ONE : VALUE_VECTORS);
+    d = value_vectors(view, page, dtype, weights, stride, n, values, d, n_queries, 1);
+    if (d == view->head_dim)
+        return;
+    for (int q = 0; q < n_queries; q++) {
+        v16 sum = v16_load(values + q * MAX_HEAD_DIM + d);
+        for (int j = 0; j < n; j++) {
+            v16 v = load_first_lanes(page, (size_t)j * (size_t)view->head_dim + (size_t)d, dtype,
+                                     view->head_dim - d);
+            sum = v16_fma(v16_set1(weights[q * stride + j]), v, sum);
+        }
+        v16_store(values + q * MAX_HEAD_DIM + d, sum);
+    }
+}
+
+/* The tables below turn run-time counts and dtype into the constants of the functions above. */
+
+#define SCORE_CASE(n)                                                                                        \
+    case n:                                                                                                  \
+        if (view->dtype == DTYPE_FLOAT32)                                                                    \
+            score_pages(view, keys, DTYPE_FLOAT32, queries, scores, stride, n, 1);                           \
+        else                                                                                                 \
+            score_pages(view, keys, DTYPE_BFLOAT16, queries, scores, stride, n, 1);                          \
+        break
+
+static void score_page(const struct kv_view *view, const void *const *keys, const float *queries,
+                       int n_queries, float *scores, int stride) {
+    switch (n_queries) {
+        SCORE_CASE(1);
+#if V16_REGISTERS > 4
+        SCORE_CASE(2);
+        SCORE_CASE(3);
+#endif
+#if V16_REGISTERS == 32
+        SCORE_CASE(4);
+        SCORE_CASE(5);
+        SCORE_CASE(6);
+#endif
+    }
+}
+
+static void score_several_pages(const struct kv_view *view, const void *const *keys, const float *queries,
+                                float *scores) {
+    if (view->dtype == DTYPE_FLOAT32)
+        score_pages(view, keys, DTYPE_FLOAT32, queries, scores, 0, 1, SCORE_PAGES);
+    else
+        score_pages(view, keys, DTYPE_BFLOAT16, queries, scores, 0, 1, SCORE_PAGES);
+}
+
+#define VALUE_CASE(n)                                                                                        \
+    case n:                                                                                                  \
+        if (view->dtype == DTYPE_FLOAT32)                                                                    \
+            value_page(view, page, DTYPE_FLOAT32, weights, stride, n_positions, values, n);                  \
+        else                                                                                                 \
+            value_page(view, page, DTYPE_BFLOAT16, weights, stride, n_positions, values, n);                 \
+        break
+
+static void add_values(const struct kv_view *view, const void *page, const float *weights, int stride,
+                       int n_positions, float *values, int n_queries) {
+    switch (n_queries) {
+        VALUE_CASE(1);
+#if V16_REGISTERS > 4
+        VALUE_CASE(2);
+        VALUE_CASE(3);
+#endif
+#if V16_REGISTERS == 32
+        VALUE_CASE(4);
+        VALUE_CASE(5);
+        VALUE_CASE(6);
+#endif
+    }
+}
+
+/* ---- decode ---- */
+
+/* scores [n] -> weights exp(score - maximum) in place, zero up to the next multiple of 16. */
+static void chunk_weights(float *scores, int n, float *maximum, float *sum) {
+    const v16 minus_infinity = v16_set1(-INFINITY);
+    v16 largest = minus_infinity;
+    for (int i = 0; i < n; i += V16_LANES) {
+        v16 s = v16_keep_first(v16_load(scores + i), n - i, minus_infinity);
+        v16_store(scores + i, s);
+        largest = v16_max(s, largest);
+    }
+    *maximum = v16_largest(largest);
+    v16 center = v16_set1(*maximum);
+    v16 total = v16_zero();
+    for (int i = 0; i < n; i += V16_LANES) {
+        v16 weight = v16_exp(v16_sub(v16_load(scores + i), center));
+        v16_store(scores + i, weight);
+        total = v16_add(total, weight);
+    }
+    *sum = v16_sum(total);
+}
+
+void CPU_SYMBOL(cpu_attention_decode_chunk)(const struct kv_view *view, const float *queries,
+                                            int32_t n_queries, int32_t first, int32_t end, float *partial,
+                                            size_t stride) {
+    _Alignas(64) float scores[TILE_QUERIES][DECODE_CHUNK_TOKENS];
+    _Alignas(64) float values[TILE_QUERIES][MAX_HEAD_DIM];
+    int n = end - first;
+    int n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    int first_page = first / PAGE_TOKENS;
+    const void *keys[CHUNK_PAGES];
+    for (int p = 0; p < n_pages; p++)
+        keys[p] = page_of(view, view->keys, first_page + p);
+
+    for (int32_t done = 0; done < n_queries;) {
+        int width = n_queries - done < TILE_QUERIES ? n_queries - done : TILE_QUERIES;
+        const float *tile_queries = queries + (size_t)done * (size_t)view->head_dim;
+        int p = 0;
+        if (width == 1) {
+            for (; p + SCORE_PAGES <= n_pages; p += SCORE_PAGES)
+                score_several_pages(view, keys + p, tile_queries, &scores[0][p * PAGE_TOKENS]);
+        }
+        for (; p < n_pages; p++)
+            score_page(view, keys + p, tile_queries, width, &scores[0][p * PAGE_TOKENS], DECODE_CHUNK_TOKENS);
+
+        memset(values, 0, (size_t)width * sizeof values[0]);
+        for (int q = 0; q < width; q++) {
+            float *out = partial + (size_t)(done + q) * stride + view->head_dim;
+            chunk_weights(scores[q], n, &out[0], &out[1]);
+        }
+        for (p = 0; p < n_pages; p++) {
+            int left = n - p * PAGE_TOKENS;
+            add_values(view, page_of(view, view->values, first_page + p), &scores[0][p * PAGE_TOKENS],
+                       DECODE_CHUNK_TOKENS, left < PAGE_TOKENS ? left : PAGE_TOKENS, values[0], width);
+        }
+        for (int q = 0; q < width; q++)
+            memcpy(partial + (size_t)(done + q) * stride, values[q], (size_t)view->head_dim * sizeof(float));
+        done += width;
+    }
+}
+
+void CPU_SYMBOL(cpu_attention_combine)(const float *partial, size_t stride, int32_t n, int32_t head_dim,
+                                       float *out) {
+    _Alignas(64) float values[MAX_HEAD_DIM];
+    memcpy(values, partial, (size_t)head_dim * sizeof *values);
+    float maximum = partial[head_dim];
+    float sum = partial[head_dim + 1];
+    for (int32_t i = 1; i < n; i++) {
+        const float *next = partial + (size_t)i * stride;
+        float larger = next[head_dim] > maximum ? next[head_dim] : maximum;
+        float old_factor = v16_first(v16_exp(v16_set1(maximum - larger)));
+        float new_factor = v16_first(v16_exp(v16_set1(next[head_dim] - larger)));
+        sum = fmaf(next[head_dim + 1], new_factor, sum * old_factor);
+        maximum = larger;
+        for (int d = 0; d < head_dim; d += V16_LANES) {
+            int width = head_dim - d < V16_LANES ? head_dim - d : V16_LANES;
+            v16 scaled = v16_mul(v16_load_first(values + d, width), v16_set1(old_factor));
+            v16 value = v16_fma(v16_load_first(next + d, width), v16_set1(new_factor), scaled);
+            v16_store_first(values + d, value, width);
+        }
+    }
+    for (int d = 0; d < head_dim; d += V16_LANES) {
+        int width = head_dim - d < V16_LANES ? head_dim - d : V16_LANES;
+        v16_store_first(out + d, v16_div(v16_load_first(values + d, width), v16_set1(sum)), width);
+    }
+}
+
+/* ---- prefill ---- */
+
+struct prefill_rows {
+    _Alignas(64) float values[PREFILL_BLOCK][MAX_HEAD_DIM];
+    float maximum[PREFILL_BLOCK + V16_LANES]; /* read by whole vectors */
+    float sum[PREFILL_BLOCK + V16_LANES];
+};
+
+/* One page for rows [row, row + n) of the block; limit[i] positions of the page are visible to row + i
+ * (0..32). */
+static void prefill_page(const struct kv_view *view, int32_t page_idx, const float *queries, int row, int n,
+                         const int *limit, struct prefill_rows *rows) {
+    _Alignas(64) float scores[TILE_QUERIES][PAGE_TOKENS];
+    float larger[V16_LANES] = {0}, factor[V16_LANES];
+    const void *keys = page_of(view, view->keys, page_idx);
+    const void *values = page_of(view, view->values, page_idx);
+    const v16 minus_infinity = v16_set1(-INFINITY);
+    score_page(view, &keys, queries + (size_t)row * (size_t)view->head_dim, n, scores[0], PAGE_TOKENS);
+
+    bool whole = true;
+    for (int i = 0; i < n; i++) {
+        v16 low = v16_load(scores[i]);
+        v16 high = v16_load(scores[i] + V16_LANES);
+        if (limit[i] < PAGE_TOKENS) {
+            whole = false;
+            low = v16_keep_first(low, limit[i], minus_infinity);
+            high = v16_keep_first(high, limit[i] - V16_LANES, minus_infinity);
+            v16_store(scores[i], low);
+            v16_store(scores[i] + V16_LANES, high);
+        }
+        float page_maximum = v16_largest(v16_max(low, high));
+        larger[i] = page_maximum > rows->maximum[row + i] ? page_maximum : rows->maximum[row + i];
+    }
+    /* Lanes are rows. */
+    v16 old = v16_load(rows->maximum + row);
+    v16_store(factor, v16_exp(v16_sub(old, v16_load(larger))));
+
+    for (int i = 0; i < n; i++) {
+        if (limit[i] == 0)
+            continue;
+        v16 center = v16_set1(larger[i]);
+        v16 low = v16_exp(v16_sub(v16_load(scores[i]), center));
+        v16 high = v16_exp(v16_sub(v16_load(scores[i] + V16_LANES), center));
+        v16_store(scores[i], low);
+        v16_store(scores[i] + V16_LANES, high);
+        rows->sum[row + i] = fmaf(rows->sum[row + i], factor[i], v16_sum(v16_add(low, high)));
+        /* Times exactly 1 while the maximum stands: skipping it changes no bit. */
+        if (factor[i] != 1.0f) {
+            for (int d = 0; d < view->head_dim; d += V16_LANES)
+                v16_store(rows->values[row + i] + d,
+                          v16_mul(v16_load(rows->values[row + i] + d), v16_set1(factor[i])));
+        }
+        rows->maximum[row + i] = larger[i];
+    }
+    if (whole) {
+        add_values(view, values, scores[0], PAGE_TOKENS, PAGE_TOKENS, rows->values[row], n);
+        return;
+    }
+    for (int i = 0; i < n; i++)
+        add_values(view, values, scores[i], PAGE_TOKENS, limit[i], rows->values[row + i], 1);
+}
+
+void CPU_SYMBOL(cpu_attention_prefill_block)(const struct kv_view *view, const float *queries, int32_t n,
+                                             int32_t position, float *out) {
+    struct prefill_rows rows;
+    for (int i = 0; i < PREFILL_BLOCK + V16_LANES; i++) {
+        rows.maximum[i] = -INFINITY;
+        rows.sum[i] = 0.0f;
+    }
+    memset(rows.values, 0, (size_t)n * sizeof rows.values[0]);
+
+    int32_t last_page = (position + n - 1) / PAGE_TOKENS;
+    for (int32_t page = 0; page <= last_page; page++) {
+        int visible = position + 1 - page * PAGE_TOKENS; /* to row 0 */
+        for (int row = 0; row < n;) {
+            int width = n - row < TILE_QUERIES ? n - row : TILE_QUERIES;
+            int limit[TILE_QUERIES];
+            for (int i = 0; i < width; i++) {
+                int positions = visible + row + i;
+                limit[i] = positions < 0 ? 0 : positions > PAGE_TOKENS ? PAGE_TOKENS : positions;
+            }
+            if (limit[width - 1] > 0)
+                prefill_page(view, page, queries, row, width, limit, &rows);
+            row += width;
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        v16 sum = v16_set1(rows.sum[i]);
+        for (int d = 0; d < view->head_dim; d += V16_LANES) {
+            int width = view->head_dim - d < V16_LANES ? view->head_dim - d : V16_LANES;
+            v16_store_first(out + (size_t)i * (size_t)view->head_dim + d,
+                            v16_div(v16_load(rows.values[i] + d), sum), width);
+        }
+    }
+}
