@@ -7,8 +7,9 @@
 
 #include "worker/job/sampling.h"
 
-/* Looks for the earliest occurrence of any of the strings that ends behind `from` bytes (what was searched
- * before). Where two begin at one place the longer wins nothing: text is cut where the match begins. */
+/* Looks for the earliest beginning of any of the strings among the occurrences that end behind `from` bytes
+ * (what was searched before). Text is cut where the match begins, so where two begin at one place it does not
+ * matter which one it was. An empty string never matches. */
 bool stop_find(const struct text_span *stop, int n_stop, const char *text, size_t size, size_t from,
                size_t *match_begin);
 /* How many of the last bytes of text could still be the beginning of a stop string (to hold back when

@@ -38,14 +38,16 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer
                              const char *text, size_t size, struct token_list *out);
 
 /* Bytes of one token as the decoder shows them (before any UTF-8 repair across tokens). NULL and size 0 for
- * an id outside the vocabulary. Special tokens have *is_special true; they are left out of the text of a
- * record. */
+ * an id outside the vocabulary (models round their vocabulary up). Special tokens have *is_special true; they
+ * are left out of the text of a record. */
 const char *tokenizer_token_bytes(const struct tokenizer *tokenizer, int32_t id, size_t *size,
                                   bool *is_special);
 
 /* Incremental detokenization: appends the text of further tokens, holding back bytes that are no whole UTF-8
- * character yet. finish appends U+FFFD for what is still held back, as the reference does. Zero-initialised.
- */
+ * character yet. What can be none any more becomes U+FFFD, one for each maximal subpart, and so does, at
+ * finish, what is still held back: all in all the same text as the reference decodes from all ids at once.
+ * Ids outside the vocabulary and special tokens show nothing. Zero-initialised; after finish ready for the
+ * next text. */
 struct detokenizer {
     char pending[4];
     uint8_t n_pending;
