@@ -1,0 +1,67 @@
+/* pressrun inspect: what a model directory holds. */
+#include <stdio.h>
+
+#include "worker/commands/commands.h"
+#include "worker/model/model.h"
+#include "worker/model/safetensors.h"
+#include "worker/text/tokenizer.h"
+
+static void print_tensors(struct safetensors *files) {
+    printf("tensors      %d\n", safetensors_count(files));
+    for (int32_t i = 0; i < safetensors_count(files); i++) {
+        const struct stored_tensor *tensor = safetensors_at(files, i);
+        printf("  %-40s %-5s [", tensor->name, tensor->dtype_name);
+        for (int32_t d = 0; d < tensor->n_dims; d++)
+            printf("%s%lld", d ? ", " : "", (long long)tensor->shape[d]);
+        printf("]\n");
+    }
+}
+
+static enum status inspect(const char *folder, struct tokenizer **tokenizer, struct safetensors **files,
+                           struct sampling *defaults) {
+    struct model_config config;
+    TRY(model_config_load(folder, &config, defaults));
+    TRY(tokenizer_open(folder, tokenizer));
+    TRY(safetensors_open_folder(folder, files));
+    char fingerprint[33];
+    TRY(model_fingerprint(folder, fingerprint));
+    int64_t body, head;
+    model_parameter_counts(&config, &body, &head);
+    printf("model        %s\n", folder);
+    printf("family       %s\n", config.model_type);
+    printf("shape        %d layers, %d wide, %d heads of %d (%d for keys and values), MLP %d\n",
+           config.n_layers, config.n_embd, config.n_heads, config.head_dim, config.n_kv_heads,
+           config.n_inner);
+    printf("context      %d positions\n", config.n_positions);
+    printf("vocabulary   %d tokens\n", config.n_vocab);
+    printf("parameters   %.2fM per token, %.2fM of them in the head%s\n", (double)(body + head) / 1e6,
+           (double)head / 1e6, config.tie_word_embeddings ? " (tied to the embedding)" : "");
+    printf("dtype        %s\n", !config.has_dtype               ? "not given"
+                                : config.dtype == DTYPE_FLOAT32 ? "float32"
+                                                                : "bfloat16");
+    printf("weights      %.1f MiB as float32, %.1f MiB as bfloat16\n",
+           (double)model_weight_bytes(&config, DTYPE_FLOAT32) / (1 << 20),
+           (double)model_weight_bytes(&config, DTYPE_BFLOAT16) / (1 << 20));
+    printf("end tokens  ");
+    for (int32_t i = 0; i < config.n_eos; i++)
+        printf(" %d", config.eos_ids[i]);
+    printf("%s\n", config.n_eos ? "" : " none");
+    printf("tokenizer    %s\n", tokenizer_description(*tokenizer));
+    printf("fingerprint  %s\n", fingerprint);
+    print_tensors(*files);
+    return STATUS_OK;
+}
+
+enum status command_inspect(const struct command_options *options) {
+    struct tokenizer *tokenizer = NULL;
+    struct safetensors *files = NULL;
+    struct sampling defaults;
+    sampling_init(&defaults);
+    enum status result = inspect(options->target, &tokenizer, &files, &defaults);
+    sampling_free(&defaults);
+    if (files)
+        safetensors_close(files);
+    if (tokenizer)
+        tokenizer_close(tokenizer);
+    return result;
+}

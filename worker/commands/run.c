@@ -1,0 +1,378 @@
+/* pressrun run: one job from its file to its published output. Three threads: intake reads and tokenizes,
+ * this one drives the engine, outlet writes. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/log.h"
+#include "worker/commands/commands.h"
+#include "worker/output/manifest.h"
+#include "worker/output/progress.h"
+#include "worker/run/intake.h"
+#include "worker/run/outlet.h"
+#include "worker/run/session.h"
+#include "worker/run/stop.h"
+#include "worker/version.h"
+
+static const double IDLE_WAIT_SECONDS = 0.05; /* how long to wait at a time for input or output to move */
+
+/* Everything a run holds; zeroed, then filled from top to bottom. */
+struct run {
+    const struct command_options *options;
+    struct job job;
+    struct config config;
+    char *output; /* job.output with the shard in its name */
+    struct session session;
+    struct identity identity;
+    struct writer *writer;
+    struct writer_found found;
+    struct intake *intake;
+    struct engine *engine;
+    struct outlet *outlet;
+    struct progress *progress;
+    struct run_metrics *metrics;
+    char started_at[32];
+    int64_t n_expected; /* selected lines; -1 while unknown */
+    bool is_input_ended;
+    double next_progress_s;
+};
+
+/* NAME.jsonl.gz -> NAME.i-of-n.jsonl.gz (or NAME.gz -> NAME.i-of-n.gz). malloc'ed. */
+static char *shard_output(const char *name, struct shard shard) {
+    if (shard.count <= 1)
+        return strdup(name);
+    size_t length = strlen(name);
+    const char *suffix = name + length;
+    static const char *const suffixes[] = {".jsonl.gz", ".gz"};
+    for (size_t i = 0; i < 2 && !*suffix; i++)
+        if (length > strlen(suffixes[i]) && strcmp(name + length - strlen(suffixes[i]), suffixes[i]) == 0)
+            suffix = name + length - strlen(suffixes[i]);
+    struct buffer out = {0};
+    if (buffer_printf(&out, "%.*s.%d-of-%d%s", (int)(suffix - name), name, shard.index, shard.count,
+                      suffix) != STATUS_OK ||
+        buffer_terminate(&out) != STATUS_OK) {
+        buffer_free(&out);
+        return NULL;
+    }
+    return out.data;
+}
+
+static enum status write_manifest(struct run *run, const char *state, bool is_complete) {
+    struct manifest_info info = {.output = run->output,
+                                 .identity = &run->identity,
+                                 .device = run->session.backend.device,
+                                 .numerics_class = run->session.backend.numerics_class,
+                                 .version = pressrun_version(),
+                                 .is_complete = is_complete,
+                                 .state = state,
+                                 .n_expected = run->n_expected,
+                                 .counts = writer_counts(run->writer),
+                                 .found = run->found.counts,
+                                 .metrics = run->metrics,
+                                 .started_at = run->started_at};
+    return manifest_write(&info);
+}
+
+/* ---- opening
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* The job with every value that a default left open, as the identity needs it. */
+static struct job effective_job(const struct run *run) {
+    struct job job = run->job;
+    const struct plan *plan = &run->session.plan;
+    job.has_dtype = job.has_kv_cache_dtype = true;
+    job.dtype = plan->dtype;
+    job.kv_cache_dtype = plan->kv_dtype;
+    job.max_model_len = plan->max_model_len;
+    return job;
+}
+
+/* Opens the output; *is_done when the job was finished before. */
+static enum status open_output(struct run *run, bool *is_done) {
+    struct job job = effective_job(run);
+    TRY(identity_build(&job, &run->session.defaults, run->session.fingerprint,
+                       run->session.backend.numerics_class, run->options->shard, &run->identity));
+    struct writer_options options = {.seal_seconds = run->config.seal_seconds,
+                                     .seal_bytes = run->config.seal_bytes,
+                                     .restart = run->options->restart};
+    TRY(writer_open(run->output, &run->identity, &options, &run->found, &run->writer));
+    *is_done = run->found.is_complete;
+    if (run->found.resumed)
+        log_info("%s.part: going on behind record %lld%s", run->output,
+                 (long long)run->found.counts.n_records,
+                 run->found.cut_bytes ? " (an unsealed end was cut off)" : "");
+    return STATUS_OK;
+}
+
+/* Opens the prompts and passes over what is answered already. */
+static enum status open_input(struct run *run, struct prompt_reader **reader) {
+    TRY(prompt_reader_open(&run->job, &run->config, run->options->shard, reader));
+    int64_t answered = run->found.counts.n_records, skipped = 0;
+    if (answered == 0)
+        return STATUS_OK;
+    struct hash128 hash;
+    enum status result = prompt_reader_skip(*reader, answered, &skipped, &hash);
+    if (result == STATUS_OK && skipped < answered)
+        result = status_fail(
+            STATUS_CANNOT_CREATE,
+            "%s: has %lld prompts, but %s.part answers %lld: the input is not the one that the job "
+            "began with; give the old input, or --restart to begin anew",
+            run->job.prompts, (long long)skipped, run->output, (long long)answered);
+    else if (result == STATUS_OK && !hash128_equal(hash, run->found.input_hash))
+        result = status_fail(
+            STATUS_CANNOT_CREATE,
+            "%s: the first %lld prompts are not those that %s.part answers; give the old input, or "
+            "--restart to begin anew",
+            run->job.prompts, (long long)answered, run->output);
+    if (result != STATUS_OK)
+        prompt_reader_close(*reader);
+    return result;
+}
+
+static enum status open_pipeline(struct run *run) {
+    struct prompt_reader *reader = NULL;
+    TRY(open_input(run, &reader));
+    struct session *session = &run->session;
+    struct intake_options intake = {.job = &run->job,
+                                    .config = &run->config,
+                                    .model = &session->model_config,
+                                    .defaults = &session->defaults,
+                                    .tokenizer = session->tokenizer,
+                                    .max_model_len = session->plan.max_model_len,
+                                    .start_s = run->options->start_s};
+    enum status result = intake_start(&intake, reader, &run->intake);
+    if (result != STATUS_OK) {
+        prompt_reader_close(reader);
+        return result;
+    }
+    struct engine_options engine = {.limits = session_scheduler_limits(session),
+                                    .job_seed = run->job.seed,
+                                    .start_s = run->options->start_s};
+    TRY(engine_open(&session->backend, session->model, &session->model_config, session->tokenizer, &engine,
+                    &run->engine));
+    struct outlet_options outlet = {.tokenizer = session->tokenizer,
+                                    .output_token_ids = run->job.output_token_ids,
+                                    .first_index = run->found.counts.n_records};
+    TRY(outlet_start(&outlet, run->writer, &run->outlet));
+    struct progress_options progress = {.is_terminal = run->options->is_terminal,
+                                        .use_color = run->options->use_color,
+                                        .is_quiet = run->options->is_quiet,
+                                        .line_seconds = run->config.progress_seconds};
+    return progress_open(&progress, &run->progress);
+}
+
+/* ---- the loop
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void show_progress(struct run *run, int64_t n_put, int64_t n_errors, int64_t n_tokens) {
+    double now = clock_seconds();
+    if (now < run->next_progress_s)
+        return;
+    run->next_progress_s = now + 0.1;
+    struct progress_state state = {.elapsed_s = now - run->options->start_s,
+                                   .n_done = run->found.counts.n_records + n_put,
+                                   .n_resumed = run->found.counts.n_records,
+                                   .n_errors = n_errors,
+                                   .completion_tokens = n_tokens,
+                                   .occupancy =
+                                       (double)engine_running(run->engine) / run->session.plan.max_num_seqs};
+    int64_t n_read;
+    bool ended;
+    intake_progress(run->intake, &n_read, &ended, &state.fraction);
+    state.n_total = ended ? run->found.counts.n_records + n_read : -1;
+    progress_update(run->progress, &state);
+}
+
+/* Hands the engine as many records as it can soon use. *moved when one was handed over. */
+static enum status feed(struct run *run, double wait_s, bool *moved) {
+    *moved = false;
+    int64_t wanted = 2 * (int64_t)run->session.plan.max_num_seqs;
+    while (!run->is_input_ended && engine_waiting(run->engine) < wanted) {
+        struct record *record;
+        int32_t max_tokens;
+        enum status failure = STATUS_OK;
+        switch (intake_take(run->intake, wait_s, &record, &max_tokens, &failure)) {
+        case INTAKE_NONE_YET:
+            return STATUS_OK;
+        case INTAKE_FAILED:
+            return failure;
+        case INTAKE_END:
+            run->is_input_ended = true;
+            return STATUS_OK;
+        case INTAKE_RECORD:
+            break;
+        }
+        enum status result = engine_submit(run->engine, record, max_tokens);
+        if (result == STATUS_RECORD) {
+            result = intake_set_error(&record->request, "does_not_fit");
+            if (result == STATUS_OK)
+                result = engine_submit(run->engine, record, 1);
+        }
+        if (result != STATUS_OK) {
+            record_free(record);
+            free(record);
+            return result;
+        }
+        *moved = true;
+        wait_s = 0;
+    }
+    return STATUS_OK;
+}
+
+static enum status generate(struct run *run) {
+    struct run_metrics *metrics = run->metrics;
+    int64_t n_put = 0, n_errors = 0, n_tokens = 0;
+    bool was_paused = false;
+    double began = clock_seconds();
+    metrics->startup_s = began - run->options->start_s;
+    while (!stop_requested()) {
+        bool moved;
+        TRY(feed(run, 0, &moved));
+        if (engine_is_idle(run->engine)) {
+            if (run->is_input_ended)
+                break;
+            double before = clock_seconds();
+            TRY(feed(run, IDLE_WAIT_SECONDS, &moved));
+            metrics->wait_input_s += clock_seconds() - before;
+            show_progress(run, n_put, n_errors, n_tokens);
+            continue;
+        }
+        bool is_paused = outlet_waiting_bytes(run->outlet) > run->config.max_waiting_bytes;
+        metrics->output_pauses += is_paused && !was_paused;
+        was_paused = is_paused;
+        if (is_paused && engine_running(run->engine) == 0) {
+            double before = clock_seconds();
+            outlet_wait_below(run->outlet, run->config.max_waiting_bytes, IDLE_WAIT_SECONDS);
+            metrics->wait_output_s += clock_seconds() - before;
+        }
+        TRY(engine_step(run->engine, is_paused, run->is_input_ended, metrics));
+        for (struct record *record; (record = engine_take(run->engine)) != NULL;) {
+            n_put++;
+            n_errors += record->request.error_code != NULL;
+            for (int32_t i = 0; record->completions && i < record->request.sampling.n; i++)
+                n_tokens += record->completions[i].n_tokens;
+            TRY(outlet_put(run->outlet, record));
+        }
+        show_progress(run, n_put, n_errors, n_tokens);
+    }
+    metrics->generate_s = clock_seconds() - began;
+    return STATUS_OK;
+}
+
+/* ---- the end
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void finish_metrics(struct run *run) {
+    struct run_metrics *metrics = run->metrics;
+    const struct plan *plan = &run->session.plan;
+    metrics->load_s = run->session.load_s;
+    metrics->wall_s = clock_seconds() - run->options->start_s;
+    metrics->max_num_seqs = plan->max_num_seqs;
+    metrics->max_num_batched_tokens = plan->max_num_batched_tokens;
+    metrics->kv_pages = plan->state.n_pages - 1;
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        metrics->peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
+}
+
+/* Publishes: all sealed, manifest synced, then the name. */
+static enum status publish(struct run *run) {
+    TRY(writer_finish(run->writer));
+    run->n_expected = writer_counts(run->writer).n_records;
+    TRY(write_manifest(run, "complete", true));
+    return writer_publish(run->writer);
+}
+
+/* Seals what is in order whatever happened before, and reports the first failure. */
+static enum status finish(struct run *run, enum status result) {
+    char why[2048];
+    snprintf(why, sizeof why, "%s", status_message());
+    progress_close(run->progress);
+    run->progress = NULL;
+    if (run->outlet) {
+        enum status written = outlet_stop(run->outlet, run->metrics);
+        run->outlet = NULL;
+        if (result == STATUS_OK && written != STATUS_OK) {
+            result = written;
+            snprintf(why, sizeof why, "%s", status_message());
+        }
+    }
+    finish_metrics(run);
+    bool is_stopped = result == STATUS_OK && stop_requested();
+    if (result == STATUS_OK && !is_stopped) {
+        TRY(publish(run));
+    } else {
+        /* A file that cannot be written is left as it is: its seals hold. */
+        enum status sealed = result == STATUS_IO ? STATUS_IO : writer_seal(run->writer);
+        if (sealed == STATUS_OK)
+            sealed = write_manifest(run, is_stopped ? "stopped" : "failed", false);
+        if (is_stopped && sealed != STATUS_OK)
+            return sealed;
+    }
+    struct output_counts counts = writer_counts(run->writer);
+    if (!run->options->is_quiet)
+        summary_print(stderr, run->output, run->metrics, &counts, result == STATUS_OK && !is_stopped,
+                      run->options->use_color);
+    if (is_stopped)
+        return status_fail(STATUS_STOPPED,
+                           "stopped by %s behind record %lld; the same command goes on from there",
+                           stop_signal_name(), (long long)counts.n_records);
+    if (result != STATUS_OK)
+        return status_fail(result, "%s", why);
+    if (run->options->strict && counts.n_errors > 0)
+        return status_fail(STATUS_RECORD, "%s: %lld of %lld records failed (--strict)", run->output,
+                           (long long)counts.n_errors, (long long)counts.n_records);
+    return STATUS_OK;
+}
+
+static enum status run_job(struct run *run) {
+    const struct command_options *options = run->options;
+    TRY(job_load(options->target, options->overrides, options->n_overrides, &run->job, &run->config));
+    run->output = shard_output(run->job.output, options->shard);
+    RETURN_IF(!run->output, STATUS_INTERNAL, "out of host memory");
+    TRY(stop_install(run->config.grace_s));
+    TRY(session_open(&run->job, &run->config, &run->session));
+    bool is_done;
+    TRY(open_output(run, &is_done));
+    if (is_done) {
+        log_info("%s: complete already (%lld records); nothing to do", run->output,
+                 (long long)run->found.counts.n_records);
+        RETURN_IF(options->strict && run->found.counts.n_errors > 0, STATUS_RECORD,
+                  "%s: %lld of %lld records failed (--strict)", run->output,
+                  (long long)run->found.counts.n_errors, (long long)run->found.counts.n_records);
+        return STATUS_OK;
+    }
+    TRY(open_pipeline(run));
+    TRY(write_manifest(run, "running", false));
+    return finish(run, generate(run));
+}
+
+enum status command_run(const struct command_options *options) {
+    struct run run = {.options = options, .n_expected = -1};
+    run.metrics = calloc(1, sizeof *run.metrics);
+    RETURN_IF(!run.metrics, STATUS_INTERNAL, "out of host memory");
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(run.started_at, sizeof run.started_at, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+
+    enum status result = run_job(&run);
+    char why[2048];
+    snprintf(why, sizeof why, "%s", status_message());
+    progress_close(run.progress);
+    if (run.outlet)
+        outlet_stop(run.outlet, run.metrics);
+    intake_stop(run.intake, stop_requested() || result != STATUS_OK);
+    engine_close(run.engine);
+    if (run.writer)
+        writer_close(run.writer);
+    identity_free(&run.identity);
+    session_close(&run.session);
+    free(run.output);
+    job_free(&run.job);
+    config_free(&run.config);
+    free(run.metrics);
+    return result == STATUS_OK ? STATUS_OK : status_fail(result, "%s", why);
+}

@@ -1,0 +1,373 @@
+#include "worker/engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/base/clock.h"
+#include "worker/text/stop.h"
+
+enum { MAX_IN_FLIGHT = 2 };
+
+/* What the host must remember of a queued step. */
+struct queued_step {
+    uint64_t ticket;
+    int32_t n_samples;
+    bool want_logprobs;
+    bool is_decode_only;
+    struct sequence **samples; /* [max_samples] */
+    double queued_s;
+};
+
+struct engine {
+    struct backend *backend;
+    struct model *model;
+    const struct model_config *config;
+    const struct tokenizer *tokenizer;
+    struct engine_options options;
+    struct scheduler scheduler;
+    struct queued_step queue[MAX_IN_FLIGHT]; /* ring */
+    int32_t queue_head, n_queued;
+    struct sample_result *results; /* [max_samples] */
+    struct sample_top *top;        /* [max_samples] */
+    struct group *finished_head, *finished_tail;
+    double last_retired_s;
+};
+
+enum status engine_open(struct backend *backend, struct model *model, const struct model_config *config,
+                        const struct tokenizer *tokenizer, const struct engine_options *options,
+                        struct engine **out) {
+    struct engine *engine = calloc(1, sizeof *engine);
+    RETURN_IF(!engine, STATUS_INTERNAL, "out of host memory");
+    engine->backend = backend;
+    engine->model = model;
+    engine->config = config;
+    engine->tokenizer = tokenizer;
+    engine->options = *options;
+    size_t max_samples = (size_t)options->limits.max_samples;
+    bool good = true;
+    for (int i = 0; i < MAX_IN_FLIGHT; i++) {
+        engine->queue[i].samples = calloc(max_samples, sizeof(struct sequence *));
+        good = good && engine->queue[i].samples;
+    }
+    engine->results = calloc(max_samples, sizeof *engine->results);
+    engine->top = calloc(max_samples, sizeof *engine->top);
+    enum status result = good && engine->results && engine->top
+                             ? scheduler_init(&engine->scheduler, &options->limits, options->job_seed)
+                             : status_fail(STATUS_INTERNAL, "out of host memory for the engine");
+    if (result != STATUS_OK) {
+        engine_close(engine);
+        return result;
+    }
+    *out = engine;
+    return STATUS_OK;
+}
+
+static struct record *take_finished(struct engine *engine) {
+    struct group *group = engine->finished_head;
+    if (!group)
+        return NULL;
+    engine->finished_head = group->next;
+    if (!engine->finished_head)
+        engine->finished_tail = NULL;
+    struct record *record = group->record;
+    group_free(group);
+    return record;
+}
+
+void engine_close(struct engine *engine) {
+    if (!engine)
+        return;
+    for (; engine->n_queued > 0; engine->n_queued--) {
+        struct queued_step *step = &engine->queue[engine->queue_head];
+        engine->backend->step_wait(engine->backend->context, step->ticket, engine->results,
+                                   step->want_logprobs ? engine->top : NULL);
+        /* Groups that were over and only waited for this step hang nowhere else. */
+        for (int32_t i = 0; i < step->n_samples; i++) {
+            struct sequence *sequence = step->samples[i];
+            if (!sequence)
+                continue;
+            struct group *group = sequence->group;
+            if (--group->n_in_flight == 0 && group->n_over == group->n_sequences) {
+                record_free(group->record);
+                free(group->record);
+                group_free(group);
+            }
+        }
+        engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
+    }
+    for (struct record *record; (record = take_finished(engine)) != NULL;) {
+        record_free(record);
+        free(record);
+    }
+    scheduler_free(&engine->scheduler);
+    for (int i = 0; i < MAX_IN_FLIGHT; i++)
+        free(engine->queue[i].samples);
+    free(engine->results);
+    free(engine->top);
+    free(engine);
+}
+
+enum status engine_submit(struct engine *engine, struct record *record, int32_t max_tokens) {
+    const struct scheduler_limits *limits = &engine->options.limits;
+    if (!record->request.error_code) {
+        int32_t n = record->request.sampling.n;
+        RETURN_IF(n > limits->n_slots, STATUS_RECORD,
+                  "n: %d samples do not fit the %d sequences that may run at once (max_num_seqs)", n,
+                  limits->n_slots);
+        int64_t pages = scheduler_pages_needed(record->request.n_prompt_token_ids, max_tokens, n);
+        RETURN_IF(
+            pages > limits->n_pages - 1, STATUS_RECORD,
+            "%d prompt tokens and %d samples of up to %d tokens need %lld KV pages, but there are %d; lower "
+            "max_tokens or n, or give the job more memory",
+            record->request.n_prompt_token_ids, n, max_tokens, (long long)pages, limits->n_pages - 1);
+    }
+    struct group *group;
+    TRY(group_new(record, max_tokens, &group));
+    scheduler_submit(&engine->scheduler, group);
+    return STATUS_OK;
+}
+
+int64_t engine_waiting(const struct engine *engine) {
+    return engine->scheduler.n_waiting;
+}
+
+int32_t engine_running(const struct engine *engine) {
+    return engine->options.limits.n_slots - engine->scheduler.n_free_slots;
+}
+
+bool engine_is_idle(const struct engine *engine) {
+    return engine->n_queued == 0 && engine->scheduler.n_waiting == 0 && !engine->scheduler.prefilling_head &&
+           engine_running(engine) == 0;
+}
+
+struct record *engine_take(struct engine *engine) {
+    return take_finished(engine);
+}
+
+static void finish_group(struct engine *engine, struct group *group) {
+    group->next = NULL;
+    if (engine->finished_tail)
+        engine->finished_tail->next = group;
+    else
+        engine->finished_head = group;
+    engine->finished_tail = group;
+}
+
+/* ---- retiring: what came back
+ * ------------------------------------------------------------------------------------ */
+
+static enum status keep_token(struct sequence *sequence, const struct sample_result *result,
+                              const struct sample_top *top) {
+    struct completion *completion = sequence->completion;
+    int32_t n_logprobs = sequence->group->record->request.sampling.logprobs;
+    if (completion->n_tokens == sequence->token_capacity) {
+        int32_t capacity = sequence->token_capacity ? sequence->token_capacity * 2 : 32;
+        if (capacity > sequence->max_tokens)
+            capacity = sequence->max_tokens;
+        int32_t *ids = realloc(completion->token_ids, (size_t)capacity * sizeof *ids);
+        RETURN_IF(!ids, STATUS_INTERNAL, "out of host memory for %d tokens", capacity);
+        completion->token_ids = ids;
+        if (n_logprobs >= 0) {
+            float *logprobs = realloc(completion->logprobs, (size_t)capacity * sizeof *logprobs);
+            RETURN_IF(!logprobs, STATUS_INTERNAL, "out of host memory for %d tokens", capacity);
+            completion->logprobs = logprobs;
+        }
+        if (n_logprobs > 0) {
+            struct top_logprob *best =
+                realloc(completion->top, (size_t)capacity * (size_t)n_logprobs * sizeof *best);
+            RETURN_IF(!best, STATUS_INTERNAL, "out of host memory for %d tokens", capacity);
+            completion->top = best;
+        }
+        sequence->token_capacity = capacity;
+    }
+    int32_t at = completion->n_tokens++;
+    completion->token_ids[at] = result->token;
+    if (n_logprobs >= 0)
+        completion->logprobs[at] = result->logprob;
+    completion->n_top = n_logprobs > 0 ? n_logprobs : 0;
+    for (int32_t i = 0; i < n_logprobs; i++)
+        completion->top[(size_t)at * (size_t)n_logprobs + (size_t)i] =
+            (struct top_logprob){.token = top->token[i], .logprob = top->logprob[i]};
+    return STATUS_OK;
+}
+
+static bool is_among(int32_t id, const int32_t *ids, int32_t n) {
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] == id)
+            return true;
+    return false;
+}
+
+/* Grows the text by the token and looks for stop strings; cuts the text in front of a match. */
+static enum status search_stop(struct engine *engine, struct sequence *sequence, int32_t token, bool is_last,
+                               bool *found) {
+    const struct sampling *sampling = &sequence->group->record->request.sampling;
+    TRY(detokenizer_add(&sequence->detokenizer, engine->tokenizer, token, &sequence->text));
+    if (is_last)
+        TRY(detokenizer_finish(&sequence->detokenizer, &sequence->text));
+    size_t begin;
+    *found = stop_find(sampling->stop, sampling->n_stop, sequence->text.data, sequence->text.size,
+                       sequence->text_searched, &begin);
+    if (*found)
+        sequence->text.size = begin;
+    sequence->text_searched = sequence->text.size;
+    return STATUS_OK;
+}
+
+static enum status fail_record(struct engine *engine, struct group *group,
+                               const struct sample_result *result) {
+    struct request *request = &group->record->request;
+    if (request->error_code)
+        return STATUS_OK;
+    char where[64];
+    int32_t layer = result->fault_layer, n_layers = engine->config->n_layers;
+    if (layer == 0)
+        snprintf(where, sizeof where, "the embedding");
+    else if (layer <= n_layers)
+        snprintf(where, sizeof where, "layer %d of %d", layer, n_layers);
+    else
+        snprintf(where, sizeof where, "the logits");
+    char message[256];
+    snprintf(
+        message, sizeof message,
+        "a value that is not finite came out of %s at position %d; try dtype: float32, or check the weights",
+        where, result->fault_position);
+    request->error_message = strdup(message);
+    RETURN_IF(!request->error_message, STATUS_INTERNAL, "out of host memory");
+    request->error_code = "not_finite";
+    for (int32_t i = 0; i < group->n_sequences; i++)
+        scheduler_end_sequence(&engine->scheduler, &group->sequences[i]);
+    return STATUS_OK;
+}
+
+static enum status retire_token(struct engine *engine, struct sequence *sequence,
+                                const struct sample_result *result, const struct sample_top *top,
+                                double now) {
+    struct group *group = sequence->group;
+    if (result->fault_layer >= 0)
+        return fail_record(engine, group, result);
+    const struct sampling *sampling = &group->record->request.sampling;
+    struct completion *completion = sequence->completion;
+    TRY(keep_token(sequence, result, top));
+    if (completion->n_tokens == 1)
+        completion->first_token_s = now;
+    completion->last_token_s = now;
+
+    bool is_stop =
+        is_among(result->token, sampling->stop_token_ids, sampling->n_stop_token_ids) ||
+        (!sampling->ignore_eos && is_among(result->token, engine->config->eos_ids, engine->config->n_eos));
+    bool is_last = completion->n_tokens == sequence->max_tokens;
+    if (sampling->n_stop > 0) {
+        bool found = false;
+        if (is_stop)
+            TRY(detokenizer_finish(&sequence->detokenizer, &sequence->text));
+        else
+            TRY(search_stop(engine, sequence, result->token, is_last, &found));
+        is_stop = is_stop || found;
+    }
+    if (engine->options.on_token)
+        engine->options.on_token(engine->options.on_token_argument, sequence, result->token);
+    if (is_stop || is_last) {
+        completion->finish_reason = is_stop ? FINISH_STOP : FINISH_LENGTH;
+        completion->text = sequence->text;
+        sequence->text = (struct buffer){0};
+        scheduler_end_sequence(&engine->scheduler, sequence);
+    }
+    return STATUS_OK;
+}
+
+static enum status retire_oldest(struct engine *engine, struct run_metrics *metrics) {
+    struct queued_step *step = &engine->queue[engine->queue_head];
+    struct backend *backend = engine->backend;
+    TRY(backend->step_wait(backend->context, step->ticket, engine->results,
+                           step->want_logprobs ? engine->top : NULL));
+    engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
+    engine->n_queued--;
+    double clock = clock_seconds();
+    /* A step takes from when it was queued, or from the end of the one before, to its own end. */
+    double began = step->queued_s > engine->last_retired_s ? step->queued_s : engine->last_retired_s;
+    metrics->step_s += clock - began;
+    engine->last_retired_s = clock;
+    double now = clock - engine->options.start_s;
+    for (int32_t i = 0; i < step->n_samples; i++) {
+        struct sequence *sequence = step->samples[i];
+        if (!sequence)
+            continue; /* padding */
+        struct group *group = sequence->group;
+        group->n_in_flight--;
+        if (!sequence->is_over)
+            TRY(retire_token(engine, sequence, &engine->results[i], &engine->top[i], now));
+        if (group->n_over == group->n_sequences && group->n_in_flight == 0)
+            finish_group(engine, group);
+    }
+    return STATUS_OK;
+}
+
+/* ---- queueing
+ * ----------------------------------------------------------------------------------------------------- */
+
+static void count_step(struct engine *engine, const struct step_plan *plan, bool has_company,
+                       struct run_metrics *metrics) {
+    metrics->n_steps++;
+    metrics->decode_rows += plan->n_useful_decode;
+    metrics->slot_steps += plan->n_running;
+    if (plan->batch.n_segments == 0) {
+        metrics->n_decode_steps++;
+        metrics->padding_rows += plan->batch.n_rows - plan->n_useful_decode;
+        metrics->launches_per_decode_step = engine->backend->launches_per_step(engine->backend->context);
+    } else {
+        metrics->prefill_rows += plan->batch.n_rows - plan->batch.n_decode;
+    }
+    if (has_company) {
+        metrics->n_steps_before_tail++;
+        metrics->slot_steps_before_tail += plan->n_running;
+    }
+    metrics->kv_pages_peak = engine->scheduler.pool.peak_used;
+}
+
+static enum status queue_step(struct engine *engine, const struct step_plan *plan) {
+    struct backend *backend = engine->backend;
+    struct backend_context *context = backend->context;
+    if (plan->n_starts > 0)
+        TRY(backend->slots_begin(context, plan->starts, plan->n_starts));
+    if (plan->n_copies > 0)
+        TRY(backend->pages_copy(context, plan->copies, plan->n_copies));
+    bool replayed;
+    TRY(backend->step_begin(context, &plan->batch, &replayed));
+    if (!replayed)
+        TRY(model_forward(engine->model, &plan->batch));
+    struct queued_step *step = &engine->queue[(engine->queue_head + engine->n_queued) % MAX_IN_FLIGHT];
+    step->n_samples = plan->batch.n_samples;
+    step->want_logprobs = plan->batch.want_logprobs;
+    memcpy(step->samples, plan->samples, (size_t)step->n_samples * sizeof *step->samples);
+    step->queued_s = clock_seconds();
+    TRY(backend->step_end(context, &step->ticket));
+    engine->n_queued++;
+    return STATUS_OK;
+}
+
+enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
+                        struct run_metrics *metrics) {
+    struct scheduler *scheduler = &engine->scheduler;
+    for (struct group *group; (group = scheduler_take_failed(scheduler)) != NULL;)
+        finish_group(engine, group);
+
+    struct step_plan plan;
+    struct step_request request = {.is_paused = is_paused,
+                                   .force = input_ended && scheduler->n_waiting <= scheduler->n_free_slots,
+                                   .now_s = clock_seconds() - engine->options.start_s,
+                                   .decode_rows = engine->backend->decode_rows,
+                                   .context = engine->backend->context};
+    scheduler_step(scheduler, &request, &plan);
+    if (plan.batch.n_rows > 0) {
+        TRY(queue_step(engine, &plan));
+        count_step(engine, &plan, scheduler->n_waiting > 0 || !input_ended, metrics);
+    }
+    int32_t ahead = engine->backend->max_steps_in_flight < MAX_IN_FLIGHT
+                        ? engine->backend->max_steps_in_flight
+                        : MAX_IN_FLIGHT;
+    if (engine->n_queued == ahead || (engine->n_queued > 0 && plan.batch.n_rows == 0))
+        TRY(retire_oldest(engine, metrics));
+    return STATUS_OK;
+}

@@ -1,0 +1,53 @@
+/* engine: the loop. Takes records with tokenized prompts, runs them through the model in shared steps, and
+ * hands them back finished, in the order in which they finish. One thread: all calls from the thread that
+ * opened it.
+ *
+ *     schedule -> slots_begin, pages_copy, step_begin, forward, step_end -> (one step later) step_wait,
+ * retire
+ *
+ * No memory grows inside a step but the records' own token lists. */
+#ifndef PRESSRUN_WORKER_ENGINE_ENGINE_H
+#define PRESSRUN_WORKER_ENGINE_ENGINE_H
+
+#include "worker/engine/scheduler.h"
+#include "worker/model/model.h"
+#include "worker/output/metrics.h"
+
+struct engine_options {
+    struct scheduler_limits limits;
+    uint64_t job_seed;
+    double start_s; /* clock_seconds() that record times count from */
+    /* Called for each token that is kept, when not NULL (streaming). */
+    void (*on_token)(void *argument, const struct sequence *sequence, int32_t token);
+    void *on_token_argument;
+};
+
+struct engine;
+
+/* backend: state_init done. model: model_prepare done. All stay the caller's and must outlive the engine. */
+enum status engine_open(struct backend *backend, struct model *model, const struct model_config *config,
+                        const struct tokenizer *tokenizer, const struct engine_options *options,
+                        struct engine **out);
+/* Waits for what is in flight and frees everything, records that are not finished included. */
+void engine_close(struct engine *engine);
+
+/* Queues a record (malloc'ed; the engine's until engine_take). request.prompt_token_ids and effective
+ * sampling must be there; a record whose error_code is set comes back in its turn without running.
+ * max_tokens: for each sample, at least 1, already cut to the room that the model leaves. STATUS_RECORD, with
+ * the record still the caller's, when it can never fit: more samples than slots, or more pages than there
+ * are. */
+enum status engine_submit(struct engine *engine, struct record *record, int32_t max_tokens);
+int64_t engine_waiting(const struct engine *engine); /* submitted, not admitted */
+bool engine_is_idle(const struct engine *engine);    /* nothing waits, runs or is in flight */
+
+/* One turn of the loop: queues a step if there is work and retires the oldest when the device is far enough
+ * ahead. is_paused: admit nobody. input_ended: no further submit will come, so waiting for company is
+ * pointless. */
+enum status engine_step(struct engine *engine, bool is_paused, bool input_ended, struct run_metrics *metrics);
+
+/* A finished record, or NULL. The caller owns it: record_free and free. */
+struct record *engine_take(struct engine *engine);
+/* Sequences that hold slots now. */
+int32_t engine_running(const struct engine *engine);
+
+#endif

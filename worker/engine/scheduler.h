@@ -1,0 +1,105 @@
+/* scheduler: decides what the next step computes. Pure host logic over slots, pages and ragged arrays, no
+ * backend, so all of it is tested where there is no GPU.
+ *
+ * A step holds one decode row for each running sequence and, when prompts were admitted, prefill rows of them
+ * in chunks, up to max_rows in all. Admission is first in, first out and reserves pages for the whole prompt
+ * and max_tokens, so nothing that runs is ever out of memory. Prompts are let in when 10 % of the slots are
+ * idle, or when what could be let in fills a quarter of a step, so that decode-only steps (which replay
+ * recorded launches) stay the rule.
+ *
+ * Answers do not depend on any of these decisions (DESIGN: numbers); only speed does. */
+#ifndef PRESSRUN_WORKER_ENGINE_SCHEDULER_H
+#define PRESSRUN_WORKER_ENGINE_SCHEDULER_H
+
+#include "kernels/backend.h"
+#include "worker/engine/page_pool.h"
+#include "worker/engine/sequence.h"
+
+struct scheduler_limits {
+    int32_t n_slots; /* sequences at once */
+    int32_t n_pages; /* scratch page included */
+    int32_t max_pages_per_slot;
+    int32_t max_rows;    /* rows of one step, > n_slots */
+    int32_t max_samples; /* >= n_slots, padding included */
+    int32_t chunk_rows;  /* most prompt rows of one sequence in one step; 0: no limit but max_rows */
+};
+
+/* Why the head of the waiting queue stayed out of the last step. */
+enum admission {
+    ADMISSION_NONE_WAITING,
+    ADMISSION_DONE,
+    ADMISSION_NO_SLOT,
+    ADMISSION_NO_PAGES,
+    ADMISSION_HELD_BACK
+};
+
+/* One step as the engine runs it. Arrays belong to the scheduler and hold until the next scheduler_step. */
+struct step_plan {
+    struct batch batch;
+    const struct slot_start
+        *starts; /* sequences that take slots before this step; sampling.key is filled in */
+    int32_t n_starts;
+    const int32_t (*copies)[2]; /* page copies before this step */
+    int32_t n_copies;
+    struct sequence *const *samples; /* [batch.n_samples] whose token each entry is; NULL for padding */
+    int32_t n_useful_decode;         /* decode rows without padding */
+    int32_t n_running;               /* sequences that hold a slot in this step */
+    enum admission admission;
+};
+
+struct scheduler {
+    struct scheduler_limits limits;
+    struct page_pool pool;
+    int32_t *free_slots; /* [n_slots] stack */
+    int32_t n_free_slots;
+    struct sequence **running; /* [n_slots] sequences that decode, in order of admission */
+    int32_t n_running;
+    struct group *waiting_head, *waiting_tail;
+    int64_t n_waiting;
+    struct group *prefilling_head, *prefilling_tail; /* admitted, prompt not wholly queued */
+    uint64_t job_seed;
+    /* arrays of the step in the making */
+    int32_t *token, *position, *slot;  /* [max_rows] */
+    struct segment *segments;          /* [n_slots] */
+    int32_t *sample_row, *sample_slot; /* [max_samples] */
+    struct sequence **samples;         /* [max_samples] */
+    struct slot_start *starts;         /* [n_slots] */
+    int32_t (*copies)[2],
+        (*next_copies)[2]; /* [n_slots] due before the step in the making; before the one after */
+    int32_t n_next_copies;
+};
+
+enum status scheduler_init(struct scheduler *scheduler, const struct scheduler_limits *limits,
+                           uint64_t job_seed);
+/* Frees all groups that it still holds, with their records; no step may be in flight. */
+void scheduler_free(struct scheduler *scheduler);
+
+/* Pages that a group needs in all; to be compared with what the pool can ever hold. */
+int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_samples);
+
+/* Queues a group. Its prompt, max_tokens and n must fit the limits at all (the caller checks). */
+void scheduler_submit(struct scheduler *scheduler, struct group *group);
+
+/* What the engine knows when it asks for a step. */
+struct step_request {
+    bool is_paused; /* admit nobody */
+    bool force;     /* let waiting prompts in at once, without waiting for company */
+    double now_s;   /* becomes record.admitted_s of whoever is admitted */
+    int32_t (*decode_rows)(struct backend_context *, int32_t); /* of the backend: rounds decode rows up */
+    struct backend_context *context;
+};
+
+/* Forms the next step. plan->batch.n_rows is 0 when there is nothing to run. */
+void scheduler_step(struct scheduler *scheduler, const struct step_request *request, struct step_plan *plan);
+
+/* No further token of the sequence is wanted: gives its slot and pages back. Idempotent. */
+void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequence);
+
+/* Takes a waiting group out of the queue's head when it is done without running (a record in error); NULL
+ * when the head is to run. */
+struct group *scheduler_take_failed(struct scheduler *scheduler);
+
+/* Recomputes every invariant; false when one is broken. For tests. */
+bool scheduler_check(const struct scheduler *scheduler);
+
+#endif

@@ -1,0 +1,49 @@
+/* sequence: one sample in the making; group: the samples of one record, which share its prompt.
+ *
+ * Two clocks run side by side: what was queued on the device (n_prefilled, n_queued) and what came back
+ * (n_tokens). The host is up to one step ahead, so a sequence may be over (is_over) while a step that still
+ * holds a row of it is in flight; that row's token is dropped. Its slot and pages are given back at once:
+ * later steps are queued behind. */
+#ifndef PRESSRUN_WORKER_ENGINE_SEQUENCE_H
+#define PRESSRUN_WORKER_ENGINE_SEQUENCE_H
+
+#include "worker/output/record.h"
+#include "worker/text/tokenizer.h"
+
+struct group;
+
+struct sequence {
+    struct group *group;
+    struct completion *completion; /* tokens land here; belongs to the group's record */
+    int32_t sample;                /* index within the record */
+    int32_t slot;                  /* -1: none, or given back */
+    int32_t max_tokens;            /* most tokens to sample */
+    int32_t n_queued;              /* tokens whose sampling is queued */
+    int32_t *pages; /* [n_pages] in order of position; the first group->n_shared_pages are shared */
+    int32_t n_pages;
+    int32_t token_capacity;
+    bool is_over; /* no further token is kept */
+    struct detokenizer detokenizer;
+    struct buffer text;   /* grows with the tokens when the record has stop strings */
+    size_t text_searched; /* bytes of text that hold no stop string's end */
+};
+
+struct group {
+    struct record *record;
+    const int32_t *prompt; /* [n_prompt], the record's */
+    int32_t n_prompt;
+    int32_t n_prefilled;    /* prompt positions queued */
+    int32_t n_shared_pages; /* full prompt pages, held by each sequence */
+    int32_t n_sequences;
+    int32_t n_over;             /* sequences that are over */
+    int32_t n_in_flight;        /* entries of queued steps that point here */
+    struct sequence *sequences; /* [n_sequences] */
+    struct group *next;         /* in the list that the group is in */
+};
+
+/* A group over record (taken over on success). max_tokens: most tokens of each sample. */
+enum status group_new(struct record *record, int32_t max_tokens, struct group **out);
+/* Frees the group, not its record. */
+void group_free(struct group *group);
+
+#endif

@@ -1,0 +1,120 @@
+#include "worker/job/plan.h"
+
+#include "worker/base/arith.h"
+
+enum {
+    AUTO_SEQS_GPU = 1024, /* enough that the weights' share of a step is small on every model that fits */
+    AUTO_SEQS_CPU = 64,   /* beyond this a CPU step is bound by arithmetic, not by reading weights */
+    AUTO_PREFILL_ROWS_GPU = 4096,
+    AUTO_PREFILL_ROWS_CPU = 256,
+    LOGIT_ROWS_BYTES = 256 << 20, /* logits of one LM head slice */
+};
+
+static const double MIB = 1 << 20;
+
+static size_t kv_page_bytes(const struct state_limits *state) {
+    return (size_t)state->n_layers * 2 * (size_t)state->n_kv_heads * PAGE_TOKENS * (size_t)state->head_dim *
+           dtype_bytes(state->kv_dtype);
+}
+
+/* The widest launch for n sequences: decode steps are padded by at most a quarter, and never beyond n_slots.
+ */
+static void set_width(struct plan *plan, int32_t max_num_seqs, int32_t batched_tokens) {
+    plan->max_num_seqs = max_num_seqs;
+    plan->max_num_batched_tokens = batched_tokens;
+    plan->state.n_slots = max_num_seqs;
+    plan->state.max_rows = batched_tokens;
+    plan->state.max_segments = max_num_seqs;
+    plan->state.max_samples = max_num_seqs;
+    plan->model.max_rows = batched_tokens;
+    plan->model.max_samples = max_num_seqs;
+    int64_t rows = LOGIT_ROWS_BYTES / (4 * (int64_t)plan->state.n_vocab);
+    plan->model.logit_rows = rows < 8 ? 8 : rows < max_num_seqs ? (int32_t)rows : max_num_seqs;
+}
+
+/* Everything but the KV pages beyond the scratch page and n_pages of them. */
+static size_t total_with_pages(struct plan *plan, const struct model_config *model, int64_t n_pages) {
+    plan->state.n_pages = (int32_t)n_pages + 1;
+    plan->activation_bytes = model_activation_bytes(model, plan->dtype, &plan->model);
+    plan->state_bytes = state_bytes(&plan->state);
+    plan->kv_bytes = kv_page_bytes(&plan->state) * (size_t)plan->state.n_pages;
+    return plan->weight_bytes + plan->activation_bytes + plan->state_bytes;
+}
+
+/* Most pages up to wanted that fit the budget; 0 when not even one does. */
+static int64_t pages_that_fit(struct plan *plan, const struct model_config *model, int64_t wanted) {
+    int64_t low = 0, high = wanted;
+    while (low < high) {
+        int64_t middle = low + (high - low + 1) / 2;
+        if (total_with_pages(plan, model, middle) <= plan->budget_bytes)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static enum status resolve_length(const struct job *job, const struct model_config *model,
+                                  struct plan *plan) {
+    plan->max_model_len = job->max_model_len ? job->max_model_len : model->n_positions;
+    RETURN_IF(plan->max_model_len > model->n_positions, STATUS_JOB,
+              "%s: max_model_len: %d is more than the model's context of %d positions (n_positions in "
+              "%s/config.json)",
+              job->path, plan->max_model_len, model->n_positions, job->model);
+    return STATUS_OK;
+}
+
+enum status plan_make(const struct job *job, const struct config *config, const struct model_config *model,
+                      const struct plan_device *device, struct plan *out) {
+    struct plan plan = {0};
+    plan.dtype = job->has_dtype ? job->dtype : model->has_dtype ? model->dtype : DTYPE_FLOAT32;
+    plan.kv_dtype = job->has_kv_cache_dtype ? job->kv_cache_dtype : plan.dtype;
+    TRY(resolve_length(job, model, &plan));
+    plan.weight_bytes = model_weight_bytes(model, plan.dtype);
+    plan.state =
+        (struct state_limits){.max_pages_per_slot = (int32_t)ceil_divide(plan.max_model_len, PAGE_TOKENS),
+                              .n_layers = model->n_layers,
+                              .n_heads = model->n_heads,
+                              .n_kv_heads = model->n_kv_heads,
+                              .head_dim = model->head_dim,
+                              .n_vocab = model->n_vocab,
+                              .kv_dtype = plan.kv_dtype};
+    if (device->is_gpu)
+        plan.budget_bytes = (size_t)((double)device->free_bytes * config->gpu_memory_utilization);
+    else
+        plan.budget_bytes = config->cpu_memory ? config->cpu_memory : device->free_bytes / 2;
+
+    int32_t seqs = config->max_num_seqs ? config->max_num_seqs
+                   : device->is_gpu     ? AUTO_SEQS_GPU
+                                        : AUTO_SEQS_CPU;
+    int32_t prefill = device->is_gpu ? AUTO_PREFILL_ROWS_GPU : AUTO_PREFILL_ROWS_CPU;
+    int64_t pages = 0, per_slot = plan.state.max_pages_per_slot;
+    for (;;) {
+        int32_t rows = config->max_num_batched_tokens ? config->max_num_batched_tokens : seqs + prefill;
+        RETURN_IF(rows <= seqs, STATUS_JOB,
+                  "%s: max_num_batched_tokens: %d leaves no room for prompts beside %d sequences; give at "
+                  "least %d, "
+                  "or lower max_num_seqs",
+                  job->config ? job->config : job->path, rows, seqs, seqs + 1);
+        set_width(&plan, seqs, rows);
+        pages = pages_that_fit(&plan, model, (int64_t)seqs * per_slot);
+        /* An automatic width shrinks until half of the sequences could be as long as the model allows. */
+        if (config->max_num_seqs || seqs == 1 || pages * 2 >= (int64_t)seqs * per_slot)
+            break;
+        seqs /= 2;
+    }
+    if (pages < per_slot) {
+        size_t need = total_with_pages(&plan, model, per_slot);
+        return status_fail(
+            STATUS_NO_FIT,
+            "%s: does not fit in memory: one sequence of %d positions needs %.1f MiB (weights %.1f, "
+            "activations %.1f, KV cache and state %.1f), but %.1f MiB may be used; lower max_model_len, "
+            "max_num_seqs or max_num_batched_tokens, or raise %s",
+            job->path, plan.max_model_len, (double)need / MIB, (double)plan.weight_bytes / MIB,
+            (double)plan.activation_bytes / MIB, (double)plan.state_bytes / MIB,
+            (double)plan.budget_bytes / MIB, device->is_gpu ? "gpu_memory_utilization" : "cpu_memory");
+    }
+    total_with_pages(&plan, model, pages);
+    *out = plan;
+    return STATUS_OK;
+}

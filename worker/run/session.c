@@ -1,0 +1,86 @@
+#include "worker/run/session.h"
+
+#include <string.h>
+#include <stdlib.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/file.h"
+#include "worker/base/log.h"
+
+enum status session_open_device(const struct config *config, struct backend *backend, bool *is_gpu) {
+    struct backend_options options = {.n_threads = config->threads,
+                                      .cpu_isa = config->cpu_isa,
+                                      .cuda_device = config->cuda_device,
+                                      .no_graphs = !config->cuda_graphs};
+    *is_gpu = false;
+    if (config->device != DEVICE_CPU) {
+        enum status result = backend_open("cuda", &options, backend);
+        if (result == STATUS_OK)
+            *is_gpu = true;
+        else if (config->device == DEVICE_CUDA || result != STATUS_NO_DEVICE)
+            return result;
+        else
+            log_info("device auto: cpu (%s)", status_message());
+    }
+    if (!*is_gpu)
+        TRY(backend_open("cpu", &options, backend));
+    else if (config->device == DEVICE_AUTO)
+        log_info("device auto: %s", backend->device);
+    return STATUS_OK;
+}
+
+static enum status load(const struct job *job, const struct config *config, struct session *session) {
+    double began = clock_seconds();
+    bool is_gpu;
+    TRY(model_config_load(job->model, &session->model_config, &session->defaults));
+    TRY(session_open_device(config, &session->backend, &is_gpu));
+    session->device_s = clock_seconds() - began;
+
+    struct backend *backend = &session->backend;
+    struct plan_device device = {.is_gpu = is_gpu};
+    TRY(backend->memory_info(backend->context, &device.free_bytes, &device.total_bytes));
+    TRY(plan_make(job, config, &session->model_config, &device, &session->plan));
+
+    began = clock_seconds();
+    char *tokenizer_path = path_join(job->model, "tokenizer.json");
+    RETURN_IF(!tokenizer_path, STATUS_INTERNAL, "out of host memory");
+    bool has_tokenizer = file_exists(tokenizer_path);
+    free(tokenizer_path);
+    if (has_tokenizer)
+        TRY(tokenizer_open(job->model, &session->tokenizer));
+    TRY(model_load(job->model, &session->model_config, session->plan.dtype, backend, session->fingerprint,
+                   &session->model));
+    TRY(model_prepare(session->model, &session->plan.model));
+    TRY(backend->state_init(backend->context, &session->plan.state));
+    session->load_s = clock_seconds() - began;
+    return STATUS_OK;
+}
+
+enum status session_open(const struct job *job, const struct config *config, struct session *session) {
+    memset(session, 0, sizeof *session);
+    sampling_init(&session->defaults);
+    enum status result = load(job, config, session);
+    if (result != STATUS_OK)
+        session_close(session);
+    return result;
+}
+
+void session_close(struct session *session) {
+    if (session->model)
+        model_close(session->model);
+    if (session->backend.close)
+        session->backend.close(session->backend.context);
+    if (session->tokenizer)
+        tokenizer_close(session->tokenizer);
+    sampling_free(&session->defaults);
+    memset(session, 0, sizeof *session);
+}
+
+struct scheduler_limits session_scheduler_limits(const struct session *session) {
+    const struct state_limits *state = &session->plan.state;
+    return (struct scheduler_limits){.n_slots = state->n_slots,
+                                     .n_pages = state->n_pages,
+                                     .max_pages_per_slot = state->max_pages_per_slot,
+                                     .max_rows = state->max_rows,
+                                     .max_samples = state->max_samples};
+}

@@ -1,0 +1,32 @@
+/* session: a model made ready to run on a device: what run, prompt and bench share. */
+#ifndef PRESSRUN_WORKER_RUN_SESSION_H
+#define PRESSRUN_WORKER_RUN_SESSION_H
+
+#include "worker/engine/engine.h"
+#include "worker/job/plan.h"
+#include "worker/text/tokenizer.h"
+
+struct session {
+    struct model_config model_config;
+    struct sampling defaults; /* what generation_config.json sets */
+    struct backend backend;
+    struct plan plan;
+    struct model *model;
+    struct tokenizer *tokenizer; /* NULL when the folder has no tokenizer.json */
+    char fingerprint[33];
+    double device_s; /* seconds to open the device */
+    double load_s;   /* seconds to load the model */
+};
+
+/* Chooses the device (config.device; with auto says on stderr what it chose), plans memory, loads model and
+ * tokenizer, allocates all device memory. On failure everything is released. */
+enum status session_open(const struct job *job, const struct config *config, struct session *session);
+void session_close(struct session *session);
+
+/* The engine's limits that go with the session's plan. */
+struct scheduler_limits session_scheduler_limits(const struct session *session);
+
+/* Opens the device that config asks for; *is_gpu tells which it became. */
+enum status session_open_device(const struct config *config, struct backend *backend, bool *is_gpu);
+
+#endif
