@@ -35,7 +35,7 @@ struct config {
     int device;                     /* DEVICE_* */
     int32_t cuda_device;            /* ordinal */
     int32_t threads;                /* CPU backend threads; 0: all available */
-    char *cpu_isa;                  /* auto | avx512 | avx2 | portable */
+    const char *cpu_isa;            /* static text: auto | avx512 | avx2 | portable */
     int32_t max_num_seqs;           /* 0: automatic */
     int32_t max_num_batched_tokens; /* 0: automatic */
     double gpu_memory_utilization;  /* (0, 1], default 0.9 */
@@ -57,6 +57,11 @@ struct config {
 enum status job_load(const char *path, const char *const *overrides, int n_overrides, struct job *job,
                      struct config *config);
 void job_free(struct job *job);
+/* Loads a config file alone, or sets one key of it from the value of --set ("config.KEY=value" without its
+ * "config."). config holds the defaults or earlier values. Errors as for job_load. */
+bool config_has_key(const char *name);
+enum status config_load(const char *path, struct config *config);
+enum status config_override(const char *set_text, const char *key, const char *value, struct config *config);
 void config_defaults(struct config *config);
 void config_free(struct config *config);
 

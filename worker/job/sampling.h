@@ -27,7 +27,13 @@ enum sampling_field {
     SAMPLING_STOP_TOKEN_IDS = 1 << 13
 };
 
-enum { MAX_STOP_STRINGS = 16, MAX_STOP_TOKEN_IDS = 64, MAX_SAMPLES_PER_RECORD = 128 };
+enum {
+    MAX_STOP_STRINGS = 16,
+    MAX_STOP_BYTES = 1024, /* of one stop string */
+    MAX_STOP_TOKEN_IDS = 64,
+    MAX_SAMPLES_PER_RECORD = 128,
+    MAX_MAX_TOKENS = 1 << 30 /* so that prompt + max_tokens fits int32 */
+};
 
 struct text_span { /* bytes, not terminated; may hold NUL */
     char *bytes;
@@ -62,9 +68,12 @@ void sampling_free(struct sampling *sampling);
 enum status sampling_merge(struct sampling *base, const struct sampling *over);
 enum status sampling_copy(struct sampling *out, const struct sampling *from);
 
-/* Sets one field from a JSON or YAML scalar that was parsed already; checks type and range. `name` as users
- * write it (aliases max_new_tokens, max_completion_tokens accepted). Lists and strings go through the
- * specific calls. */
+/* The field of a name as users write it, scalars and lists alike (aliases max_new_tokens,
+ * max_completion_tokens accepted); 0 when it is no sampling key. */
+uint32_t sampling_field_of(const char *name);
+
+/* Sets one field from a JSON or YAML scalar that was parsed already; checks type and range. Lists and strings
+ * go through the specific calls. A null leaves the field to the level below, as if it were not given. */
 enum sampling_value_kind {
     SAMPLING_VALUE_INTEGER,
     SAMPLING_VALUE_REAL,
@@ -74,13 +83,17 @@ enum sampling_value_kind {
 struct sampling_value {
     enum sampling_value_kind kind;
     int64_t integer;
-    double real; /* also set for integers */
+    double real; /* also set for integers; a whole number beyond int64 comes as a real */
     bool boolean;
 };
 /* *known is false when name is no sampling scalar. Failure: status code with "temperature: -1 is below 0 …".
  */
 enum status sampling_set_scalar(struct sampling *sampling, enum status code, const char *name,
                                 struct sampling_value value, bool *known);
+/* Begin a list: it is given at this level, and empty (which overrides a list of the level below). */
+void sampling_begin_stop(struct sampling *sampling);
+void sampling_begin_stop_token_ids(struct sampling *sampling);
+/* Append to a list that was begun. */
 enum status sampling_add_stop(struct sampling *sampling, enum status code, const char *bytes, size_t size);
 enum status sampling_add_stop_token_id(struct sampling *sampling, enum status code, int64_t id);
 
