@@ -2,12 +2,14 @@
 #ifndef PRESSRUN_WORKER_OUTPUT_METRICS_H
 #define PRESSRUN_WORKER_OUTPUT_METRICS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/status.h"
 
 /* A value's distribution in logarithmic buckets: bounded memory for any number of records; percentiles are
- * within 2 %. Values in seconds, from 1 us to 1 day. Zero-initialised is empty. */
+ * within 2 %. Values in seconds, from 1 us to 1 day (beyond: the outermost buckets); minimum, maximum
+ * and the outermost percentiles are exact. Zero-initialised is empty. */
 enum { HISTOGRAM_BUCKETS = 1300 };
 struct histogram {
     int64_t n;
@@ -16,11 +18,12 @@ struct histogram {
     double maximum;
     int64_t bucket[HISTOGRAM_BUCKETS];
 };
-void histogram_add(struct histogram *histogram, double seconds);
-double histogram_percentile(const struct histogram *histogram, double percent); /* 0 when empty */
+void histogram_add(struct histogram *histogram, double seconds); /* NaN is left out, below 0 counts as 0 */
+/* By nearest rank, percent in [0, 100]; 0 when empty. */
+double histogram_percentile(const struct histogram *histogram, double percent);
 
-/* Which of these was the reason that fewer sequences ran than could, or that the run took as long as it did.
- */
+/* Which of these was the reason that fewer sequences ran than could, or that the run took as long as it did:
+ * the longest wait when it took a tenth of generate_s, else the device. */
 enum bound { BOUND_DEVICE, BOUND_INPUT, BOUND_OUTPUT, BOUND_KV_MEMORY };
 const char *bound_name(enum bound bound);
 
@@ -61,7 +64,7 @@ struct run_metrics {
 };
 
 enum bound run_metrics_bound(const struct run_metrics *metrics);
-double
-run_metrics_occupancy(const struct run_metrics *metrics); /* mean share of max_num_seqs before the tail */
+/* Mean share of max_num_seqs that ran before the tail, 0..1 (over all steps where there is only a tail). */
+double run_metrics_occupancy(const struct run_metrics *metrics);
 
 #endif

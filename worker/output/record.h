@@ -36,10 +36,16 @@ struct record {
 };
 void record_free(struct record *record);
 
+/* What the record adds to the counts of the seals: tokens as its usage fields say (the prompt once, the
+ * samples summed), none when it failed. */
+void record_totals(const struct record *record, bool *is_error, int64_t *prompt_tokens,
+                   int64_t *completion_tokens);
+
 /* Appends the record's JSON lines (n lines, or one error line), each with '\n'. Field order is fixed:
  * line, custom_id, sample, text, finish_reason, token_ids, logprobs, usage, metadata, timing; an error line:
- * line, custom_id, error, metadata, timing. Everything that may differ between two runs lies in timing.
- * n_lines gets the number of lines. */
+ * line, custom_id, error, metadata, timing (queue_s alone). token_ids are written when asked for, and always
+ * beside logprobs. Everything that may differ between two runs lies in timing. n_lines gets the number of
+ * lines. STATUS_INTERNAL: memory is out, or the record has neither answer nor error. */
 enum status record_write(const struct record *record, bool token_ids, struct buffer *out, int32_t *n_lines);
 
 #endif
