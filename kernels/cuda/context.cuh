@@ -1,0 +1,186 @@
+/* context: what the CUDA backend holds, and what its operations share. Private to kernels/cuda (and
+ * kernels/bench).
+ *
+ * Layout of tensors: row-major, each row zero-padded to a multiple of 16 bytes, so that rows can be read in
+ * 16-byte vectors whatever their width, and products over the padding add exact zeros.
+ *
+ * One stream carries everything. Launchers never synchronise. All kernels of a step may be launched with
+ * programmatic dependent launch, so each executes ptx_wait_for_previous_kernels() before it reads what
+ * another kernel writes (weights and vectors are never written by kernels) and before it writes anything. */
+#ifndef PRESSRUN_KERNELS_CUDA_CONTEXT_CUH
+#define PRESSRUN_KERNELS_CUDA_CONTEXT_CUH
+
+#include <cuda_runtime.h>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/backend.h"
+#include "kernels/kv_layout.h"
+#include "kernels/tensor.h"
+
+enum {
+    RING_ENTRIES = 4, /* pinned buffers of steps and results: more than steps in flight */
+    STEPS_IN_FLIGHT = 2,
+    MAX_GRAPHS = 256,       /* recorded steps; all are dropped when one more is wanted */
+    PREFILL_TILE_ROWS = 64, /* prompt rows of one segment that one block of prefill attention takes */
+    MAX_HEAD_DIM = 256,
+    MAX_NORM_WIDTH = 16384
+};
+
+static constexpr unsigned long long NO_FAULT = ~0ull;
+
+/* The arrays of the running step, at device addresses that depend on its row, sample and tile counts alone,
+ * so a recorded step finds them in place. */
+struct step_view {
+    int32_t n_rows;
+    int32_t n_decode;
+    int32_t n_samples;
+    int32_t n_tiles;
+    bool want_logprobs;
+    const int32_t *ring;         /* [1] entry of the result ring that this step writes */
+    const int32_t *token;        /* [n_rows] */
+    const int32_t *position;     /* [n_rows] */
+    const int32_t *slot;         /* [n_rows] */
+    const int32_t *sample_row;   /* [n_samples] */
+    const int32_t *sample_slot;  /* [n_samples] */
+    const struct segment *tiles; /* [n_tiles] segments cut into at most PREFILL_TILE_ROWS rows */
+};
+
+/* Device memory that outlives steps, carved from one allocation. */
+struct state_view {
+    void *k;                        /* kv_layout.h, kv dtype */
+    void *v;                        /* kv_layout.h, kv dtype */
+    int32_t *page_table;            /* [n_slots + 1, max_pages_per_slot] */
+    uint32_t *counts;               /* [n_slots + 1, n_vocab] bit 31: in the prompt; below: times sampled */
+    struct slot_sampling *sampling; /* [n_slots + 1] */
+    int32_t *last_token;            /* [n_slots + 1] */
+    unsigned long long *fault;      /* [n_slots + 1] smallest (position << 32 | site), or NO_FAULT */
+    float *partials;     /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
+    unsigned char *step; /* the arrays of step_view */
+};
+
+struct recorded_step {
+    int32_t n_rows;
+    int32_t n_samples;
+    bool want_logprobs;
+    int64_t n_launches;
+    cudaGraphExec_t exec; /* NULL: seen once, recorded when it comes again */
+};
+
+/* How the operations between step_begin and step_end reach the device. */
+enum step_mode { STEP_NONE, STEP_LAUNCH, STEP_RECORD, STEP_REPLAY };
+
+struct backend_context {
+    int device;
+    int n_multiprocessors;
+    bool dependent_launch; /* kernels may be launched before the previous one is complete */
+    bool no_graphs;
+    cudaStream_t stream;
+    struct tensor *tensors; /* list head */
+
+    bool has_state;
+    struct state_limits limits;
+    struct kv_layout layout;
+    int32_t max_chunks; /* DECODE_CHUNK_TOKENS chunks of the longest sequence */
+    int32_t max_decode_rows;
+    struct state_view state;
+    void *arena;           /* device memory behind state, its step arrays excepted */
+    unsigned char *pinned; /* host memory behind the rings below */
+    size_t step_bytes;     /* one ring entry of step arrays */
+    size_t staging_bytes;
+    unsigned char *pinned_step;             /* [RING_ENTRIES][step_bytes] */
+    unsigned char *pinned_staging;          /* [RING_ENTRIES][staging_bytes] for slots_begin and pages_copy */
+    cudaEvent_t staging_done[RING_ENTRIES]; /* the upload from that entry is complete */
+    uint64_t n_stagings;
+    struct sample_result *results;        /* [RING_ENTRIES][max_samples] */
+    struct sample_top *top;               /* [RING_ENTRIES][max_samples] */
+    struct sample_result *results_device; /* the same, as kernels address it */
+    struct sample_top *top_device;
+    cudaEvent_t step_done[RING_ENTRIES];
+    int32_t ring_samples[RING_ENTRIES]; /* samples of the step in that entry */
+    bool ring_logprobs[RING_ENTRIES];
+
+    uint64_t n_steps;  /* steps queued: the last ticket */
+    uint64_t n_waited; /* steps waited for */
+    enum step_mode mode;
+    struct step_view step;
+    struct recorded_step *recorded; /* entry of graphs that the running step uses */
+    struct recorded_step graphs[MAX_GRAPHS];
+    int32_t n_graphs;
+    bool chained;       /* the last thing queued in this step is a kernel */
+    int64_t n_launches; /* kernels of the running step */
+    int64_t n_launches_last;
+};
+
+/* Turns a CUDA error into a status whose message names the operation. */
+enum status cuda_check(cudaError_t error, const char *operation);
+
+#define TRY_CUDA(call, operation) TRY(cuda_check((call), (operation)))
+
+/* Elements between the starts of two rows. */
+static inline int64_t tensor_stride(const struct tensor *tensor) {
+    int64_t vector = tensor->dtype == DTYPE_FLOAT32 ? 4 : 8;
+    return (tensor->cols + vector - 1) / vector * vector;
+}
+
+static inline int32_t ceil_div(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Refuses a launch outside a step, and turns a replay back into launches when the caller queues operations
+ * itself. */
+enum status cuda_operation_begin(struct backend_context *context, const char *operation);
+
+/* Launches a kernel of a step on the stream. */
+template <typename... Parameters, typename... Arguments>
+static enum status cuda_launch(struct backend_context *context, const char *operation,
+                               void (*kernel)(Parameters...), dim3 grid, unsigned block, size_t shared_bytes,
+                               Arguments &&...arguments) {
+    if (shared_bytes > 48 * 1024)
+        TRY_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes),
+                 operation);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(block);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = context->stream;
+    config.attrs = &attribute;
+    config.numAttrs = context->dependent_launch && context->chained ? 1 : 0;
+    TRY_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), operation);
+    context->chained = true;
+    context->n_launches++;
+    return STATUS_OK;
+}
+
+/* Queues the current step's operations; one launcher per file of the same stem. */
+enum status cuda_embed(struct backend_context *context, const struct embed_args *args);
+enum status cuda_norm(struct backend_context *context, const struct norm_args *args);
+enum status cuda_matmul(struct backend_context *context, const struct matmul_args *args);
+enum status cuda_attention_decode(struct backend_context *context, const struct attention_args *args);
+enum status cuda_attention_prefill(struct backend_context *context, const struct attention_args *args);
+enum status cuda_sample(struct backend_context *context, const struct sample_args *args);
+
+/* Whether attention has kernels for this shape; the message names what it has. */
+enum status cuda_attention_supports(const struct state_limits *limits);
+
+/* slots.cu: sequences take slots, pages are copied. */
+enum status cuda_slots_begin(struct backend_context *context, const struct slot_start *starts, int32_t n);
+enum status cuda_pages_copy(struct backend_context *context, const int32_t (*pairs)[2], int32_t n);
+
+/* step.cu: a step from its arrays to its results. */
+int32_t cuda_decode_rows(struct backend_context *context, int32_t n);
+enum status cuda_step_begin(struct backend_context *context, const struct batch *batch, bool *replayed);
+enum status cuda_step_end(struct backend_context *context, uint64_t *ticket);
+enum status cuda_step_wait(struct backend_context *context, uint64_t ticket, struct sample_result *results,
+                           struct sample_top *top);
+/* Forgets a step that was begun and not ended. */
+void cuda_step_abandon(struct backend_context *context);
+/* Drops all recorded steps: their tensors may be gone. */
+void cuda_graphs_drop(struct backend_context *context);
+
+#endif

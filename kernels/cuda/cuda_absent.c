@@ -1,0 +1,12 @@
+/* cuda_absent: stands for the CUDA backend in a build without the CUDA toolkit. */
+#include "kernels/backend.h"
+
+#include <string.h>
+
+enum status backend_open_cuda(const struct backend_options *options, struct backend *out) {
+    (void)options;
+    memset(out, 0, sizeof *out);
+    return status_fail(STATUS_NO_DEVICE,
+                       "this pressrun was built without CUDA; install the CUDA toolkit and build with "
+                       "cuda=1, or use device: cpu");
+}

@@ -1,0 +1,153 @@
+/* norm: out[i, :] = (hidden[row, :] - mean) / sqrt(variance + epsilon) * weight + bias.
+ *
+ * One block per row, the row held in registers between its two passes (mean, then variance about it).
+ * Numerics: float32. Sixteen lanes sum 64 consecutive features as a fixed tree; these partial sums are added
+ * in ascending order. So a sum depends on the width and the row alone. */
+#include "kernels/cuda/context.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/vector.cuh"
+
+namespace {
+
+enum {
+    NORM_VECTOR = 4,       /* features that a thread holds side by side */
+    NORM_GROUP_LANES = 16, /* lanes that sum one group */
+    NORM_GROUP = NORM_VECTOR * NORM_GROUP_LANES,
+    NORM_MAX_THREADS = 1024,
+    NORM_VECTORS = MAX_NORM_WIDTH / (NORM_MAX_THREADS * NORM_VECTOR)
+};
+static_assert(NORM_GROUP == 64, "partial sums are over 64 consecutive features");
+
+struct norm_params {
+    const float *hidden; /* [n_rows, n_embd] float32 */
+    const float *weight; /* [n_embd] float32 */
+    const float *bias;   /* [n_embd] float32, or NULL */
+    void *out;           /* [n, n_embd] */
+    int64_t hidden_stride;
+    int64_t out_stride;
+    int32_t n_embd;
+    float epsilon;
+    int32_t site;
+    const int32_t *sample_row; /* [n] row of each entry, or NULL: entry i is row i */
+    const int32_t *position;   /* [n_rows] */
+    const int32_t *slot;       /* [n_rows] */
+    unsigned long long *fault; /* [n_slots + 1] */
+};
+
+/* Sum of the row of which this thread holds v, ascending over groups of 64. shared: one float per group, not
+ * used by another call in the same kernel. */
+template <int VECTORS>
+__device__ __forceinline__ float row_sum(const float4 (&v)[VECTORS], int n_vectors, float *shared) {
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int vector = j * blockDim.x + threadIdx.x;
+        float partial = lanes_sum<NORM_GROUP_LANES>((v[j].x + v[j].y) + (v[j].z + v[j].w));
+        if (vector % NORM_GROUP_LANES == 0 && vector < n_vectors)
+            shared[vector / NORM_GROUP_LANES] = partial;
+    }
+    __syncthreads(); /* all partial sums are written before anyone adds them */
+    int n_groups = (n_vectors + NORM_GROUP_LANES - 1) / NORM_GROUP_LANES;
+    float sum = shared[0];
+    for (int group = 1; group < n_groups; group++)
+        sum += shared[group];
+    return sum;
+}
+
+template <typename T, int VECTORS>
+__global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_params p) {
+    __shared__ float sums[2][MAX_NORM_WIDTH / NORM_GROUP];
+    ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
+    int row = p.sample_row ? p.sample_row[blockIdx.x] : (int)blockIdx.x;
+    const float *hidden = p.hidden + row * p.hidden_stride;
+    int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;
+
+    float4 v[VECTORS];
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int vector = j * blockDim.x + threadIdx.x;
+        v[j] = vector < n_vectors ? load_4(hidden + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
+    }
+    float sum = row_sum(v, n_vectors, sums[0]);
+    float mean = sum / (float)p.n_embd;
+
+    float4 square[VECTORS];
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int column = (j * blockDim.x + threadIdx.x) * NORM_VECTOR;
+        v[j].x = column + 0 < p.n_embd ? v[j].x - mean : 0;
+        v[j].y = column + 1 < p.n_embd ? v[j].y - mean : 0;
+        v[j].z = column + 2 < p.n_embd ? v[j].z - mean : 0;
+        v[j].w = column + 3 < p.n_embd ? v[j].w - mean : 0;
+        square[j] = make_float4(v[j].x * v[j].x, v[j].y * v[j].y, v[j].z * v[j].z, v[j].w * v[j].w);
+    }
+    float squares = row_sum(square, n_vectors, sums[1]);
+    float scale = 1.0f / sqrtf(squares / (float)p.n_embd + p.epsilon);
+
+    if (threadIdx.x == 0 && !isfinite(squares)) {
+        unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
+        atomicMin(p.fault + p.slot[row], fault);
+    }
+    T *out = static_cast<T *>(p.out) + blockIdx.x * p.out_stride;
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int vector = j * blockDim.x + threadIdx.x;
+        if (vector >= n_vectors)
+            continue;
+        float4 weight = load_4(p.weight + vector * NORM_VECTOR);
+        float4 bias = p.bias ? load_4(p.bias + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
+        store_4(out + vector * NORM_VECTOR,
+                make_float4(v[j].x * scale * weight.x + bias.x, v[j].y * scale * weight.y + bias.y,
+                            v[j].z * scale * weight.z + bias.z, v[j].w * scale * weight.w + bias.w));
+    }
+}
+
+using norm_kernel = void (*)(const norm_params);
+
+template <typename T> norm_kernel norm_kernel_for(int vectors) {
+    return vectors == 1 ? kernel_norm<T, 1> : kernel_norm<T, NORM_VECTORS>;
+}
+
+} // namespace
+
+enum status cuda_norm(struct backend_context *context, const struct norm_args *args) {
+    TRY(cuda_operation_begin(context, "norm"));
+    int64_t width = args->hidden->cols;
+    int32_t n = args->sampled_rows ? args->n : context->step.n_rows;
+    RETURN_IF(width > MAX_NORM_WIDTH, STATUS_DATA, "norm: rows of %lld features; this backend norms up to %d",
+              (long long)width, (int)MAX_NORM_WIDTH);
+    RETURN_IF(args->hidden->dtype != DTYPE_FLOAT32 || args->weight->cols != width ||
+                  (args->bias && args->bias->cols != width) || args->out->cols != width ||
+                  args->out->rows < n,
+              STATUS_INTERNAL,
+              "norm: hidden, weight, bias and out differ in width (%lld), or out has %lld of %d rows",
+              (long long)width, (long long)args->out->rows, n);
+    RETURN_IF(args->sampled_rows &&
+                  (args->first_sample < 0 || args->first_sample + n > context->step.n_samples),
+              STATUS_INTERNAL, "norm: samples %d to %d of a step that has %d", args->first_sample,
+              args->first_sample + n, context->step.n_samples);
+    if (n == 0)
+        return STATUS_OK;
+    norm_params p = {};
+    p.hidden = static_cast<const float *>(args->hidden->data);
+    p.weight = static_cast<const float *>(args->weight->data);
+    p.bias = args->bias ? static_cast<const float *>(args->bias->data) : nullptr;
+    p.out = args->out->data;
+    p.hidden_stride = tensor_stride(args->hidden);
+    p.out_stride = tensor_stride(args->out);
+    p.n_embd = (int32_t)width;
+    p.epsilon = args->epsilon;
+    p.site = args->site;
+    p.sample_row = args->sampled_rows ? context->step.sample_row + args->first_sample : nullptr;
+    p.position = context->step.position;
+    p.slot = context->step.slot;
+    p.fault = context->state.fault;
+    int32_t n_vectors = ceil_div((int32_t)width, NORM_VECTOR);
+    int32_t threads = ceil_div(n_vectors, WARP_LANES) * WARP_LANES;
+    int vectors = threads > NORM_MAX_THREADS ? NORM_VECTORS : 1;
+    threads = threads > NORM_MAX_THREADS ? (int32_t)NORM_MAX_THREADS : threads;
+    norm_kernel kernel = args->out->dtype == DTYPE_FLOAT32 ? norm_kernel_for<float>(vectors)
+                                                           : norm_kernel_for<bfloat16>(vectors);
+    return cuda_launch(context, "norm", kernel, dim3(n), (unsigned)threads, 0, p);
+}

@@ -1,0 +1,261 @@
+/* step: from the host's ragged arrays to their results.
+ *
+ * step_begin packs the batch into one pinned buffer and copies it to the device in stream order, so a step
+ * may be prepared while the one before still runs. The last kernel writes results to pinned memory, one ring
+ * entry per step; an event says when they are there.
+ *
+ * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs): launched operation by
+ * operation the first time (which also loads the kernels), recorded the second, replayed from then on.
+ * Everything that varies between two such steps lies in device memory at fixed addresses. */
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/cuda/context.cuh"
+
+namespace {
+
+enum { STEP_HEADER_INTS = 4 }; /* ring entry, and padding */
+
+int32_t round_up(int32_t n, int32_t to) {
+    return (n + to - 1) / to * to;
+}
+
+void pause_briefly() {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+}
+
+/* Refuses indices that kernels would follow out of bounds. */
+enum status batch_check(struct backend_context *context, const struct batch *batch) {
+    const struct state_limits *limits = &context->limits;
+    RETURN_IF(batch->n_rows < 0 || batch->n_rows > limits->max_rows || batch->n_decode < 0 ||
+                  batch->n_decode > batch->n_rows || batch->n_decode > context->max_decode_rows ||
+                  batch->n_segments < 0 || batch->n_segments > limits->max_segments || batch->n_samples < 0 ||
+                  batch->n_samples > limits->max_samples,
+              STATUS_INTERNAL,
+              "step_begin: %d rows (%d decode), %d segments and %d samples; the state has room for %d "
+              "(%d), %d and %d",
+              batch->n_rows, batch->n_decode, batch->n_segments, batch->n_samples, limits->max_rows,
+              context->max_decode_rows, limits->max_segments, limits->max_samples);
+    int32_t max_position = limits->max_pages_per_slot * PAGE_TOKENS;
+    for (int32_t row = 0; row < batch->n_rows; row++)
+        RETURN_IF((uint32_t)batch->slot[row] > (uint32_t)limits->n_slots ||
+                      (uint32_t)batch->position[row] >= (uint32_t)max_position,
+                  STATUS_INTERNAL,
+                  "step_begin: row %d is position %d of slot %d; the state has %d positions, %d slots", row,
+                  batch->position[row], batch->slot[row], max_position, limits->n_slots);
+    for (int32_t i = 0; i < batch->n_samples; i++)
+        RETURN_IF((uint32_t)batch->sample_row[i] >= (uint32_t)batch->n_rows ||
+                      (uint32_t)batch->sample_slot[i] > (uint32_t)limits->n_slots,
+                  STATUS_INTERNAL, "step_begin: sample %d reads row %d of %d for slot %d of %d", i,
+                  batch->sample_row[i], batch->n_rows, batch->sample_slot[i], limits->n_slots);
+    int32_t row = batch->n_decode;
+    for (int32_t i = 0; i < batch->n_segments; i++) {
+        const struct segment *segment = batch->segments + i;
+        RETURN_IF(segment->row != row || segment->n_rows <= 0 || segment->n_rows > batch->n_rows - row ||
+                      (uint32_t)segment->slot > (uint32_t)limits->n_slots || segment->position < 0 ||
+                      segment->position > max_position - segment->n_rows,
+                  STATUS_INTERNAL,
+                  "step_begin: segment %d has rows %d to %d at position %d; expected to start at row %d", i,
+                  segment->row, segment->row + segment->n_rows, segment->position, row);
+        row += segment->n_rows;
+    }
+    RETURN_IF(row != batch->n_rows, STATUS_INTERNAL, "step_begin: segments cover rows to %d of %d", row,
+              batch->n_rows);
+    return STATUS_OK;
+}
+
+/* Cuts segments into tiles of at most PREFILL_TILE_ROWS rows. */
+int32_t tiles_fill(struct segment *tiles, const struct batch *batch) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < batch->n_segments; i++) {
+        struct segment rest = batch->segments[i];
+        while (rest.n_rows > 0) {
+            struct segment tile = rest;
+            if (tile.n_rows > PREFILL_TILE_ROWS)
+                tile.n_rows = PREFILL_TILE_ROWS;
+            tiles[n++] = tile;
+            rest.row += tile.n_rows;
+            rest.position += tile.n_rows;
+            rest.n_rows -= tile.n_rows;
+        }
+    }
+    return n;
+}
+
+/* Copies the batch to the device and describes where it lies. */
+enum status step_upload(struct backend_context *context, const struct batch *batch, int entry) {
+    unsigned char *host = context->pinned_step + entry * context->step_bytes;
+    int32_t *ints = reinterpret_cast<int32_t *>(host);
+    const int32_t *device = reinterpret_cast<const int32_t *>(context->state.step);
+    struct step_view *view = &context->step;
+    size_t used = 0;
+    auto put = [&](const int32_t *values, int32_t n) {
+        if (n > 0)
+            memcpy(ints + used, values, (size_t)n * sizeof *ints);
+        const int32_t *address = device + used;
+        used += (size_t)n;
+        return address;
+    };
+    *view = {};
+    view->n_rows = batch->n_rows;
+    view->n_decode = batch->n_decode;
+    view->n_samples = batch->n_samples;
+    view->want_logprobs = batch->want_logprobs;
+    const int32_t header[STEP_HEADER_INTS] = {entry};
+    view->ring = put(header, STEP_HEADER_INTS);
+    view->token = put(batch->token, batch->n_rows);
+    view->position = put(batch->position, batch->n_rows);
+    view->slot = put(batch->slot, batch->n_rows);
+    view->sample_row = put(batch->sample_row, batch->n_samples);
+    view->sample_slot = put(batch->sample_slot, batch->n_samples);
+    view->n_tiles = tiles_fill(reinterpret_cast<struct segment *>(ints + used), batch);
+    view->tiles = reinterpret_cast<const struct segment *>(device + used);
+    size_t bytes = used * sizeof *ints + (size_t)view->n_tiles * sizeof(struct segment);
+    TRY_CUDA(cudaMemcpyAsync(context->state.step, host, bytes, cudaMemcpyHostToDevice, context->stream),
+             "step_begin");
+    return STATUS_OK;
+}
+
+/* The entry for steps of this shape, made when there is none. */
+struct recorded_step *graph_find(struct backend_context *context, const struct batch *batch) {
+    for (int32_t i = 0; i < context->n_graphs; i++) {
+        struct recorded_step *graph = context->graphs + i;
+        if (graph->n_rows == batch->n_rows && graph->n_samples == batch->n_samples &&
+            graph->want_logprobs == batch->want_logprobs)
+            return graph;
+    }
+    if (context->n_graphs == MAX_GRAPHS)
+        cuda_graphs_drop(context);
+    struct recorded_step *graph = context->graphs + context->n_graphs++;
+    *graph = {};
+    graph->n_rows = batch->n_rows;
+    graph->n_samples = batch->n_samples;
+    graph->want_logprobs = batch->want_logprobs;
+    return graph;
+}
+
+/* Ends the recording of the stream and makes it the graph of this shape. */
+enum status graph_finish(struct backend_context *context) {
+    cudaGraph_t graph = nullptr;
+    TRY_CUDA(cudaStreamEndCapture(context->stream, &graph), "step_end (recording)");
+    cudaGraphExec_t exec = nullptr;
+    cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    TRY_CUDA(error, "step_end (recording)");
+    context->recorded->exec = exec;
+    context->recorded->n_launches = context->n_launches;
+    return STATUS_OK;
+}
+
+} // namespace
+
+void cuda_graphs_drop(struct backend_context *context) {
+    for (int32_t i = 0; i < context->n_graphs; i++)
+        if (context->graphs[i].exec)
+            cudaGraphExecDestroy(context->graphs[i].exec);
+    context->n_graphs = 0;
+}
+
+void cuda_step_abandon(struct backend_context *context) {
+    if (context->mode == STEP_RECORD) {
+        cudaGraph_t graph = nullptr;
+        cudaStreamEndCapture(context->stream, &graph);
+        if (graph)
+            cudaGraphDestroy(graph);
+    }
+    context->mode = STEP_NONE;
+}
+
+int32_t cuda_decode_rows(struct backend_context *context, int32_t n) {
+    const struct state_limits *limits = &context->limits;
+    int32_t rows = n <= 2      ? n
+                   : n <= 4    ? 4
+                   : n <= 64   ? round_up(n, 8)
+                   : n <= 256  ? round_up(n, 16)
+                   : n <= 1024 ? round_up(n, 64)
+                               : round_up(n, 256);
+    int32_t most = limits->n_slots < limits->max_rows ? limits->n_slots : limits->max_rows;
+    most = most < limits->max_samples ? most : limits->max_samples;
+    rows = rows < most ? rows : most;
+    return rows > n ? rows : n;
+}
+
+enum status cuda_operation_begin(struct backend_context *context, const char *operation) {
+    RETURN_IF(context->mode == STEP_NONE, STATUS_INTERNAL, "%s: called outside of step_begin and step_end",
+              operation);
+    if (context->mode == STEP_REPLAY)
+        context->mode = STEP_LAUNCH;
+    return STATUS_OK;
+}
+
+enum status cuda_step_begin(struct backend_context *context, const struct batch *batch, bool *replayed) {
+    *replayed = false;
+    RETURN_IF(!context->has_state, STATUS_INTERNAL, "step_begin: call state_init first");
+    TRY_CUDA(cudaSetDevice(context->device), "step_begin");
+    cuda_step_abandon(context);
+    RETURN_IF(context->n_steps - context->n_waited >= STEPS_IN_FLIGHT, STATUS_INTERNAL,
+              "step_begin: %d steps are in flight; wait for the oldest first", (int)STEPS_IN_FLIGHT);
+    TRY(batch_check(context, batch));
+    int entry = (int)((context->n_steps + 1) % RING_ENTRIES);
+    TRY(step_upload(context, batch, entry));
+    context->ring_samples[entry] = batch->n_samples;
+    context->ring_logprobs[entry] = batch->want_logprobs;
+    context->chained = false;
+    context->n_launches = 0;
+    context->mode = STEP_LAUNCH;
+    if (context->no_graphs || batch->n_segments > 0)
+        return STATUS_OK;
+    int32_t n_known = context->n_graphs;
+    context->recorded = graph_find(context, batch);
+    if (context->n_graphs != n_known)
+        return STATUS_OK;
+    if (context->recorded->exec) {
+        context->mode = STEP_REPLAY;
+        *replayed = true;
+        return STATUS_OK;
+    }
+    TRY_CUDA(cudaStreamBeginCapture(context->stream, cudaStreamCaptureModeThreadLocal),
+             "step_begin (recording)");
+    context->mode = STEP_RECORD;
+    return STATUS_OK;
+}
+
+enum status cuda_step_end(struct backend_context *context, uint64_t *ticket) {
+    enum step_mode mode = context->mode;
+    RETURN_IF(mode == STEP_NONE, STATUS_INTERNAL, "step_end: called without step_begin");
+    context->mode = STEP_NONE;
+    if (mode == STEP_RECORD)
+        TRY(graph_finish(context));
+    if (mode == STEP_RECORD || mode == STEP_REPLAY) {
+        TRY_CUDA(cudaGraphLaunch(context->recorded->exec, context->stream), "step_end");
+        context->n_launches = context->recorded->n_launches;
+    }
+    context->n_launches_last = context->n_launches;
+    *ticket = ++context->n_steps;
+    TRY_CUDA(cudaEventRecord(context->step_done[*ticket % RING_ENTRIES], context->stream), "step_end");
+    return STATUS_OK;
+}
+
+enum status cuda_step_wait(struct backend_context *context, uint64_t ticket, struct sample_result *results,
+                           struct sample_top *top) {
+    RETURN_IF(ticket != context->n_waited + 1 || ticket > context->n_steps, STATUS_INTERNAL,
+              "step_wait: step %llu; the next to wait for is %llu of %llu", (unsigned long long)ticket,
+              (unsigned long long)context->n_waited + 1, (unsigned long long)context->n_steps);
+    int entry = (int)(ticket % RING_ENTRIES);
+    cudaError_t error;
+    while ((error = cudaEventQuery(context->step_done[entry])) == cudaErrorNotReady)
+        pause_briefly();
+    TRY_CUDA(error, "step_wait");
+    context->n_waited = ticket;
+    size_t n = (size_t)context->ring_samples[entry],
+           first = (size_t)entry * (size_t)context->limits.max_samples;
+    if (n > 0)
+        memcpy(results, context->results + first, n * sizeof *results);
+    if (n > 0 && top && context->ring_logprobs[entry])
+        memcpy(top, context->top + first, n * sizeof *top);
+    return STATUS_OK;
+}
