@@ -14,7 +14,7 @@
 enum {
     GROUP_PANELS = 4, /* panels worked on together */
     GROUP_OUTPUTS = GROUP_PANELS * PANEL_OUTPUTS,
-    ROW_BLOCK = 48, /* rows whose accumulators rest in one stack tile */
+    ROW_BLOCK = 72, /* rows whose accumulators rest in one stack tile */
     K_BLOCK = 128
 };
 
@@ -131,15 +131,16 @@ static void rows_bfloat16(const void *weight, int64_t panel_stride, int n_panels
     }
 }
 
-/* wide [n_rows, K_BLOCK] = in [n_rows, in_stride], n_k of each row. */
-static void widen(const uint16_t *in, int64_t in_stride, int64_t n_k, int n_rows, float *wide) {
+/* wide [n_rows, wide_stride] = narrow [n_rows, stride], n of each row. */
+static void widen(const uint16_t *narrow, int64_t stride, int64_t n, int n_rows, float *wide,
+                  int64_t wide_stride) {
     for (int r = 0; r < n_rows; r++) {
-        const uint16_t *from = in + r * in_stride;
-        float *to = wide + r * K_BLOCK;
+        const uint16_t *from = narrow + r * stride;
+        float *to = wide + r * wide_stride;
         int64_t k = 0;
-        for (; k + V16_LANES <= n_k; k += V16_LANES)
+        for (; k + V16_LANES <= n; k += V16_LANES)
             v16_store(to + k, v16_load_bf16(from + k));
-        for (; k < n_k; k++)
+        for (; k < n; k++)
             to[k] = bfloat16_to_float(from[k]);
     }
 }
@@ -152,7 +153,11 @@ SIMD_INLINE void finish(const struct matmul_job *job, v16 sum, int64_t row, int6
     if (job->activation == ACTIVATION_GELU_TANH)
         sum = v16_gelu_tanh(sum);
     if (job->out_dtype == DTYPE_BFLOAT16) {
-        v16_store_bf16_first((uint16_t *)job->out + row * job->n_out + output, sum, n);
+        uint16_t *narrow = (uint16_t *)job->out + row * job->n_out + output;
+        if (n == V16_LANES)
+            v16_store_bf16(narrow, sum);
+        else
+            v16_store_bf16_first(narrow, sum, n);
         return;
     }
     float *out = (float *)job->out + row * job->n_out + output;
@@ -166,30 +171,36 @@ SIMD_INLINE void finish(const struct matmul_job *job, v16 sum, int64_t row, int6
 /* Panels [first, first + n_panels), rows [row, row + n_rows). */
 static void group(const struct matmul_job *job, int64_t first, int n_panels, int64_t row, int n_rows) {
     _Alignas(64) float sums[ROW_BLOCK * GROUP_OUTPUTS];
-    _Alignas(64) float wide[ROW_BLOCK * K_BLOCK];
+    _Alignas(64) float wide_in[ROW_BLOCK * K_BLOCK];
+    _Alignas(64) float wide_weight[K_BLOCK * GROUP_OUTPUTS];
     memset(sums, 0, (size_t)n_rows * GROUP_OUTPUTS * sizeof *sums);
-    int64_t panel_stride = job->n_in * PANEL_OUTPUTS;
-    size_t weight_bytes = dtype_bytes(job->weight_dtype);
-    bool narrow = job->in_dtype == DTYPE_BFLOAT16;
-    int64_t step = n_rows <= TILE_ROWS && !narrow ? job->n_in : K_BLOCK;
+    bool few_rows = n_rows <= TILE_ROWS;
+    bool narrow_in = job->in_dtype == DTYPE_BFLOAT16;
+    bool narrow_weight = job->weight_dtype == DTYPE_BFLOAT16;
+    int64_t step = few_rows && !narrow_in ? job->n_in : K_BLOCK;
     for (int64_t k = 0; k < job->n_in; k += step) {
         int64_t n_k = job->n_in - k < step ? job->n_in - k : step;
-        int64_t element = row * job->n_in + k;
-        const float *in;
+        int64_t in_element = row * job->n_in + k;
+        const float *in = (const float *)job->in + in_element;
         int64_t in_stride = job->n_in;
-        if (narrow) {
-            widen((const uint16_t *)job->in + element, job->n_in, n_k, n_rows, wide);
-            in = wide;
+        if (narrow_in) {
+            widen((const uint16_t *)job->in + in_element, job->n_in, n_k, n_rows, wide_in, K_BLOCK);
+            in = wide_in;
             in_stride = K_BLOCK;
-        } else {
-            in = (const float *)job->in + element;
         }
-        const char *weight =
-            (const char *)job->weight + (size_t)(first * panel_stride + k * PANEL_OUTPUTS) * weight_bytes;
-        if (job->weight_dtype == DTYPE_FLOAT32)
-            rows_float32(weight, panel_stride, n_panels, in, in_stride, n_k, sums, n_rows);
-        else
-            rows_bfloat16(weight, panel_stride, n_panels, in, in_stride, n_k, sums, n_rows);
+        int64_t element = (first * job->n_in + k) * PANEL_OUTPUTS;
+        int64_t panel_stride = job->n_in * PANEL_OUTPUTS;
+        if (!narrow_weight) {
+            rows_float32((const float *)job->weight + element, panel_stride, n_panels, in, in_stride, n_k,
+                         sums, n_rows);
+        } else if (few_rows) {
+            rows_bfloat16((const uint16_t *)job->weight + element, panel_stride, n_panels, in, in_stride, n_k,
+                          sums, n_rows);
+        } else {
+            widen((const uint16_t *)job->weight + element, panel_stride, n_k * PANEL_OUTPUTS, n_panels,
+                  wide_weight, K_BLOCK * PANEL_OUTPUTS);
+            rows_float32(wide_weight, K_BLOCK * PANEL_OUTPUTS, n_panels, in, in_stride, n_k, sums, n_rows);
+        }
     }
     for (int r = 0; r < n_rows; r++) {
         for (int p = 0; p < n_panels; p++) {

@@ -58,7 +58,9 @@ bool CPU_SYMBOL(cpu_norm_row)(const struct norm_job *job, const float *in, void 
         v16 x = v16_mul(v16_sub(load_padded(in, i, n), center), scale);
         v16 bias = job->bias ? load_padded(job->bias, i, n) : v16_zero();
         v16 y = v16_fma(x, load_padded(job->weight, i, n), bias);
-        if (job->out_dtype == DTYPE_BFLOAT16)
+        if (job->out_dtype == DTYPE_BFLOAT16 && width == V16_LANES)
+            v16_store_bf16((uint16_t *)out + i, y);
+        else if (job->out_dtype == DTYPE_BFLOAT16)
             v16_store_bf16_first((uint16_t *)out + i, y, width);
         else if (width == V16_LANES)
             v16_store((float *)out + i, y);

@@ -122,6 +122,34 @@ SIMD_INLINE void v16_split(v16 x, v16 *mantissa, v16 *exponent) {
     *exponent = _mm512_cvtepi32_ps(power);
 }
 
+/* Rounds to the nearest bfloat16, ties to even; NaN stays NaN, made quiet. */
+SIMD_INLINE void v16_store_bf16(uint16_t *to, v16 x) {
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i upper = _mm512_srli_epi32(bits, 16);
+    __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __m512i nan = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+    __m512i narrow =
+        _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_srli_epi32(rounded, 16), nan);
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(narrow));
+}
+
+/* The sum of all lanes, in the fixed tree. */
+SIMD_INLINE float v16_sum(v16 x) {
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* The largest lane; a NaN lane may be passed over. */
+SIMD_INLINE float v16_largest(v16 x) {
+    __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 #elif defined(__AVX2__) && defined(__FMA__)
 #define V16_REGISTERS 8
 #include <immintrin.h>
@@ -234,6 +262,35 @@ SIMD_INLINE void v16_split(v16 x, v16 *mantissa, v16 *exponent) {
     v16_half_split(x.hi, &mantissa->hi, &exponent->hi);
 }
 
+SIMD_INLINE __m256i v16_half_to_bf16(__m256 x) {
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i upper = _mm256_srli_epi32(bits, 16);
+    __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i nan = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 16), nan, is_nan);
+}
+
+SIMD_INLINE void v16_store_bf16(uint16_t *to, v16 x) {
+    __m256i packed = _mm256_packus_epi32(v16_half_to_bf16(x.lo), v16_half_to_bf16(x.hi));
+    _mm256_storeu_si256((__m256i *)to, _mm256_permute4x64_epi64(packed, 0xd8));
+}
+
+SIMD_INLINE float v16_sum(v16 x) {
+    __m256 eight = _mm256_add_ps(x.lo, x.hi);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+SIMD_INLINE float v16_largest(v16 x) {
+    __m256 eight = _mm256_max_ps(x.lo, x.hi);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 #else
 #define V16_REGISTERS 4
 
@@ -341,6 +398,27 @@ SIMD_INLINE void v16_split(v16 x, v16 *mantissa, v16 *exponent) {
         exponent->lane[i] = (float)power;
     }
 }
+SIMD_INLINE void v16_store_bf16(uint16_t *to, v16 x) {
+    for (int i = 0; i < V16_LANES; i++)
+        to[i] = bfloat16_from_float(x.lane[i]);
+}
+
+SIMD_INLINE float v16_sum(v16 x) {
+    for (int half = V16_LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++)
+            x.lane[i] += x.lane[i + half];
+    }
+    return x.lane[0];
+}
+
+SIMD_INLINE float v16_largest(v16 x) {
+    for (int half = V16_LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; i++)
+            x.lane[i] = x.lane[i] > x.lane[i + half] ? x.lane[i] : x.lane[i + half];
+    }
+    return x.lane[0];
+}
+
 #endif
 
 /* ---- built from the above, the same text for every instruction set ---- */
@@ -357,37 +435,9 @@ SIMD_INLINE v16 v16_load_bf16_first(const uint16_t *from, int n) {
 
 /* Rounds to the nearest bfloat16, ties to even; NaN stays NaN. */
 SIMD_INLINE void v16_store_bf16_first(uint16_t *to, v16 x, int n) {
-    float lane[V16_LANES];
-    v16_store(lane, x);
     uint16_t narrow[V16_LANES];
-    for (int i = 0; i < V16_LANES; i++)
-        narrow[i] = bfloat16_from_float(lane[i]);
-    if (n == V16_LANES)
-        memcpy(to, narrow, sizeof narrow);
-    else
-        memcpy(to, narrow, (size_t)n * sizeof *to);
-}
-
-/* The sum of all lanes, in the fixed tree. */
-SIMD_INLINE float v16_sum(v16 x) {
-    float lane[V16_LANES];
-    v16_store(lane, x);
-    for (int half = V16_LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++)
-            lane[i] += lane[i + half];
-    }
-    return lane[0];
-}
-
-/* The largest lane; a NaN lane may be passed over. */
-SIMD_INLINE float v16_largest(v16 x) {
-    float lane[V16_LANES];
-    v16_store(lane, x);
-    for (int half = V16_LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; i++)
-            lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-    }
-    return lane[0];
+    v16_store_bf16(narrow, x);
+    memcpy(to, narrow, (size_t)n * sizeof *to);
 }
 
 SIMD_INLINE float v16_first(v16 x) {
