@@ -2,6 +2,7 @@
 #ifndef PRESSRUN_WORKER_MODEL_CONFIG_H
 #define PRESSRUN_WORKER_MODEL_CONFIG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -21,17 +22,17 @@ struct model_config {
     int32_t n_vocab;
     float norm_epsilon;
     bool tie_word_embeddings;
-    bool has_dtype;
+    bool has_dtype;   /* the file names a dtype that is computed in: float32 or bfloat16 */
     enum dtype dtype; /* "dtype" or "torch_dtype" of the file */
     int32_t eos_ids[MAX_EOS_IDS];
     int32_t n_eos;
 };
 
-/* Reads folder/config.json, and eos ids and sampling defaults from folder/generation_config.json when it is
- * there
- * (`defaults` gets its set fields: temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens is
- * ignored; do_sample false (the file's default) means temperature 0 only when the file says it explicitly).
- * STATUS_NO_INPUT, STATUS_DATA with file, key, value, what is supported. */
+/* Reads folder/config.json, and folder/generation_config.json when it is there, whose eos_token_id goes
+ * before that of config.json. `defaults` is initialised and gets the sampling fields that
+ * generation_config.json sets: temperature, top_p, top_k, min_p, repetition_penalty; do_sample false means
+ * temperature 0, but only when the file says it (it is also what an absent key means there); max_new_tokens
+ * is ignored. STATUS_NO_INPUT, STATUS_DATA with file, key, value, what is supported. */
 enum status model_config_load(const char *folder, struct model_config *config, struct sampling *defaults);
 
 #endif

@@ -20,9 +20,10 @@ struct model_limits {
 enum status model_fingerprint(const char *folder, char out[33]);
 
 /* Loads folder's weights into backend memory as dtype. The config must come from the same folder. Every
- * tensor that the family needs must be there with its shape; a tensor that nothing reads is an error that
- * names it, but for the family's known buffers. `fingerprint` (33 bytes) is computed along the way when not
- * NULL. */
+ * tensor that the family needs must be there with its shape, as F32, F16 or BF16, and all its values finite;
+ * a tensor that nothing reads is an error that names it, but for the family's known buffers. `fingerprint`
+ * (33 bytes) is computed along the way when not NULL. STATUS_DATA, STATUS_NO_INPUT, STATUS_IO, STATUS_NO_FIT.
+ */
 enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
                        struct backend *backend, char *fingerprint, struct model **out);
 /* Bytes of weights in device memory for dtype, and of activations for limits: upper bounds, without a device.
@@ -33,10 +34,10 @@ size_t model_activation_bytes(const struct model_config *config, enum dtype dtyp
 /* Parameters that each row multiplies with (body) and those of the LM head, for floors. */
 void model_parameter_counts(const struct model_config *config, int64_t *body, int64_t *head);
 
-/* Allocates the activations; once, before the first forward. */
+/* Allocates the activations; once, before the first forward. STATUS_NO_FIT. */
 enum status model_prepare(struct model *model, const struct model_limits *limits);
-/* Queues the operations of one step between step_begin and step_end. */
+/* Queues the operations of one step between step_begin (which said replayed false) and step_end. */
 enum status model_forward(struct model *model, const struct batch *batch);
-void model_close(struct model *model);
+void model_close(struct model *model); /* before the backend is closed; NULL is fine */
 
 #endif

@@ -16,33 +16,43 @@ enum stored_dtype { STORED_F32, STORED_F16, STORED_BF16, STORED_I32, STORED_I64,
 
 enum { MAX_TENSOR_DIMS = 8 };
 
-/* A view: name and data belong to the file set. */
+/* A view: name, file and data belong to the file set. */
 struct stored_tensor {
     const char *name;
+    const char *file; /* path, for messages */
     enum stored_dtype dtype;
-    char dtype_name[8];
+    char dtype_name[12];
     int32_t n_dims;
     int64_t shape[MAX_TENSOR_DIMS]; /* outermost first */
-    const void *data;
+    const void *data;               /* not aligned to more than a byte */
     size_t bytes;
+    size_t n;  /* elements */
     bool used; /* marked by safetensors_get: what stays unused is reported */
+    bool is_hashed;
+    struct hash128 hash; /* of the contents, once is_hashed */
 };
 
 struct safetensors;
+/* STATUS_NO_INPUT, STATUS_IO, or STATUS_DATA with the file, the tensor and the rule that it breaks. */
 enum status safetensors_open_file(const char *path, struct safetensors **out);
 enum status safetensors_open_folder(const char *folder, struct safetensors **out);
-void safetensors_close(struct safetensors *files);
+void safetensors_close(struct safetensors *files); /* NULL is fine */
 int32_t safetensors_count(const struct safetensors *files);
+/* In order of name. */
 struct stored_tensor *safetensors_at(struct safetensors *files, int32_t index);
 /* NULL when absent. */
 struct stored_tensor *safetensors_find(struct safetensors *files, const char *name);
-/* Must exist with this shape (n_dims <= 2 here); the message prints expected and actual. Marks it used. */
+/* Must exist with this shape (n_dims 1 or 2; dim1 is ignored for 1); the message prints expected and actual.
+ * Marks it used. */
 enum status safetensors_get(struct safetensors *files, const char *name, int32_t n_dims, int64_t dim0,
                             int64_t dim1, struct stored_tensor **out);
-/* Converts n elements from offset (in elements) to float32 (F32, F16, BF16 only). */
+/* Converts n elements from offset (in elements) to float32 (F32, F16, BF16 only). STATUS_DATA for other
+ * dtypes and a range outside the tensor. */
 enum status stored_tensor_float32(const struct stored_tensor *tensor, size_t offset, size_t n, float *out);
+/* Hashes the tensor's contents, once; may be called for different tensors from different threads. */
+void stored_tensor_hash(struct stored_tensor *tensor);
 /* Hash over tensor names, dtypes, shapes and contents, in order of name; independent of the split into files.
- */
-struct hash128 safetensors_fingerprint(const struct safetensors *files);
+ * Hashes the contents of those tensors that were not yet. */
+struct hash128 safetensors_fingerprint(struct safetensors *files);
 
 #endif

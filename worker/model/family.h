@@ -1,0 +1,65 @@
+/* family: what stands behind struct model, and what an architecture family (gpt2.c, one file each) provides.
+ * Private to worker/model. */
+#ifndef PRESSRUN_WORKER_MODEL_FAMILY_H
+#define PRESSRUN_WORKER_MODEL_FAMILY_H
+
+#include "worker/model/model.h"
+#include "worker/model/safetensors.h"
+#include "worker/model/weight_source.h"
+
+/* Weights are in the compute dtype, vectors in float32. */
+struct layer_weights {
+    struct tensor *norm1_weight;     /* [n_embd] */
+    struct tensor *norm1_bias;       /* [n_embd] */
+    struct tensor *qkv_weight;       /* [(n_heads + 2 n_kv_heads) head_dim, n_embd]: q, k, v */
+    struct tensor *qkv_bias;         /* [(n_heads + 2 n_kv_heads) head_dim] */
+    struct tensor *attention_weight; /* [n_embd, n_heads head_dim]: of the projection behind attention */
+    struct tensor *attention_bias;   /* [n_embd] */
+    struct tensor *norm2_weight;     /* [n_embd] */
+    struct tensor *norm2_bias;       /* [n_embd] */
+    struct tensor *up_weight;        /* [n_inner, n_embd] */
+    struct tensor *up_bias;          /* [n_inner] */
+    struct tensor *down_weight;      /* [n_embd, n_inner] */
+    struct tensor *down_bias;        /* [n_embd] */
+};
+
+struct model_weights {
+    struct tensor *token_embedding;    /* [n_vocab, n_embd] */
+    struct tensor *position_embedding; /* [n_positions, n_embd] */
+    struct tensor *norm_weight;        /* [n_embd], behind the last layer */
+    struct tensor *norm_bias;          /* [n_embd] */
+    struct tensor *head;               /* [n_vocab, n_embd]; the token embedding itself when they are tied */
+    struct layer_weights *layers;      /* [n_layers] */
+};
+
+struct model_activations {
+    struct tensor *hidden;   /* [max_rows, n_embd] float32: the residual stream */
+    struct tensor *normed;   /* [max(max_rows, logit_rows), n_embd] compute dtype */
+    struct tensor *qkv;      /* [max_rows, (n_heads + 2 n_kv_heads) head_dim] compute dtype */
+    struct tensor *attended; /* [max_rows, n_heads head_dim] compute dtype */
+    struct tensor *inner;    /* [max_rows, n_inner] compute dtype */
+    struct tensor *logits;   /* [logit_rows, n_vocab] float32 */
+};
+
+struct model_family {
+    const char *model_type; /* as in config.json */
+    /* Loads every tensor of the family into model->weights; layers are allocated. */
+    enum status (*load)(struct model *model, struct weight_source *source);
+    /* A tensor that checkpoints of the family carry along and nothing needs. */
+    bool (*is_buffer)(const char *name);
+    enum status (*forward)(struct model *model, const struct batch *batch);
+};
+
+struct model {
+    struct model_config config;
+    enum dtype dtype;
+    struct backend *backend; /* not owned */
+    const struct model_family *family;
+    struct model_weights weights;
+    struct model_limits limits;
+    struct model_activations activations; /* hidden is NULL before model_prepare */
+};
+
+extern const struct model_family gpt2_family;
+
+#endif

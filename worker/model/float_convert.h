@@ -1,0 +1,52 @@
+/* float_convert: the float formats that tensor files hold. */
+#ifndef PRESSRUN_WORKER_MODEL_FLOAT_CONVERT_H
+#define PRESSRUN_WORKER_MODEL_FLOAT_CONVERT_H
+
+#include <stdint.h>
+#include <string.h>
+
+/* Little-endian hosts only, like all machines this runs on. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor files are little-endian");
+
+static inline uint16_t load_u16(const uint8_t *bytes) {
+    uint16_t value;
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+static inline float float_from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float float_from_bfloat16(uint16_t bits) {
+    return float_from_bits((uint32_t)bits << 16);
+}
+
+/* IEEE 754 binary16, subnormals included. */
+static inline float float_from_half(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t magnitude = half & 0x7FFFu;
+    if (magnitude >= 0x7C00u) /* infinity, NaN */
+        return float_from_bits(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);
+    /* The exponent is rebiased by a multiplication, which also normalises subnormals. */
+    float scaled = float_from_bits(magnitude << 13) * 0x1p112f;
+    return float_from_bits(sign | float_bits(scaled));
+}
+
+/* Round to nearest, ties to even; NaN stays a NaN. */
+static inline uint16_t bfloat16_from_float(float value) {
+    uint32_t bits = float_bits(value);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u)
+        return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+#endif

@@ -1,0 +1,253 @@
+#include "worker/model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/base/arith.h"
+#include "worker/base/file.h"
+#include "worker/model/family.h"
+
+static const struct model_family *const families[] = {&gpt2_family};
+
+static const struct model_family *find_family(const char *model_type) {
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+        if (strcmp(families[i]->model_type, model_type) == 0)
+            return families[i];
+    }
+    return NULL;
+}
+
+/* ---- sizes --------------------------------------------------------------------------------------------- */
+
+static size_t saturating_add(size_t a, size_t b) {
+    size_t sum;
+    return size_add(a, b, &sum) ? sum : SIZE_MAX;
+}
+
+static size_t saturating_multiply(size_t a, size_t b) {
+    size_t product;
+    return size_multiply(a, b, &product) ? product : SIZE_MAX;
+}
+
+/* Backends lay weights out in panels: no side is rounded up by more than this, and no tensor takes more than
+ * this beside its elements. */
+enum { PANEL_SIDE = 64, TENSOR_OVERHEAD_BYTES = 512 };
+
+static size_t matrix_bytes(int64_t n_out, int64_t n_in, enum dtype dtype) {
+    size_t rows = (size_t)ceil_divide(n_out, PANEL_SIDE) * PANEL_SIDE;
+    size_t columns = (size_t)ceil_divide(n_in, PANEL_SIDE) * PANEL_SIDE;
+    return saturating_add(saturating_multiply(saturating_multiply(rows, columns), dtype_bytes(dtype)),
+                          TENSOR_OVERHEAD_BYTES);
+}
+
+static size_t rows_bytes(int64_t rows, int64_t columns, enum dtype dtype) {
+    size_t elements = saturating_multiply((size_t)rows, (size_t)columns);
+    return saturating_add(saturating_multiply(elements, dtype_bytes(dtype)), TENSOR_OVERHEAD_BYTES);
+}
+
+/* Width of one row of q, k and v. */
+static int64_t qkv_width(const struct model_config *config) {
+    return ((int64_t)config->n_heads + 2 * (int64_t)config->n_kv_heads) * config->head_dim;
+}
+
+static int64_t attention_width(const struct model_config *config) {
+    return (int64_t)config->n_heads * config->head_dim;
+}
+
+size_t model_weight_bytes(const struct model_config *config, enum dtype dtype) {
+    const int64_t n_embd = config->n_embd, n_inner = config->n_inner, qkv = qkv_width(config);
+    size_t layer = matrix_bytes(qkv, n_embd, dtype);
+    layer = saturating_add(layer, matrix_bytes(n_embd, attention_width(config), dtype));
+    layer = saturating_add(layer, matrix_bytes(n_inner, n_embd, dtype));
+    layer = saturating_add(layer, matrix_bytes(n_embd, n_inner, dtype));
+    layer = saturating_add(layer, rows_bytes(1, qkv + 6 * n_embd + n_inner, DTYPE_FLOAT32));
+    layer = saturating_add(layer, (size_t)8 * TENSOR_OVERHEAD_BYTES); /* of the vectors just counted as one */
+    size_t total = saturating_multiply(layer, (size_t)config->n_layers);
+    size_t tables = config->tie_word_embeddings ? 1 : 2;
+    total = saturating_add(total, saturating_multiply(tables, matrix_bytes(config->n_vocab, n_embd, dtype)));
+    total = saturating_add(total, matrix_bytes(config->n_positions, n_embd, dtype));
+    return saturating_add(total, 2 * rows_bytes(1, n_embd, DTYPE_FLOAT32));
+}
+
+static int64_t normed_rows(const struct model_limits *limits) {
+    return limits->max_rows > limits->logit_rows ? limits->max_rows : limits->logit_rows;
+}
+
+size_t model_activation_bytes(const struct model_config *config, enum dtype dtype,
+                              const struct model_limits *limits) {
+    size_t total = rows_bytes(limits->max_rows, config->n_embd, DTYPE_FLOAT32);
+    total = saturating_add(total, rows_bytes(normed_rows(limits), config->n_embd, dtype));
+    total = saturating_add(total, rows_bytes(limits->max_rows, qkv_width(config), dtype));
+    total = saturating_add(total, rows_bytes(limits->max_rows, attention_width(config), dtype));
+    total = saturating_add(total, rows_bytes(limits->max_rows, config->n_inner, dtype));
+    return saturating_add(total, rows_bytes(limits->logit_rows, config->n_vocab, DTYPE_FLOAT32));
+}
+
+void model_parameter_counts(const struct model_config *config, int64_t *body, int64_t *head) {
+    const int64_t n_embd = config->n_embd;
+    int64_t layer =
+        qkv_width(config) * n_embd + n_embd * attention_width(config) + 2 * config->n_inner * n_embd;
+    *body = config->n_layers * layer;
+    *head = config->n_vocab * n_embd;
+}
+
+/* ---- fingerprint --------------------------------------------------------------------------------------- */
+
+enum { MAX_JSON_BYTES = 256 << 20 };
+
+/* Puts a JSON file of the folder, whole, into the hash; an absent one too, as absent. */
+static enum status chain_file(const char *folder, const char *name, struct hash128 *hash) {
+    char *path = path_join(folder, name);
+    RETURN_IF(!path, STATUS_INTERNAL, "out of host memory");
+    struct buffer text = {0};
+    enum status result = STATUS_OK;
+    bool exists = file_exists(path);
+    if (exists)
+        result = file_read(path, MAX_JSON_BYTES, &text);
+    if (result == STATUS_OK) {
+        *hash = hash128_chain(*hash, name, strlen(name) + 1);
+        struct hash128 contents = hash128_of(text.data ? text.data : "", text.size);
+        *hash = hash128_chain(*hash, contents.bytes, exists ? sizeof contents.bytes : 0);
+    }
+    buffer_free(&text);
+    free(path);
+    return result;
+}
+
+static enum status folder_fingerprint(const char *folder, struct safetensors *files, char out[33]) {
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json"};
+    struct hash128 hash = safetensors_fingerprint(files);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        TRY(chain_file(folder, names[i], &hash));
+    hash128_text(hash, out);
+    return STATUS_OK;
+}
+
+enum status model_fingerprint(const char *folder, char out[33]) {
+    struct safetensors *files;
+    TRY(safetensors_open_folder(folder, &files));
+    enum status result = folder_fingerprint(folder, files, out);
+    safetensors_close(files);
+    return result;
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------- */
+
+/* A tensor that nothing reads means that the model is not what config.json says it is. */
+static enum status check_all_used(struct safetensors *files, const struct model_family *family) {
+    for (int32_t i = 0; i < safetensors_count(files); i++) {
+        const struct stored_tensor *tensor = safetensors_at(files, i);
+        RETURN_IF(!tensor->used && !family->is_buffer(tensor->name), STATUS_DATA,
+                  "%s: tensor \"%.200s\" is no part of a %s model as config.json describes it", tensor->file,
+                  tensor->name, family->model_type);
+    }
+    return STATUS_OK;
+}
+
+static enum status load(struct model *model, const char *folder, char *fingerprint) {
+    struct weight_source source = {
+        .backend = model->backend, .dtype = model->dtype, .hashes = fingerprint != NULL};
+    TRY(safetensors_open_folder(folder, &source.files));
+    enum status result = model->family->load(model, &source);
+    if (result == STATUS_OK)
+        result = check_all_used(source.files, model->family);
+    if (result == STATUS_OK && fingerprint)
+        result = folder_fingerprint(folder, source.files, fingerprint);
+    safetensors_close(source.files);
+    buffer_free(&source.scratch);
+    return result;
+}
+
+enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
+                       struct backend *backend, char *fingerprint, struct model **out) {
+    *out = NULL;
+    const struct model_family *family = find_family(config->model_type);
+    RETURN_IF(!family, STATUS_DATA, "model_type \"%s\" is not supported", config->model_type);
+    struct model *model = calloc(1, sizeof *model);
+    RETURN_IF(!model, STATUS_INTERNAL, "out of host memory");
+    *model = (struct model){.config = *config, .dtype = dtype, .backend = backend, .family = family};
+    model->weights.layers = calloc((size_t)config->n_layers, sizeof *model->weights.layers);
+    enum status result = STATUS_OK;
+    if (!model->weights.layers)
+        result = status_fail(STATUS_INTERNAL, "out of host memory");
+    if (result == STATUS_OK)
+        result = load(model, folder, fingerprint);
+    if (result != STATUS_OK) {
+        model_close(model);
+        return result;
+    }
+    *out = model;
+    return STATUS_OK;
+}
+
+enum status model_prepare(struct model *model, const struct model_limits *limits) {
+    struct backend *backend = model->backend;
+    const struct model_config *config = &model->config;
+    RETURN_IF(model->activations.hidden, STATUS_INTERNAL, "the model is prepared already");
+    RETURN_IF(limits->max_rows < 1 || limits->max_samples < 1 || limits->logit_rows < 1, STATUS_INTERNAL,
+              "a step of %d rows, %d samples, %d rows of logits", (int)limits->max_rows,
+              (int)limits->max_samples, (int)limits->logit_rows);
+    model->limits = *limits;
+    struct model_activations *on = &model->activations;
+    const struct {
+        enum dtype dtype;
+        int64_t rows;
+        int64_t columns;
+        struct tensor **out;
+    } tensors[] = {
+        {DTYPE_FLOAT32, limits->max_rows, config->n_embd, &on->hidden},
+        {model->dtype, normed_rows(limits), config->n_embd, &on->normed},
+        {model->dtype, limits->max_rows, qkv_width(config), &on->qkv},
+        {model->dtype, limits->max_rows, attention_width(config), &on->attended},
+        {model->dtype, limits->max_rows, config->n_inner, &on->inner},
+        {DTYPE_FLOAT32, limits->logit_rows, config->n_vocab, &on->logits},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++)
+        TRY(backend->tensor_new(backend->context, tensors[i].dtype, tensors[i].rows, tensors[i].columns,
+                                tensors[i].out));
+    return STATUS_OK;
+}
+
+enum status model_forward(struct model *model, const struct batch *batch) {
+    RETURN_IF(!model->activations.hidden || batch->n_rows > model->limits.max_rows ||
+                  batch->n_samples > model->limits.max_samples,
+              STATUS_INTERNAL, "a step of %d rows and %d samples; the model is prepared for %d and %d",
+              (int)batch->n_rows, (int)batch->n_samples, (int)model->limits.max_rows,
+              (int)model->limits.max_samples);
+    return model->family->forward(model, batch);
+}
+
+void model_close(struct model *model) {
+    if (!model)
+        return;
+    struct backend *backend = model->backend;
+    struct model_weights *weights = &model->weights;
+    struct model_activations *on = &model->activations;
+    if (weights->head == weights->token_embedding) /* tied: freed once */
+        weights->head = NULL;
+    struct tensor *single[] = {weights->token_embedding,
+                               weights->position_embedding,
+                               weights->norm_weight,
+                               weights->norm_bias,
+                               weights->head,
+                               on->hidden,
+                               on->normed,
+                               on->qkv,
+                               on->attended,
+                               on->inner,
+                               on->logits};
+    for (size_t i = 0; i < sizeof single / sizeof single[0]; i++)
+        backend->tensor_free(backend->context, single[i]);
+    for (int32_t i = 0; weights->layers && i < model->config.n_layers; i++) {
+        struct layer_weights *layer = &weights->layers[i];
+        struct tensor *tensors[] = {layer->norm1_weight, layer->norm1_bias,       layer->qkv_weight,
+                                    layer->qkv_bias,     layer->attention_weight, layer->attention_bias,
+                                    layer->norm2_weight, layer->norm2_bias,       layer->up_weight,
+                                    layer->up_bias,      layer->down_weight,      layer->down_bias};
+        for (size_t t = 0; t < sizeof tensors / sizeof tensors[0]; t++)
+            backend->tensor_free(backend->context, tensors[t]);
+    }
+    free(weights->layers);
+    free(model);
+}
