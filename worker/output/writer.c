@@ -160,8 +160,9 @@ enum status writer_append(struct writer *writer, const char *lines, size_t size,
     counts->n_records++;
     counts->n_lines += n_lines;
     counts->n_errors += is_error;
-    counts->prompt_tokens += prompt_tokens;
-    counts->completion_tokens += completion_tokens;
+    /* A failed record's line has no usage, and verify counts by the lines. */
+    counts->prompt_tokens += is_error ? 0 : prompt_tokens;
+    counts->completion_tokens += is_error ? 0 : completion_tokens;
     writer->next.input = input_hash;
     return keep_failure(writer, append_record(writer, lines, size));
 }
