@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "worker/base/file.h"
 #include "worker/job/byte_size.h"
@@ -103,6 +104,48 @@ enum status field_text(const struct field *field, char **out) {
     RETURN_IF(!copy, STATUS_INTERNAL, "out of host memory");
     free(*out);
     *out = copy;
+    return STATUS_OK;
+}
+
+static bool is_same_folder(const char *a, const char *b) {
+    struct stat a_info, b_info;
+    return stat(a, &a_info) == 0 && stat(b, &b_info) == 0 && a_info.st_dev == b_info.st_dev &&
+           a_info.st_ino == b_info.st_ino;
+}
+
+/* "jobs/../out/x.gz" becomes "out/x.gz" in place, step by step. A step is taken only where both folders exist
+ * and are one: "link/.." of a symbolic link is elsewhere. */
+static void shorten_path(char *path) {
+    for (char *up; (up = strstr(path, "/../")) && up > path;) {
+        char *name = up;
+        while (name > path && name[-1] != '/')
+            name--;
+        if (name == up || strncmp(name, "../", 3) == 0 || strncmp(name, "./", 2) == 0)
+            return;
+        char saved_name = *name, saved_rest = up[4];
+        char *shorter = NULL;
+        *name = '\0';
+        shorter = strdup(*path ? path : ".");
+        *name = saved_name;
+        up[4] = '\0';
+        bool is_same = shorter && is_same_folder(shorter, path);
+        up[4] = saved_rest;
+        free(shorter);
+        if (!is_same)
+            return;
+        memmove(name, up + 4, strlen(up + 4) + 1);
+    }
+}
+
+enum status field_path(const struct field *field, const char *folder, char **out) {
+    TRY(field_text(field, out));
+    if (!field->file || strcmp(*out, "-") == 0)
+        return STATUS_OK;
+    char *joined = path_join(folder, *out);
+    RETURN_IF(!joined, STATUS_INTERNAL, "out of host memory");
+    shorten_path(joined);
+    free(*out);
+    *out = joined;
     return STATUS_OK;
 }
 

@@ -35,6 +35,9 @@ enum status field_read_value(const char *set_text, const char *value, struct yam
 
 /* A non-empty string without NUL; replaces *out (malloc'ed). Numbers and booleans must be quoted. */
 enum status field_text(const struct field *field, char **out);
+/* A path, joined to folder where it is relative, and without "..", where leaving it out leads to the same
+ * place. "-" and a path of --set (which is relative to where the command was given) stay as they are. */
+enum status field_path(const struct field *field, const char *folder, char **out);
 enum status field_bool(const struct field *field, bool *out);
 enum status field_integer(const struct field *field, int64_t minimum, int64_t maximum, int64_t *out);
 enum status field_real(const struct field *field, double minimum, double maximum, double *out);

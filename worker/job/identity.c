@@ -142,15 +142,11 @@ static bool find_value(struct piece text, struct piece key, struct piece *value)
     return false;
 }
 
-/* A value for people: plain strings without their quotes, the rest quoted only where it must be. */
+/* A value for people: strings without their quotes. */
 static void show(struct piece value, char out[QUOTE_BYTES]) {
     if (value.size >= 2 && value.bytes[0] == '"' && value.bytes[value.size - 1] == '"')
         value = (struct piece){value.bytes + 1, value.size - 2};
-    char quoted[QUOTE_BYTES];
-    quote(value.bytes, value.size, quoted);
-    size_t size = strlen(quoted);
-    memcpy(out, quoted + 1, size - 2);
-    out[size - 2] = '\0';
+    quote_bare(value.bytes, value.size, out);
 }
 
 /* First line of a whose key has another value in b, or none. */

@@ -24,18 +24,6 @@ struct loader {
     char config_place[PLACE_BYTES]; /* where `config` was named */
 };
 
-static enum status set_path(const struct loader *loader, const struct field *field, char **out) {
-    TRY(field_text(field, out));
-    /* A path of --set is relative to where the command was given. */
-    if (!field->file || strcmp(*out, "-") == 0)
-        return STATUS_OK;
-    char *joined = path_join(loader->folder, *out);
-    RETURN_IF(!joined, STATUS_INTERNAL, "out of host memory");
-    free(*out);
-    *out = joined;
-    return STATUS_OK;
-}
-
 static enum status set_dtype(const struct field *field, bool *is_given, enum dtype *dtype) {
     static const char *const choices[] = {"auto", "float32", "bfloat16", NULL};
     int choice = 0;
@@ -46,7 +34,7 @@ static enum status set_dtype(const struct field *field, bool *is_given, enum dty
 }
 
 static enum status set_output(const struct loader *loader, const struct field *field) {
-    TRY(set_path(loader, field, &loader->job->output));
+    TRY(field_path(field, loader->folder, &loader->job->output));
     const char *output = loader->job->output;
     size_t size = strlen(output);
     if (size < 4 || strcmp(output + size - 3, ".gz") != 0 || output[size - 4] == '/')
@@ -101,14 +89,14 @@ static enum status set_job(struct loader *loader, const struct field *field, boo
     int64_t integer = 0;
     *known = true;
     if (strcmp(key, "model") == 0)
-        return set_path(loader, field, &job->model);
+        return field_path(field, loader->folder, &job->model);
     if (strcmp(key, "prompts") == 0)
-        return set_path(loader, field, &job->prompts);
+        return field_path(field, loader->folder, &job->prompts);
     if (strcmp(key, "output") == 0)
         return set_output(loader, field);
     if (strcmp(key, "config") == 0) {
         field_place(field, field->node, loader->config_place);
-        return set_path(loader, field, &job->config);
+        return field_path(field, loader->folder, &job->config);
     }
     if (strcmp(key, "dtype") == 0)
         return set_dtype(field, &job->has_dtype, &job->dtype);
@@ -278,6 +266,28 @@ enum status job_load(const char *path, const char *const *overrides, int n_overr
         status = status_fail(STATUS_INTERNAL, "out of host memory");
     else
         status = load(&loader, overrides, n_overrides, config);
+    free(loader.folder);
+    if (status != STATUS_OK) {
+        job_free(job);
+        config_free(config);
+    }
+    return status;
+}
+
+enum status job_from_values(const char *model, const char *const *values, int n_values, struct job *job,
+                            struct config *config) {
+    *job = (struct job){
+        .path = strdup("command line"), .model = strdup(model), .prompt_field = strdup("prompt")};
+    sampling_init(&job->sampling);
+    config_defaults(config);
+    struct loader loader = {.job = job, .folder = strdup(".")};
+    enum status status = STATUS_OK;
+    if (!job->path || !job->model || !job->prompt_field || !loader.folder)
+        status = status_fail(STATUS_INTERNAL, "out of host memory");
+    if (status == STATUS_OK)
+        status = apply_overrides(&loader, values, n_values, false, config);
+    if (status == STATUS_OK)
+        status = apply_overrides(&loader, values, n_values, true, config);
     free(loader.folder);
     if (status != STATUS_OK) {
         job_free(job);

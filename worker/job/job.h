@@ -56,6 +56,10 @@ struct config {
  * STATUS_JOB: file:line:column, key, what is allowed, nearest known key. STATUS_NO_INPUT: file missing. */
 enum status job_load(const char *path, const char *const *overrides, int n_overrides, struct job *job,
                      struct config *config);
+/* A job without a file, for one prompt: the model's directory and "key=value" texts as above. prompts and
+ * output stay NULL. */
+enum status job_from_values(const char *model, const char *const *values, int n_values, struct job *job,
+                            struct config *config);
 void job_free(struct job *job);
 /* Loads a config file alone, or sets one key of it from the value of --set ("config.KEY=value" without its
  * "config."). config holds the defaults or earlier values. Errors as for job_load. */

@@ -44,7 +44,7 @@ const char *nearest_name(const char *text, size_t size, const char *const *names
         if (name_size > LONGEST_NAME)
             continue;
         int d = distance(text, size, *names, name_size);
-        if (d <= (int)(name_size + 2) / 3 && (!best || d < best_distance)) {
+        if (d <= (int)(name_size + 2) / 3 && d < (int)name_size && (!best || d < best_distance)) {
             best = *names;
             best_distance = d;
         }

@@ -5,7 +5,8 @@
 #include <stddef.h>
 
 /* The entry of names (NULL-terminated) with the smallest edit distance to text, the first of equals; NULL
- * when none is near: a name may differ in a third of its characters, rounded up. Case is ignored, and '-'
+ * when none is near: a name may differ in a third of its characters, rounded up, but not in
+ * all of them. Case is ignored, and '-'
  * counts as
  * '_'. The distance is optimal string alignment: insert, delete, replace, swap of two neighbours (Damerau, "A
  * technique for computer detection and correction of spelling errors", CACM 1964). */

@@ -8,10 +8,10 @@
 
 enum { LONGEST_CHARACTER = 4, CLOSING = 5 /* ...' and NUL */ };
 
-const char *quote(const char *text, size_t size, char out[QUOTE_BYTES]) {
-    size_t n = 0;
-    out[n++] = '\'';
-    size_t i = 0;
+static void write_text(const char *text, size_t size, const char *mark, char out[QUOTE_BYTES]) {
+    size_t n = 0, i = 0;
+    if (*mark)
+        out[n++] = *mark;
     while (i < size && n + LONGEST_CHARACTER + CLOSING <= QUOTE_BYTES && i < 70) {
         uint32_t code_point = 0;
         size_t bytes = utf8_next(text + i, size - i, &code_point);
@@ -26,6 +26,15 @@ const char *quote(const char *text, size_t size, char out[QUOTE_BYTES]) {
             i += bytes;
         }
     }
-    snprintf(out + n, CLOSING, i < size ? "...'" : "'");
+    snprintf(out + n, CLOSING, "%s%s", i < size ? "..." : "", mark);
+}
+
+const char *quote(const char *text, size_t size, char out[QUOTE_BYTES]) {
+    write_text(text, size, "'", out);
+    return out;
+}
+
+const char *quote_bare(const char *text, size_t size, char out[QUOTE_BYTES]) {
+    write_text(text, size, "", out);
     return out;
 }

@@ -11,4 +11,7 @@ enum { QUOTE_BYTES = 100 };
  * out. */
 const char *quote(const char *text, size_t size, char out[QUOTE_BYTES]);
 
+/* The same without the quotes, for text that carries its own. */
+const char *quote_bare(const char *text, size_t size, char out[QUOTE_BYTES]);
+
 #endif

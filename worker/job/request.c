@@ -274,7 +274,7 @@ static enum status refuse_json(struct request *out, const json_error_t *error) {
     bool is_duplicate = json_error_code(error) == json_error_duplicate_key;
     return request_refuse(out, is_duplicate ? "duplicate_key" : "invalid_json",
                           "not a valid JSON object: %s (byte %d of the line)",
-                          quote(error->text, strlen(error->text), shown), error->position);
+                          quote_bare(error->text, strlen(error->text), shown), error->position);
 }
 
 enum status request_parse_json(const char *line, size_t size, const char *prompt_field, struct request *out) {
