@@ -1,0 +1,127 @@
+/* operations: one table of cases for the operations of kernels/backend.h, run unchanged on every backend.
+ *
+ * A case opens its own backend, calls it through backend.h alone, and compares with a plain double-precision
+ * reference on inputs that are rounded to the storage dtype. Outputs are pre-filled with junk and scanned for
+ * NaN. Everything a case reads back also goes into a digest, so that two variants of one numerics class
+ * (instruction sets, thread counts) can be held equal bit for bit. Failures go through cmocka and name the
+ * seed. */
+#ifndef PRESSRUN_TESTS_FUNCTIONAL_OPERATIONS_H
+#define PRESSRUN_TESTS_FUNCTIONAL_OPERATIONS_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "kernels/backend.h"
+
+/* How the table is run, and one case's randomness and record. */
+struct operations {
+    const char *device; /* "cpu", "cuda" */
+    struct backend_options options;
+    uint64_t seed;
+    uint64_t random; /* state of the generator */
+    uint64_t digest; /* of all that was read back */
+    bool open;
+    struct backend backend;
+};
+
+struct operation_case {
+    const char *name;
+    void (*run)(struct operations *ops);
+};
+
+extern const struct operation_case operation_cases[];
+extern const int n_operation_cases;
+
+/* Runs a case from its seed on; afterwards ops->digest tells what it saw. Closes what the case left open. */
+void operations_run(struct operations *ops, const struct operation_case *operation_case);
+
+/* ---- for the cases ---- */
+
+/* cmocka's failure with the case's seed and the backend's last message. */
+#define OPS_FAIL(ops, ...)                                                                                   \
+    do {                                                                                                     \
+        print_error("seed %llu: ", (unsigned long long)(ops)->seed);                                         \
+        fail_msg(__VA_ARGS__);                                                                               \
+    } while (0)
+
+#define OPS_OK(ops, call)                                                                                    \
+    do {                                                                                                     \
+        if ((call) != STATUS_OK)                                                                             \
+            OPS_FAIL(ops, "%s: %s", #call, status_message());                                                \
+    } while (0)
+
+uint64_t ops_random(struct operations *ops);
+int32_t ops_below(struct operations *ops, int32_t limit); /* uniform in [0, limit) */
+float ops_uniform(struct operations *ops, float low, float high);
+/* Uniform in +-1 times a power of two between 2^-12 and 2^12: sums of such values show any change of order.
+ */
+float ops_spread(struct operations *ops);
+
+float ops_round(float x, enum dtype dtype);                          /* to the storage dtype */
+void *ops_alloc(struct operations *ops, size_t count, size_t bytes); /* never NULL; freed with free() */
+
+/* Opens the backend; the case's end closes it. */
+struct backend *ops_open(struct operations *ops);
+/* State with sizes of a small model; STATUS_OK or the refusal. */
+enum status ops_state(struct operations *ops, const struct state_limits *limits);
+
+/* Values as float32 are rounded to dtype on the way in and widened on the way out. */
+struct tensor *ops_rows(struct operations *ops, enum dtype dtype, int64_t rows, int64_t cols,
+                        const float *values);
+struct tensor *ops_junk(struct operations *ops, enum dtype dtype, int64_t rows,
+                        int64_t cols); /* all ops_junk_value */
+struct tensor *ops_weight(struct operations *ops, enum dtype dtype, int64_t n_out, int64_t n_in,
+                          const float *values);
+struct tensor *ops_vector(struct operations *ops, int64_t n, const float *values);
+void ops_write(struct operations *ops, struct tensor *tensor, enum dtype dtype, int64_t rows, int64_t cols,
+               const float *values);
+float *ops_read(struct operations *ops, const struct tensor *tensor, enum dtype dtype, int64_t rows,
+                int64_t cols);
+
+/* What ops_junk writes: finite in both dtypes, and no result of any case. */
+extern const float ops_junk_value;
+/* Fails unless rows [from, to) still hold junk. */
+void ops_expect_junk(struct operations *ops, const float *values, int64_t from, int64_t to, int64_t cols,
+                     const char *what);
+/* Fails unless n values have equal bits. */
+void ops_expect_equal(struct operations *ops, const float *got, const float *expected, int64_t n,
+                      const char *what);
+/* Fails unless got is finite and within tolerance. */
+void ops_expect_near(struct operations *ops, float got, double expected, double tolerance, const char *what,
+                     int64_t row, int64_t col);
+
+/* Sampling parameters with everything off at temperature 1. */
+struct slot_sampling ops_sampling(uint64_t key);
+
+void ops_step_begin(struct operations *ops, const struct batch *batch);
+/* Ends the step and waits; results and top may be NULL. */
+void ops_step_end(struct operations *ops, const struct batch *batch, struct sample_result *results,
+                  struct sample_top *top);
+
+/* The cases, by file. */
+void case_embed(struct operations *ops);
+void case_norm(struct operations *ops);
+void case_norm_rows_alone(struct operations *ops);
+void case_matmul_float32(struct operations *ops);
+void case_matmul_bfloat16(struct operations *ops);
+void case_matmul_rows_alone(struct operations *ops);
+void case_planted_split(struct operations *ops);
+void case_attention_float32(struct operations *ops);
+void case_attention_bfloat16(struct operations *ops);
+void case_attention_mixed_dtypes(struct operations *ops);
+void case_attention_cuts(struct operations *ops);
+void case_attention_decode_alone(struct operations *ops);
+void case_attention_pages_copy(struct operations *ops);
+void case_sample_greedy(struct operations *ops);
+void case_sample_penalties(struct operations *ops);
+void case_sample_restricted(struct operations *ops);
+void case_sample_large_vocabulary(struct operations *ops);
+void case_sample_chi_square(struct operations *ops);
+void case_sample_rows_alone(struct operations *ops);
+void case_sample_logprobs(struct operations *ops);
+void case_faults(struct operations *ops);
+
+#endif

@@ -1,0 +1,399 @@
+/* Cases for attention over pages: against a reference, and bits that do not depend on cuts and neighbours.
+ *
+ * The queries, keys and values of position p of a slot are fixed random numbers, whichever step computes
+ * them. Before every case all pages hold NaN. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/functional/operations.h"
+
+struct model {
+    int32_t n_heads, n_kv_heads, head_dim;
+    enum dtype dtype, kv_dtype;
+};
+
+struct rig {
+    struct operations *ops;
+    struct model model;
+    int32_t n_slots, max_positions, max_rows;
+    int32_t cols, out_cols; /* of qkv and of out */
+    float scale;
+    float **qkv;    /* [n_slots] of [max_positions, cols] */
+    int32_t *pages; /* [n_slots, pages_per_slot] */
+    int32_t pages_per_slot;
+    struct tensor *in, *out; /* [max_rows + EXTRA_ROWS, ...] */
+};
+
+enum { EXTRA_ROWS = 2, LAYER = 1, LAYERS = 2 };
+
+/* Rows of one sequence in a step. Decode parts (one row) come first. */
+struct part {
+    int32_t slot, position, n_rows;
+    bool decode;
+};
+
+/* Runs one step; returns its rows' outputs [sum of n_rows, out_cols]. values replaces the rows' qkv when not
+ * NULL. */
+static float *rig_step(struct rig *rig, const struct part *parts, int n_parts, const float *values) {
+    struct operations *ops = rig->ops;
+    struct backend *backend = &ops->backend;
+    int32_t n_rows = 0, n_decode = 0, n_segments = 0;
+    int32_t *token = ops_alloc(ops, (size_t)rig->max_rows, sizeof *token);
+    int32_t *position = ops_alloc(ops, (size_t)rig->max_rows, sizeof *position);
+    int32_t *slot = ops_alloc(ops, (size_t)rig->max_rows, sizeof *slot);
+    struct segment *segments = ops_alloc(ops, (size_t)n_parts, sizeof *segments);
+    float *rows = ops_alloc(ops, (size_t)(rig->max_rows * rig->cols), sizeof *rows);
+    for (int i = 0; i < n_parts; i++) {
+        const struct part *part = &parts[i];
+        if (part->decode)
+            n_decode++;
+        else
+            segments[n_segments++] = (struct segment){n_rows, part->n_rows, part->slot, part->position};
+        for (int32_t r = 0; r < part->n_rows; r++, n_rows++) {
+            position[n_rows] = part->position + r;
+            slot[n_rows] = part->slot;
+            if (part->slot < rig->n_slots)
+                memcpy(rows + (int64_t)n_rows * rig->cols,
+                       rig->qkv[part->slot] + (int64_t)(part->position + r) * rig->cols,
+                       (size_t)rig->cols * sizeof *rows);
+        }
+    }
+    ops_write(ops, rig->in, rig->model.dtype, n_rows, rig->cols, values ? values : rows);
+    int64_t all_rows = rig->max_rows + EXTRA_ROWS;
+    float *junk = ops_alloc(ops, (size_t)(all_rows * rig->out_cols), sizeof *junk);
+    for (int64_t i = 0; i < all_rows * rig->out_cols; i++)
+        junk[i] = ops_junk_value;
+    ops_write(ops, rig->out, rig->model.dtype, all_rows, rig->out_cols, junk);
+    struct batch batch = {
+        .n_rows = n_rows,
+        .n_decode = n_decode,
+        .n_segments = n_segments,
+        .token = token,
+        .position = position,
+        .slot = slot,
+        .segments = segments,
+    };
+    struct attention_args args = {.qkv = rig->in, .out = rig->out, .layer = LAYER, .scale = rig->scale};
+    ops_step_begin(ops, &batch);
+    if (n_decode > 0)
+        OPS_OK(ops, backend->attention_decode(backend->context, &args));
+    if (n_segments > 0)
+        OPS_OK(ops, backend->attention_prefill(backend->context, &args));
+    ops_step_end(ops, &batch, NULL, NULL);
+    float *got = ops_read(ops, rig->out, rig->model.dtype, all_rows, rig->out_cols);
+    ops_expect_junk(ops, got, n_rows, all_rows, rig->out_cols, "attention");
+    free(token);
+    free(position);
+    free(slot);
+    free(segments);
+    free(rows);
+    free(junk);
+    return got;
+}
+
+/* All slots start (again), with pages in a new random order. */
+static void rig_begin_slots(struct rig *rig) {
+    struct operations *ops = rig->ops;
+    int32_t n = rig->n_slots * rig->pages_per_slot;
+    for (int32_t i = 0; i < n; i++)
+        rig->pages[i] = i + 1;
+    for (int32_t i = n - 1; i > 0; i--) {
+        int32_t j = ops_below(ops, i + 1), page = rig->pages[i];
+        rig->pages[i] = rig->pages[j];
+        rig->pages[j] = page;
+    }
+    for (int32_t s = 0; s < rig->n_slots; s++) {
+        struct slot_start start = {
+            .slot = s,
+            .sampling = ops_sampling(0),
+            .pages = rig->pages + s * rig->pages_per_slot,
+            .n_pages = rig->pages_per_slot,
+        };
+        OPS_OK(ops, ops->backend.slots_begin(ops->backend.context, &start, 1));
+    }
+}
+
+/* Fills every page of the layer with NaN, through prefill, and starts all slots again. */
+static void rig_poison(struct rig *rig) {
+    struct operations *ops = rig->ops;
+    int32_t at_once = rig->max_rows < rig->max_positions ? rig->max_rows : rig->max_positions;
+    float *nan = ops_alloc(ops, (size_t)(at_once * rig->cols), sizeof *nan);
+    for (int32_t i = 0; i < at_once * rig->cols; i++)
+        nan[i] = NAN;
+    rig_begin_slots(rig);
+    for (int32_t s = 0; s < rig->n_slots; s++) {
+        for (int32_t p = 0; p < rig->max_positions; p += at_once) {
+            int32_t left = rig->max_positions - p;
+            struct part part = {s, p, left < at_once ? left : at_once, false};
+            free(rig_step(rig, &part, 1, nan));
+        }
+    }
+    free(nan);
+    rig_begin_slots(rig);
+}
+
+/* False, with a note, when this backend refuses such a model by name. */
+static bool rig_init(struct rig *rig, struct operations *ops, struct model model, int32_t n_slots,
+                     int32_t max_positions, int32_t max_rows) {
+    *rig = (struct rig){
+        .ops = ops,
+        .model = model,
+        .n_slots = n_slots,
+        .max_positions = max_positions,
+        .max_rows = max_rows,
+        .cols = (model.n_heads + 2 * model.n_kv_heads) * model.head_dim,
+        .out_cols = model.n_heads * model.head_dim,
+        .scale = 1.0f / sqrtf((float)model.head_dim),
+        .pages_per_slot = (max_positions + PAGE_TOKENS - 1) / PAGE_TOKENS,
+    };
+    ops_open(ops);
+    struct state_limits limits = {
+        .n_slots = n_slots,
+        .n_pages = n_slots * rig->pages_per_slot + 1,
+        .max_pages_per_slot = rig->pages_per_slot,
+        .max_rows = max_rows,
+        .max_segments = 64,
+        .max_samples = n_slots,
+        .n_layers = LAYERS,
+        .n_heads = model.n_heads,
+        .n_kv_heads = model.n_kv_heads,
+        .head_dim = model.head_dim,
+        .n_vocab = 10,
+        .kv_dtype = model.kv_dtype,
+    };
+    if (ops_state(ops, &limits) != STATUS_OK) {
+        if (model.head_dim == 16 || model.head_dim == 64)
+            OPS_FAIL(ops, "state_init: %s", status_message());
+        print_message("refused by name: %s\n", status_message());
+        return false;
+    }
+    rig->in = ops_junk(ops, model.dtype, max_rows + EXTRA_ROWS, rig->cols);
+    rig->out = ops_junk(ops, model.dtype, max_rows + EXTRA_ROWS, rig->out_cols);
+    rig->pages = ops_alloc(ops, (size_t)(n_slots * rig->pages_per_slot), sizeof *rig->pages);
+    rig->qkv = ops_alloc(ops, (size_t)n_slots, sizeof *rig->qkv);
+    for (int32_t s = 0; s < n_slots; s++) {
+        int64_t n = (int64_t)max_positions * rig->cols;
+        rig->qkv[s] = ops_alloc(ops, (size_t)n, sizeof(float));
+        for (int64_t i = 0; i < n; i++)
+            rig->qkv[s][i] = ops_round(ops_uniform(ops, -2.0f, 2.0f), model.dtype);
+    }
+    rig_poison(rig);
+    return true;
+}
+
+static void rig_free(struct rig *rig) {
+    for (int32_t s = 0; s < rig->n_slots; s++)
+        free(rig->qkv[s]);
+    free(rig->qkv);
+    free(rig->pages);
+}
+
+/* ---- against the reference ---- */
+
+/* Compares out [out_cols] with the double-precision attention of position p of a slot. */
+static void expect_row(const struct rig *rig, int32_t slot, int32_t p, const float *out) {
+    const struct model *m = &rig->model;
+    double *weight = ops_alloc(rig->ops, (size_t)p + 1, sizeof *weight);
+    double *sum = ops_alloc(rig->ops, (size_t)m->head_dim, sizeof *sum);
+    for (int32_t h = 0; h < m->n_heads; h++) {
+        int32_t kv_head = h / (m->n_heads / m->n_kv_heads);
+        const float *q = rig->qkv[slot] + (int64_t)p * rig->cols + h * m->head_dim;
+        double largest = -INFINITY, size = 0.0, total = 0.0;
+        for (int32_t j = 0; j <= p; j++) {
+            const float *k = rig->qkv[slot] + (int64_t)j * rig->cols + (m->n_heads + kv_head) * m->head_dim;
+            double dot = 0.0;
+            for (int32_t d = 0; d < m->head_dim; d++)
+                dot += (double)q[d] * ops_round(k[d], m->kv_dtype);
+            weight[j] = dot * rig->scale;
+            size = fabs(weight[j]) > size ? fabs(weight[j]) : size;
+            largest = weight[j] > largest ? weight[j] : largest;
+        }
+        memset(sum, 0, (size_t)m->head_dim * sizeof *sum);
+        for (int32_t j = 0; j <= p; j++) {
+            const float *v = rig->qkv[slot] + (int64_t)j * rig->cols +
+                             (m->n_heads + m->n_kv_heads + kv_head) * m->head_dim;
+            weight[j] = exp(weight[j] - largest);
+            total += weight[j];
+            for (int32_t d = 0; d < m->head_dim; d++)
+                sum[d] += weight[j] * ops_round(v[d], m->kv_dtype);
+        }
+        for (int32_t d = 0; d < m->head_dim; d++) {
+            double expected = sum[d] / total;
+            /* The result is a mean of values of at most 2. A score is off by some units of its last place,
+             * which is the relative error of its weight; sums over p positions add sqrt(p) roundings. With
+             * bfloat16, weights may be rounded to it before they meet the values, and the result is. */
+            double tolerance = 2.0 * 0x1p-24 * (16.0 * (size + 1.0) + 4.0 * sqrt(p + 1.0));
+            if (m->dtype == DTYPE_BFLOAT16 || m->kv_dtype == DTYPE_BFLOAT16)
+                tolerance += 2.0 * 0x1p-9 * 2.0;
+            if (m->dtype == DTYPE_BFLOAT16)
+                tolerance += 0x1p-8 * fabs(expected);
+            ops_expect_near(rig->ops, out[h * m->head_dim + d], expected, tolerance, "attention", p,
+                            h * m->head_dim + d);
+        }
+    }
+    free(weight);
+    free(sum);
+}
+
+/* Prefill of several ragged sequences in one step, more prompt with decode beside it, then decode alone. */
+static void attention_one(struct operations *ops, struct model model) {
+    enum { SLOTS = 4, POSITIONS = 600 };
+    struct rig rig;
+    if (!rig_init(&rig, ops, model, SLOTS, POSITIONS, 700))
+        return;
+    static const struct part steps[][5] = {
+        {{0, 0, 1, false}, {1, 0, 31, false}, {2, 0, 513, false}, {3, 0, 100, false}},
+        {{0, 1, 1, true}, {1, 31, 1, true}, {2, 513, 1, true}, {3, 100, 70, false}},
+        /* The slot n_slots is padding: harmless, and it may write its output. */
+        {{3, 170, 1, true}, {2, 514, 1, true}, {1, 32, 1, true}, {SLOTS, 0, 1, true}},
+    };
+    static const int n_parts[] = {4, 4, 4};
+    for (int step = 0; step < 3; step++) {
+        float *out = rig_step(&rig, steps[step], n_parts[step], NULL);
+        int32_t row = 0;
+        for (int i = 0; i < n_parts[step]; i++) {
+            const struct part *part = &steps[step][i];
+            for (int32_t r = 0; r < part->n_rows; r++, row++) {
+                /* All rows are scanned; of long prompts every seventh is compared. */
+                for (int32_t c = 0; part->slot < SLOTS && c < rig.out_cols; c++) {
+                    if (!isfinite(out[(int64_t)row * rig.out_cols + c]))
+                        OPS_FAIL(ops, "attention: slot %d, position %d is not finite", part->slot,
+                                 part->position + r);
+                }
+                if (part->slot < SLOTS && (part->n_rows < 40 || r % 7 == 0 || r + 1 == part->n_rows))
+                    expect_row(&rig, part->slot, part->position + r, out + (int64_t)row * rig.out_cols);
+            }
+        }
+        free(out);
+    }
+    rig_free(&rig);
+}
+
+void case_attention_float32(struct operations *ops) {
+    attention_one(ops, (struct model){3, 3, 64, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    attention_one(ops, (struct model){4, 2, 16, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    attention_one(ops, (struct model){2, 1, 24, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    attention_one(ops, (struct model){1, 1, 5, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    attention_one(ops, (struct model){9, 1, 8, DTYPE_FLOAT32, DTYPE_FLOAT32});
+}
+
+void case_attention_bfloat16(struct operations *ops) {
+    attention_one(ops, (struct model){2, 2, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+    attention_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+    attention_one(ops, (struct model){2, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+}
+
+void case_attention_mixed_dtypes(struct operations *ops) {
+    attention_one(ops, (struct model){2, 1, 64, DTYPE_FLOAT32, DTYPE_BFLOAT16});
+    attention_one(ops, (struct model){2, 2, 16, DTYPE_BFLOAT16, DTYPE_FLOAT32});
+}
+
+/* ---- equal bits ---- */
+
+/* A prompt in one piece, and in pieces with others beside them. */
+static void cuts_one(struct operations *ops, struct model model) {
+    enum { PROMPT = 330, POSITIONS = 352 };
+    static const int32_t cuts[][6] = {
+        {1, PROMPT},        {31, 32, 33, 64, 65, PROMPT},      {255, PROMPT},
+        {256, 257, PROMPT}, {100, 101, 103, 200, 329, PROMPT},
+    };
+    struct rig rig;
+    if (!rig_init(&rig, ops, model, 3, POSITIONS, 400))
+        return;
+    struct part whole = {1, 0, PROMPT, false};
+    float *expected = rig_step(&rig, &whole, 1, NULL);
+    for (size_t c = 0; c < sizeof cuts / sizeof cuts[0]; c++) {
+        rig_poison(&rig);
+        int32_t done = 0, beside = 0;
+        for (int i = 0; done < PROMPT; i++) {
+            int32_t n = cuts[c][i] - done;
+            struct part parts[2];
+            int n_parts = 0;
+            /* The other sequence comes in front, so that rows move. */
+            if (i % 2 == 1)
+                parts[n_parts++] = (struct part){0, beside, 5, false};
+            beside += i % 2 == 1 ? 5 : 0;
+            parts[n_parts++] = (struct part){1, done, n, false};
+            float *out = rig_step(&rig, parts, n_parts, NULL);
+            ops_expect_equal(ops, out + (n_parts - 1) * 5 * rig.out_cols,
+                             expected + (int64_t)done * rig.out_cols, (int64_t)n * rig.out_cols,
+                             "attention of a prompt that is cut");
+            free(out);
+            done += n;
+        }
+    }
+    free(expected);
+    rig_free(&rig);
+}
+
+void case_attention_cuts(struct operations *ops) {
+    cuts_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    cuts_one(ops, (struct model){4, 2, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+}
+
+/* Decode at lengths around the borders of pages and chunks, alone and with 16 others. */
+static void decode_alone_one(struct operations *ops, struct model model) {
+    static const int32_t positions[] = {0,   1,   30,  31,  32,  63,  100, 254, 255,
+                                        256, 257, 300, 510, 511, 512, 513, 600};
+    enum { SLOTS = sizeof positions / sizeof positions[0], POSITIONS = 608 };
+    struct rig rig;
+    if (!rig_init(&rig, ops, model, SLOTS, POSITIONS, 640))
+        return;
+    struct part parts[SLOTS];
+    for (int32_t s = 0; s < SLOTS; s++) {
+        struct part prompt = {s, 0, positions[s], false};
+        if (prompt.n_rows > 0)
+            free(rig_step(&rig, &prompt, 1, NULL));
+        parts[SLOTS - 1 - s] = (struct part){s, positions[s], 1, true};
+    }
+    float *together = rig_step(&rig, parts, SLOTS, NULL);
+    for (int32_t i = 0; i < SLOTS; i++) {
+        expect_row(&rig, parts[i].slot, parts[i].position, together + i * rig.out_cols);
+        float *alone = rig_step(&rig, &parts[i], 1, NULL);
+        ops_expect_equal(ops, alone, together + i * rig.out_cols, rig.out_cols, "decode of a row alone");
+        free(alone);
+    }
+    /* Again beside a prompt. */
+    struct part beside[2] = {parts[0], {0, 1, 5, false}};
+    float *mixed = rig_step(&rig, beside, 2, NULL);
+    ops_expect_equal(ops, mixed, together, rig.out_cols, "decode beside a prompt");
+    free(mixed);
+    free(together);
+    rig_free(&rig);
+}
+
+void case_attention_decode_alone(struct operations *ops) {
+    decode_alone_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    decode_alone_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+}
+
+/* A second slot shares the whole pages of a prompt, has a copy of its last page, and decodes the same;
+ * afterwards the two go different ways without meeting. */
+void case_attention_pages_copy(struct operations *ops) {
+    enum { PROMPT = 75, LAST = PROMPT / PAGE_TOKENS };
+    struct rig rig;
+    if (!rig_init(&rig, ops, (struct model){2, 1, 16, DTYPE_FLOAT32, DTYPE_FLOAT32}, 2, 128, 128))
+        return;
+    struct part prompt = {0, 0, PROMPT, false};
+    free(rig_step(&rig, &prompt, 1, NULL));
+    int32_t *second = rig.pages + rig.pages_per_slot;
+    int32_t pair[1][2] = {{rig.pages[LAST], second[LAST]}};
+    OPS_OK(ops, ops->backend.pages_copy(ops->backend.context, (const int32_t(*)[2])pair, 1));
+    memcpy(second, rig.pages, LAST * sizeof *second);
+    struct slot_start start = {
+        .slot = 1, .sampling = ops_sampling(0), .pages = second, .n_pages = rig.pages_per_slot};
+    OPS_OK(ops, ops->backend.slots_begin(ops->backend.context, &start, 1));
+
+    /* The prompt of slot 1 is that of slot 0; its later positions are its own. */
+    memcpy(rig.qkv[1], rig.qkv[0], (size_t)(PROMPT * rig.cols) * sizeof(float));
+    for (int32_t p = PROMPT; p < PROMPT + 30; p++) {
+        struct part parts[2] = {{1, p, 1, true}, {0, p, 1, true}};
+        float *out = rig_step(&rig, parts, 2, NULL);
+        expect_row(&rig, 1, p, out);
+        expect_row(&rig, 0, p, out + rig.out_cols);
+        free(out);
+    }
+    rig_free(&rig);
+}

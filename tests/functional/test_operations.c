@@ -1,0 +1,85 @@
+/* Runs the table of operation cases on the backend named by the first argument: cpu (default) or cuda. On the
+ * CPU also: every instruction set and thread count gives the bits of the first run. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/functional/operations.h"
+
+enum { SKIPPED = 77 };
+
+static const uint64_t SEED = 20240607;
+
+/* One case on one variant of the device. */
+struct run {
+    const struct operation_case *operation_case;
+    struct backend_options options;
+    const char *device;
+    uint64_t *digest; /* written by the first variant, compared by the others */
+    bool first;
+};
+
+static void run_case(void **state) {
+    const struct run *run = *state;
+    struct operations ops = {.device = run->device, .options = run->options, .seed = SEED};
+    operations_run(&ops, run->operation_case);
+    if (run->first)
+        *run->digest = ops.digest;
+    else if (ops.digest != *run->digest)
+        fail_msg("seed %llu: bits differ from those of the first run", (unsigned long long)SEED);
+}
+
+/* What is run beside the default on the CPU. */
+static const struct {
+    const char *isa;
+    int n_threads;
+} variants[] = {{"avx512", 1}, {"avx512", 2}, {"avx2", 1}, {"avx2", 3}, {"portable", 2}};
+enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
+
+int main(int argc, char **argv) {
+    const char *device = argc > 1 ? argv[1] : "cpu";
+    bool cpu = strcmp(device, "cpu") == 0;
+    struct backend backend;
+    if (backend_open(device, NULL, &backend) != STATUS_OK) {
+        printf("SKIPPED: operations on %s: %s\n", device, status_message());
+        return SKIPPED;
+    }
+    printf("operations on %s\n", backend.device);
+    backend.close(backend.context);
+
+    struct run *runs = calloc((size_t)n_operation_cases * (1 + N_VARIANTS), sizeof *runs);
+    struct CMUnitTest *tests = calloc((size_t)n_operation_cases * (1 + N_VARIANTS), sizeof *tests);
+    uint64_t *digests = calloc((size_t)n_operation_cases, sizeof *digests);
+    char(*names)[128] = calloc((size_t)n_operation_cases * (1 + N_VARIANTS), sizeof *names);
+    if (!runs || !tests || !digests || !names)
+        return 1;
+    size_t n = 0;
+    for (int v = -1; v < (cpu ? N_VARIANTS : 0); v++) {
+        struct backend_options options = {.no_graphs = true, .n_threads = 2};
+        if (v >= 0)
+            options =
+                (struct backend_options){.cpu_isa = variants[v].isa, .n_threads = variants[v].n_threads};
+        if (v >= 0 && backend_open(device, &options, &backend) != STATUS_OK) {
+            printf("not run here: %s\n", status_message());
+            continue;
+        }
+        if (v >= 0)
+            backend.close(backend.context);
+        for (int i = 0; i < n_operation_cases; i++, n++) {
+            runs[n] = (struct run){&operation_cases[i], options, device, &digests[i], v < 0};
+            if (v < 0)
+                snprintf(names[n], sizeof names[n], "%s: %s", device, operation_cases[i].name);
+            else
+                snprintf(names[n], sizeof names[n], "%s %s, %d threads: %s", device, variants[v].isa,
+                         variants[v].n_threads, operation_cases[i].name);
+            tests[n] =
+                (struct CMUnitTest){.name = names[n], .test_func = run_case, .initial_state = &runs[n]};
+        }
+    }
+    int failed = _cmocka_run_group_tests("operations", tests, n, NULL, NULL);
+    free(runs);
+    free(tests);
+    free(digests);
+    free(names);
+    return failed;
+}
