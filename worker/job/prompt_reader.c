@@ -115,7 +115,8 @@ static enum status read_chunk(struct prompt_reader *reader) {
 /* Skips a byte order mark, which a pipe may deliver in pieces. */
 static enum status start(struct prompt_reader *reader) {
     static const char MARK[3] = {'\xef', '\xbb', '\xbf'};
-    while (reader->chunk_end < sizeof MARK && !reader->is_at_end)
+    while (reader->chunk_end < sizeof MARK && memcmp(reader->chunk, MARK, reader->chunk_end) == 0 &&
+           !reader->is_at_end)
         TRY(read_chunk(reader));
     if (reader->chunk_end >= sizeof MARK && memcmp(reader->chunk, MARK, sizeof MARK) == 0)
         reader->chunk_begin = sizeof MARK;

@@ -148,6 +148,11 @@ enum status yaml_tree_parse(const char *name, const char *text, size_t size, str
     *out = (struct yaml_tree){0};
     RETURN_IF(size > YAML_MAX_BYTES, STATUS_JOB, "%s: %zu bytes; at most %d are allowed", name, size,
               YAML_MAX_BYTES);
+    /* libyaml knows a byte order mark only while it guesses the encoding, which it shall not. */
+    if (size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text += 3;
+        size -= 3;
+    }
     yaml_parser_t parser;
     RETURN_IF(!yaml_parser_initialize(&parser), STATUS_INTERNAL, "out of host memory");
     yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
