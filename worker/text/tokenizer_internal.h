@@ -15,9 +15,9 @@ struct tokenizer {
     struct buffer shown_bytes;
     struct bpe bpe;
     struct added_tokens added;
-    int32_t n_model_tokens; /* entries of model.vocab: what BPE may produce */
-    int32_t symbol[256];    /* id of a byte's symbol (byte-level), or of an ASCII character; -1 none */
-    int32_t unk_id;         /* -1: a character outside the vocabulary is an error */
+    int32_t next_added_id; /* while reading: for an added token that model.vocab lacks */
+    int32_t symbol[256];   /* id of a byte's symbol (byte-level), or of an ASCII character; -1 none */
+    int32_t unk_id;        /* -1: a character outside the vocabulary is an error */
     bool fuse_unk;
     bool ignore_merges; /* a piece that is a token is taken whole */
     bool is_byte_level; /* pre-tokenizer */

@@ -87,7 +87,7 @@ static enum status read_vocab(struct tokenizer *tokenizer, const char *path, con
         if (result != STATUS_OK)
             return status_context(result, "%s: model.vocab: ", path);
     }
-    tokenizer->n_model_tokens = tokenizer->vocab.n_tokens;
+    tokenizer->next_added_id = tokenizer->vocab.n_tokens;
     return STATUS_OK;
 }
 
@@ -214,11 +214,18 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
         return STATUS_OK; /* the reference passes over it, too */
     int32_t known = vocab_find(&tokenizer->vocab, token.content, token.size);
     if (known < 0) {
-        enum status result = vocab_add(&tokenizer->vocab, token.content, token.size, json_integer_value(id));
+        /* The reference counts on and does not look at the file's id. Where the two differ nobody can tell
+         * which one the model was trained with. */
+        RETURN_IF(json_integer_value(id) != tokenizer->next_added_id, STATUS_DATA,
+                  "%s: %s \"%.64s\" has the id %" JSON_INTEGER_FORMAT ", but the next free one is %d", path,
+                  where, token.content, json_integer_value(id), (int)tokenizer->next_added_id);
+        known = tokenizer->next_added_id;
+        enum status result = vocab_add(&tokenizer->vocab, token.content, token.size, known);
         if (result != STATUS_OK)
             return status_context(result, "%s: %s: ", path, where);
-        known = (int32_t)json_integer_value(id);
     }
+    if (known >= tokenizer->next_added_id)
+        tokenizer->next_added_id = known + 1;
     RETURN_IF(known != json_integer_value(id), STATUS_DATA,
               "%s: %s \"%.64s\" has the id %" JSON_INTEGER_FORMAT ", but %d in the vocabulary", path, where,
               token.content, json_integer_value(id), (int)known);
