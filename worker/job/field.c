@@ -98,8 +98,9 @@ enum status field_text(const struct field *field, char **out) {
         return field_refuse(field, "a text");
     if (field->file && yaml_node_value(node).type != YAML_STRING)
         return field_refuse(field, "a text; put it between quotes if it is meant so");
-    if (strlen(node->text) != node->size)
-        return field_refuse(field, "a text without NUL");
+    for (size_t i = 0; i < node->size; i++)
+        if ((unsigned char)node->text[i] < 0x20 || node->text[i] == 0x7f)
+            return field_refuse(field, "a text without control characters");
     char *copy = strdup(node->text);
     RETURN_IF(!copy, STATUS_INTERNAL, "out of host memory");
     free(*out);

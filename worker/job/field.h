@@ -33,7 +33,8 @@ enum status field_read_file(const char *path, struct yaml_tree *tree);
 /* The value of --set: YAML when it begins with a quote or bracket, else one scalar, taken as it stands. */
 enum status field_read_value(const char *set_text, const char *value, struct yaml_tree *tree);
 
-/* A non-empty string without NUL; replaces *out (malloc'ed). Numbers and booleans must be quoted. */
+/* A non-empty string without control characters (it will stand in messages); replaces *out (malloc'ed).
+ * Numbers and booleans must be quoted. */
 enum status field_text(const struct field *field, char **out);
 /* A path, joined to folder where it is relative, and without "..", where leaving it out leads to the same
  * place. "-" and a path of --set (which is relative to where the command was given) stay as they are. */
