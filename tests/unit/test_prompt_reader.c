@@ -320,6 +320,23 @@ static void test_line_limit(void **state) {
     assert_non_null(strstr(out.data, "x|2:1:line_too_long|3:2:line_too_long|4:3:b|"));
     prompt_reader_close(reader);
 
+    /* The definition: the number and the first 101 bytes, then pieces of 64 KiB. */
+    char head[8 + 101] = {3};
+    memset(head + 8, 'x', 101);
+    struct hash128 chain, third;
+    struct prompt_reader *two = open_reader(temp_path("p.txt"), WHOLE, 100);
+    int64_t skipped;
+    assert_int_equal(prompt_reader_skip(two, 2, &skipped, &chain), STATUS_OK);
+    assert_int_equal(prompt_reader_skip(two, 1, &skipped, &third), STATUS_OK);
+    prompt_reader_close(two);
+    chain = hash128_chain(chain, head, sizeof head);
+    for (size_t left = 400000 - 101; left > 0;) {
+        size_t piece = left < 65536 ? left : 65536;
+        chain = hash128_chain(chain, line, piece);
+        left -= piece;
+    }
+    assert_true(hash128_equal(chain, third));
+
     text.data[text.size - 3] = 'y'; /* the end of the skipped line counts for the hash */
     reader = open_reader(temp_file("p.txt", text.data, text.size), WHOLE, 100);
     assert_int_equal(drain(reader, &out, &other), STATUS_OK);
@@ -378,6 +395,29 @@ static void test_stdin(void **state) {
     close(write_end);
     expect("-", (struct shard){1, 2}, "2:0:b|"); /* the first line tells the format of another shard too */
     end_stdin(saved);
+}
+
+/* A first line of another shard that is read only to tell the format leaves no trace in the hash, even where
+ * it is beyond the limit. */
+static void test_telling_line(void **state) {
+    (void)state;
+    static const char text[] = "0123456789\nb\n";
+    struct shard second = {1, 2};
+    struct hash128 from_stdin, from_file;
+    struct buffer out = {0};
+    int saved, write_end = begin_stdin(&saved);
+    assert_int_equal(write(write_end, text, sizeof text - 1), sizeof text - 1);
+    close(write_end);
+    struct prompt_reader *reader = open_reader("-", second, 4);
+    assert_int_equal(drain(reader, &out, &from_stdin), STATUS_OK);
+    assert_string_equal(out.data, "2:0:b|");
+    prompt_reader_close(reader);
+    end_stdin(saved);
+    reader = open_reader(temp_text("p.txt", text), second, 4);
+    assert_int_equal(drain(reader, &out, &from_file), STATUS_OK);
+    assert_true(hash128_equal(from_stdin, from_file));
+    prompt_reader_close(reader);
+    buffer_free(&out);
 }
 
 static void *stop_soon(void *reader) {
@@ -450,6 +490,7 @@ int main(void) {
         cmocka_unit_test(test_skip),
         cmocka_unit_test(test_line_limit),
         cmocka_unit_test(test_stdin),
+        cmocka_unit_test(test_telling_line),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_progress),
         cmocka_unit_test(test_cannot_open),
