@@ -8,6 +8,11 @@ enum status json_parse(const char *name, const char *bytes, size_t size, size_t 
     *out = json_loadb(bytes, size, flags | JSON_REJECT_DUPLICATES, &error);
     if (*out)
         return STATUS_OK;
+    /* The parser's words quote the file, and a message is one line. */
+    for (char *at = error.text; *at; at++) {
+        if ((unsigned char)*at < 0x20 || *at == 0x7F)
+            *at = '?';
+    }
     if (error.line > 0)
         return status_fail(STATUS_DATA, "%s:%d:%d: not valid JSON: %s", name, error.line, error.column,
                            error.text);

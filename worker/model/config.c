@@ -8,6 +8,7 @@
 
 #include "worker/base/file.h"
 #include "worker/base/json_file.h"
+#include "worker/job/quote.h"
 
 enum {
     MAX_FILE_BYTES = 16 << 20,
@@ -67,6 +68,7 @@ static enum status read_dtype(struct json_source source, struct model_config *co
     if (!value)
         return STATUS_OK;
     const char *name = json_string_value(value);
+    char shown[QUOTE_BYTES];
     RETURN_IF(!name, STATUS_DATA, "%s: %s is %s, expected a string", source.path, key, json_kind(value));
     if (strncmp(name, "torch.", 6) == 0)
         name += 6;
@@ -74,8 +76,8 @@ static enum status read_dtype(struct json_source source, struct model_config *co
     config->has_dtype = strcmp(name, "float32") == 0 || strcmp(name, "bfloat16") == 0;
     config->dtype = strcmp(name, "bfloat16") == 0 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
     RETURN_IF(!config->has_dtype && strcmp(name, "float16") != 0, STATUS_DATA,
-              "%s: %s: \"%.64s\" is not supported; supported: float32, bfloat16, float16", source.path, key,
-              name);
+              "%s: %s: %s is not supported; supported: float32, bfloat16, float16", source.path, key,
+              quote(name, strlen(name), shown));
     return STATUS_OK;
 }
 
@@ -109,11 +111,12 @@ static enum status read_activation(struct json_source source) {
     if (!value)
         return STATUS_OK; /* GPT-2's default is gelu_new */
     const char *name = json_string_value(value);
+    char shown[QUOTE_BYTES];
     RETURN_IF(!name, STATUS_DATA, "%s: activation_function is %s, expected a string", source.path,
               json_kind(value));
     RETURN_IF(strcmp(name, "gelu_new") != 0 && strcmp(name, "gelu_pytorch_tanh") != 0, STATUS_DATA,
-              "%s: activation_function: \"%.64s\" is not supported; supported: gelu_new, gelu_pytorch_tanh",
-              source.path, name);
+              "%s: activation_function: %s is not supported; supported: gelu_new, gelu_pytorch_tanh",
+              source.path, quote(name, strlen(name), shown));
     return STATUS_OK;
 }
 
@@ -175,11 +178,12 @@ static enum status read_gpt2(struct json_source source, struct model_config *con
 static enum status read_config(struct json_source source, struct model_config *config) {
     const json_t *type = get(source, "model_type");
     const char *name = json_string_value(type);
+    char shown[QUOTE_BYTES];
     RETURN_IF(!name, STATUS_DATA,
               "%s: model_type is %s, expected the name of an architecture; supported: gpt2", source.path,
               json_kind(json_object_get(source.object, "model_type")));
-    RETURN_IF(strcmp(name, "gpt2") != 0, STATUS_DATA,
-              "%s: model_type: \"%.64s\" is not supported; supported: gpt2", source.path, name);
+    RETURN_IF(strcmp(name, "gpt2") != 0, STATUS_DATA, "%s: model_type: %s is not supported; supported: gpt2",
+              source.path, quote(name, strlen(name), shown));
     snprintf(config->model_type, sizeof config->model_type, "%s", name);
     const json_t *quantization = get(source, "quantization_config");
     RETURN_IF(quantization, STATUS_DATA,

@@ -9,7 +9,9 @@
 #include "worker/base/buffer.h"
 #include "worker/base/file.h"
 #include "worker/base/json_file.h"
+#include "worker/job/quote.h"
 #include "worker/model/float_convert.h"
+#include "worker/text/utf8.h"
 
 enum { MAX_HEADER_BYTES = 100 << 20, LENGTH_BYTES = 8, MAX_INDEX_BYTES = 100 << 20, NAME_SHOWN = 200 };
 
@@ -72,6 +74,19 @@ static enum status read_shape(const char *path, const json_t *shape, struct stor
     return STATUS_OK;
 }
 
+/* Names go into messages, which are one line each: so they hold no control characters. */
+static enum status check_name(const char *path, const char *name) {
+    uint32_t code_point = 0;
+    char shown[QUOTE_BYTES];
+    for (size_t at = 0, size = strlen(name), length; at < size; at += length) {
+        length = utf8_next(name + at, size - at, &code_point);
+        RETURN_IF(length == 0 || code_point < 0x20 || (code_point >= 0x7F && code_point < 0xA0) ||
+                      code_point == 0x2028 || code_point == 0x2029,
+                  STATUS_DATA, "%s: the name %s holds control characters", path, quote(name, size, shown));
+    }
+    return STATUS_OK;
+}
+
 /* Fills the tensor from its header entry; data holds the bytes behind the header, of which there are
  * n_data_bytes. */
 static enum status read_tensor(const struct tensor_file *file, const json_t *entry, const uint8_t *data,
@@ -81,8 +96,9 @@ static enum status read_tensor(const struct tensor_file *file, const json_t *ent
               NAME_SHOWN, name, json_kind(entry));
     const char *dtype_name = json_string_value(json_object_get(entry, "dtype"));
     const struct dtype_entry *dtype = dtype_name ? find_dtype(dtype_name) : NULL;
+    char shown[QUOTE_BYTES];
     RETURN_IF(!dtype, STATUS_DATA, "%s: tensor \"%.*s\": dtype %s is unknown", path, NAME_SHOWN, name,
-              dtype_name ? dtype_name : "(absent)");
+              dtype_name ? quote(dtype_name, strlen(dtype_name), shown) : "(absent)");
     tensor->dtype = dtype->dtype;
     snprintf(tensor->dtype_name, sizeof tensor->dtype_name, "%s", dtype->name);
     TRY(read_shape(path, json_object_get(entry, "shape"), tensor));
@@ -114,10 +130,13 @@ static enum status check_metadata(const char *path, const json_t *metadata) {
     RETURN_IF(!json_is_object(metadata), STATUS_DATA, "%s: __metadata__ is %s, expected an object of strings",
               path, json_kind(metadata));
     void *at = json_object_iter((json_t *)(uintptr_t)metadata);
-    for (; at; at = json_object_iter_next((json_t *)(uintptr_t)metadata, at))
-        RETURN_IF(!json_is_string(json_object_iter_value(at)), STATUS_DATA,
-                  "%s: __metadata__: \"%.64s\" is %s, expected a string", path, json_object_iter_key(at),
-                  json_kind(json_object_iter_value(at)));
+    for (; at; at = json_object_iter_next((json_t *)(uintptr_t)metadata, at)) {
+        const char *key = json_object_iter_key(at);
+        const json_t *value = json_object_iter_value(at);
+        char shown[QUOTE_BYTES];
+        RETURN_IF(!json_is_string(value), STATUS_DATA, "%s: __metadata__: %s is %s, expected a string", path,
+                  quote(key, strlen(key), shown), json_kind(value));
+    }
     return STATUS_OK;
 }
 
@@ -204,6 +223,7 @@ static enum status add_file(struct safetensors *files, char *path) {
             continue;
         }
         tensors[n].name = json_object_iter_key(at);
+        TRY(check_name(path, tensors[n].name));
         TRY(read_tensor(file, json_object_iter_value(at), data, n_data_bytes, &tensors[n]));
         n++;
     }
@@ -228,13 +248,16 @@ static enum status sort_by_name(struct safetensors *files) {
     return STATUS_OK;
 }
 
+static enum status open_single(struct safetensors *files, const char *path) {
+    TRY(add_file(files, strdup(path)));
+    return sort_by_name(files);
+}
+
 enum status safetensors_open_file(const char *path, struct safetensors **out) {
     *out = NULL;
     struct safetensors *files = calloc(1, sizeof *files);
     RETURN_IF(!files, STATUS_INTERNAL, "out of host memory");
-    enum status result = add_file(files, strdup(path));
-    if (result == STATUS_OK)
-        result = sort_by_name(files);
+    enum status result = open_single(files, path);
     if (result != STATUS_OK) {
         safetensors_close(files);
         return result;
@@ -267,10 +290,14 @@ static enum status open_shards(struct safetensors *files, const char *folder, co
         const char *tensor = json_object_iter_key(at);
         const json_t *value = json_object_iter_value(at);
         const char *name = json_string_value(value);
-        RETURN_IF(
-            !name || !is_plain_name(name), STATUS_DATA,
-            "%s: weight_map: \"%.*s\": \"%.*s\" is not the name of a .safetensors file beside the index",
-            index_path, NAME_SHOWN, tensor, NAME_SHOWN, name ? name : json_kind(value));
+        char shown[QUOTE_BYTES];
+        TRY(check_name(index_path, tensor));
+        RETURN_IF(!name, STATUS_DATA, "%s: weight_map: \"%.*s\" is %s, expected the name of a file",
+                  index_path, NAME_SHOWN, tensor, json_kind(value));
+        RETURN_IF(!is_plain_name(name), STATUS_DATA,
+                  "%s: weight_map: \"%.*s\": %s is not the name of a .safetensors file beside the index",
+                  index_path, NAME_SHOWN, tensor, quote(name, strlen(name), shown));
+        TRY(check_name(index_path, name));
         char *path = path_join(folder, name);
         RETURN_IF(!path, STATUS_INTERNAL, "out of host memory");
         if (has_file(files, path)) {
@@ -282,8 +309,7 @@ static enum status open_shards(struct safetensors *files, const char *folder, co
             return status_context(result, "%s names a file that is missing: ", index_path);
         TRY(result);
     }
-    /* safetensors_find needs the order. */
-    return sort_by_name(files);
+    return STATUS_OK;
 }
 
 /* The index and the files must tell the same: each tensor in the file that the index names. */
@@ -316,6 +342,8 @@ static enum status open_index(struct safetensors *files, const char *folder, con
     if (result == STATUS_OK)
         result = open_shards(files, folder, index_path, weight_map);
     if (result == STATUS_OK)
+        result = sort_by_name(files);
+    if (result == STATUS_OK)
         result = check_index(files, index_path, weight_map);
     json_decref(index);
     return result;
@@ -332,15 +360,13 @@ enum status safetensors_open_folder(const char *folder, struct safetensors **out
     else if (file_exists(index))
         result = open_index(files, folder, index);
     else if (file_exists(single))
-        result = add_file(files, strdup(single));
+        result = open_single(files, single);
     else
         result =
             status_fail(STATUS_NO_INPUT,
                         "%s: neither model.safetensors nor model.safetensors.index.json is there", folder);
     free(index);
     free(single);
-    if (result == STATUS_OK)
-        result = sort_by_name(files);
     if (result != STATUS_OK) {
         safetensors_close(files);
         return result;

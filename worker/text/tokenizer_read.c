@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "worker/base/json_file.h"
+#include "worker/job/quote.h"
 #include "worker/text/byte_level.h"
 #include "worker/text/tokenizer_internal.h"
 #include "worker/text/utf8.h"
@@ -35,9 +36,10 @@ static enum status read_bool(const char *path, const char *where, const json_t *
 static enum status refuse_component(const char *path, const char *key, const json_t *component,
                                     const char *supported) {
     const char *type = type_of(component);
+    char shown[QUOTE_BYTES];
     if (type)
-        return status_fail(STATUS_DATA, "%s: %s \"%s\" is not supported; supported: %s", path, key, type,
-                           supported);
+        return status_fail(STATUS_DATA, "%s: %s %s is not supported; supported: %s", path, key,
+                           quote(type, strlen(type), shown), supported);
     return status_fail(STATUS_DATA, "%s: %s is %s without a \"type\"; supported: %s", path, key,
                        json_kind(component), supported);
 }
@@ -78,10 +80,10 @@ static enum status read_vocab(struct tokenizer *tokenizer, const char *path, con
     for (; at; at = json_object_iter_next((json_t *)(uintptr_t)vocab, at)) {
         const json_t *id = json_object_iter_value(at);
         const char *token = json_object_iter_key(at);
+        char shown[QUOTE_BYTES];
         RETURN_IF(!json_is_integer(id), STATUS_DATA,
-                  "%s: model.vocab: token \"%.64s\" has %s for its id, expected "
-                  "an integer",
-                  path, token, json_kind(id));
+                  "%s: model.vocab: the id of token %s is %s, expected an integer", path,
+                  quote(token, json_object_iter_key_len(at), shown), json_kind(id));
         enum status result =
             vocab_add(&tokenizer->vocab, token, json_object_iter_key_len(at), json_integer_value(id));
         if (result != STATUS_OK)
@@ -124,18 +126,18 @@ static enum status read_merge(struct tokenizer *tokenizer, const char *path, siz
     RETURN_IF(!split_merge(merge, half, size), STATUS_DATA,
               "%s: model.merges[%zu] is no pair; expected \"a b\" or [\"a\", \"b\"]", path, rank);
     int32_t ids[2];
+    char shown[QUOTE_BYTES];
     for (int i = 0; i < 2; i++) {
         ids[i] = vocab_find(&tokenizer->vocab, half[i], size[i]);
-        RETURN_IF(ids[i] < 0, STATUS_DATA, "%s: model.merges[%zu]: \"%.*s\" is not in the vocabulary", path,
-                  rank, (int)(size[i] < 64 ? size[i] : 64), half[i]);
+        RETURN_IF(ids[i] < 0, STATUS_DATA, "%s: model.merges[%zu]: %s is not in the vocabulary", path, rank,
+                  quote(half[i], size[i], shown));
     }
     buffer_clear(both);
     TRY(buffer_append(both, half[0], size[0]));
     TRY(buffer_append(both, half[1], size[1]));
     int32_t id = vocab_find(&tokenizer->vocab, both->data, both->size);
-    RETURN_IF(id < 0, STATUS_DATA,
-              "%s: model.merges[%zu]: the merged token \"%.*s\" is not in the vocabulary", path, rank,
-              (int)(both->size < 64 ? both->size : 64), both->data);
+    RETURN_IF(id < 0, STATUS_DATA, "%s: model.merges[%zu]: the merged token %s is not in the vocabulary",
+              path, rank, quote(both->data, both->size, shown));
     bpe_add(&tokenizer->bpe, ids[0], ids[1], (uint32_t)rank, id);
     return STATUS_OK;
 }
@@ -202,14 +204,15 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
               "%s: %s: expected an object with \"id\" (integer) and \"content\" (string)", path, where);
     struct added_token token = {.content = (char *)(uintptr_t)json_string_value(content),
                                 .size = json_string_length(content)};
+    char shown[QUOTE_BYTES];
+    quote(token.content, token.size, shown);
     bool single_word, is_special;
     TRY(read_bool(path, where, entry, "single_word", false, &single_word));
     TRY(read_bool(path, where, entry, "special", false, &is_special));
     TRY(read_bool(path, where, entry, "lstrip", false, &token.lstrip));
     TRY(read_bool(path, where, entry, "rstrip", false, &token.rstrip));
     TRY(read_bool(path, where, entry, "normalized", !is_special, &token.normalized));
-    RETURN_IF(single_word, STATUS_DATA, "%s: %s \"%.64s\": single_word true is not supported", path, where,
-              token.content);
+    RETURN_IF(single_word, STATUS_DATA, "%s: %s %s: single_word true is not supported", path, where, shown);
     if (token.size == 0)
         return STATUS_OK; /* the reference passes over it, too */
     int32_t known = vocab_find(&tokenizer->vocab, token.content, token.size);
@@ -217,8 +220,8 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
         /* The reference counts on and does not look at the file's id. Where the two differ nobody can tell
          * which one the model was trained with. */
         RETURN_IF(json_integer_value(id) != tokenizer->next_added_id, STATUS_DATA,
-                  "%s: %s \"%.64s\" has the id %" JSON_INTEGER_FORMAT ", but the next free one is %d", path,
-                  where, token.content, json_integer_value(id), (int)tokenizer->next_added_id);
+                  "%s: %s %s has the id %" JSON_INTEGER_FORMAT ", but the next free one is %d", path, where,
+                  shown, json_integer_value(id), (int)tokenizer->next_added_id);
         known = tokenizer->next_added_id;
         enum status result = vocab_add(&tokenizer->vocab, token.content, token.size, known);
         if (result != STATUS_OK)
@@ -227,8 +230,8 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
     if (known >= tokenizer->next_added_id)
         tokenizer->next_added_id = known + 1;
     RETURN_IF(known != json_integer_value(id), STATUS_DATA,
-              "%s: %s \"%.64s\" has the id %" JSON_INTEGER_FORMAT ", but %d in the vocabulary", path, where,
-              token.content, json_integer_value(id), (int)known);
+              "%s: %s %s has the id %" JSON_INTEGER_FORMAT ", but %d in the vocabulary", path, where, shown,
+              json_integer_value(id), (int)known);
     tokenizer->vocab.entries[known].is_special |= is_special;
     token.id = known;
     return added_tokens_add(&tokenizer->added, &token);

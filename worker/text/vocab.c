@@ -4,6 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "worker/job/quote.h"
+
 void vocab_free(struct vocab *vocab) {
     free(vocab->entries);
     free(vocab->slots);
@@ -53,17 +55,17 @@ static enum status grow_entries(struct vocab *vocab, int32_t id) {
 }
 
 enum status vocab_add(struct vocab *vocab, const char *token, size_t size, int64_t id) {
-    RETURN_IF(id < 0 || id > MAX_TOKEN_ID, STATUS_DATA, "token \"%.*s\": id %lld, allowed are 0 to %d",
-              (int)(size < 64 ? size : 64), token, (long long)id, (int)MAX_TOKEN_ID);
+    char shown[QUOTE_BYTES], shown_other[QUOTE_BYTES];
+    RETURN_IF(id < 0 || id > MAX_TOKEN_ID, STATUS_DATA, "token %s has the id %lld, allowed are 0 to %d",
+              quote(token, size, shown), (long long)id, (int)MAX_TOKEN_ID);
     RETURN_IF(size > UINT32_MAX, STATUS_DATA, "token %lld: string of %zu bytes", (long long)id, size);
     size_t other_size;
     const char *other = vocab_token(vocab, (int32_t)id, &other_size);
-    RETURN_IF(other, STATUS_DATA, "tokens \"%.*s\" and \"%.*s\" both have the id %lld",
-              (int)(other_size < 64 ? other_size : 64), other, (int)(size < 64 ? size : 64), token,
-              (long long)id);
+    RETURN_IF(other, STATUS_DATA, "tokens %s and %s both have the id %lld",
+              quote(other, other_size, shown_other), quote(token, size, shown), (long long)id);
     int32_t other_id = vocab_find(vocab, token, size);
-    RETURN_IF(other_id >= 0, STATUS_DATA, "token \"%.*s\" has two ids, %d and %lld",
-              (int)(size < 64 ? size : 64), token, (int)other_id, (long long)id);
+    RETURN_IF(other_id >= 0, STATUS_DATA, "token %s has two ids, %d and %lld", quote(token, size, shown),
+              (int)other_id, (long long)id);
     TRY(grow_entries(vocab, (int32_t)id));
     TRY(grow_slots(vocab));
     struct vocab_entry *entry = &vocab->entries[id];
