@@ -139,6 +139,12 @@ struct state_limits {
  * Returns 0 when a product does not fit size_t. */
 size_t state_bytes(const struct state_limits *limits);
 
+/* What the device can do at best, as measured in this process. */
+struct device_limits {
+    double read_bytes_per_s; /* streaming reads from device memory, far beyond any cache */
+    double flops;            /* multiply-adds of the dtype's matmul unit, counted twice, per second */
+};
+
 /* ---- operands of the operations
  * ---------------------------------------------------------------------------- */
 
@@ -269,6 +275,11 @@ struct backend {
      * latest. */
     enum status (*step_wait)(struct backend_context *context, uint64_t ticket, struct sample_result *results,
                              struct sample_top *top);
+
+    /* Measures what this device can do at best, for floors: takes about a second and 1 GiB at most, released
+     * again. */
+    enum status (*measure_limits)(struct backend_context *context, enum dtype dtype,
+                                  struct device_limits *limits);
 
     /* Counters since open, for tests and the summary: kernel launches (graph nodes included) of the last step
      * queued; 0 on backends without launches. */

@@ -398,6 +398,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
         .sample = cpu_sample,
         .step_end = cpu_step_end,
         .step_wait = cpu_step_wait,
+        .measure_limits = cpu_measure_limits,
         .launches_per_step = cpu_launches_per_step,
     };
     char name[64];

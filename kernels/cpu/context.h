@@ -70,6 +70,8 @@ enum status cpu_norm(struct backend_context *context, const struct norm_args *ar
 enum status cpu_matmul(struct backend_context *context, const struct matmul_args *args);
 enum status cpu_attention_decode(struct backend_context *context, const struct attention_args *args);
 enum status cpu_attention_prefill(struct backend_context *context, const struct attention_args *args);
+enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype,
+                               struct device_limits *limits);
 enum status cpu_sample(struct backend_context *context, const struct sample_args *args);
 
 /* The packed form of a weight: [ceil(n_out / PANEL_OUTPUTS), n_in, PANEL_OUTPUTS], zero beyond n_out. */

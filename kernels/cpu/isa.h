@@ -94,6 +94,8 @@ struct cpu_isa {
     /* How many values are at least bound; their indices and values are written in ascending order of index.
      */
     int64_t (*sample_gather)(const float *values, int64_t n, float bound, int32_t *ids, float *kept);
+    /* n rounds of 8 chains of 16 multiply-adds: what the processor can do at best. */
+    float (*fma_rounds)(int64_t n, float factor);
     /* ln x, for positive normal x. */
     float (*log)(float x);
 };

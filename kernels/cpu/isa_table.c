@@ -13,5 +13,6 @@ const struct cpu_isa CPU_SYMBOL(cpu_isa) = {
     .sample_exp = CPU_SYMBOL(cpu_sample_exp),
     .sample_gumbel = CPU_SYMBOL(cpu_sample_gumbel),
     .sample_gather = CPU_SYMBOL(cpu_sample_gather),
+    .fma_rounds = CPU_SYMBOL(cpu_fma_rounds),
     .log = CPU_SYMBOL(cpu_log),
 };

@@ -354,6 +354,7 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     out->sample = cuda_sample;
     out->step_end = cuda_step_end;
     out->step_wait = cuda_step_wait;
+    out->measure_limits = cuda_measure_limits;
     out->launches_per_step = launches_per_step;
     return STATUS_OK;
 }

@@ -164,6 +164,8 @@ enum status cuda_matmul(struct backend_context *context, const struct matmul_arg
 enum status cuda_attention_decode(struct backend_context *context, const struct attention_args *args);
 enum status cuda_attention_prefill(struct backend_context *context, const struct attention_args *args);
 enum status cuda_sample(struct backend_context *context, const struct sample_args *args);
+enum status cuda_measure_limits(struct backend_context *context, enum dtype dtype,
+                                struct device_limits *limits);
 
 /* Whether attention has kernels for this shape; the message names what it has. */
 enum status cuda_attention_supports(const struct state_limits *limits);

@@ -14,7 +14,8 @@ enum { MAX_REPORTED = 20 };
 struct totals {
     int64_t n_records, n_errors, n_sequences, n_truncated;
     int64_t prompt_tokens, longest_prompt, most_completion_tokens;
-    /* Slots are busy until these steps: a first-come list schedule, kept as a binary heap with the earliest on top. */
+    /* Slots are busy until these steps: a first-come list schedule, kept as a binary heap with the earliest
+     * on top. */
     int64_t *busy_until; /* [n_slots] */
     int32_t n_slots;
     int64_t last_step;
@@ -46,7 +47,8 @@ static void add_record(struct totals *totals, const struct record *record, int32
     if (request->error_code) {
         totals->n_errors++;
         if (totals->n_errors <= MAX_REPORTED)
-            log_warning("line %lld: %s: %s", (long long)request->line, request->error_code, request->error_message);
+            log_warning("line %lld: %s: %s", (long long)request->line, request->error_code,
+                        request->error_message);
         return;
     }
     totals->prompt_tokens += record->n_prompt_tokens;
@@ -60,7 +62,8 @@ static void add_record(struct totals *totals, const struct record *record, int32
     }
 }
 
-static enum status read_prompts(const struct intake_options *intake, struct shard shard, struct totals *totals) {
+static enum status read_prompts(const struct intake_options *intake, struct shard shard,
+                                struct totals *totals) {
     struct prompt_reader *reader;
     TRY(prompt_reader_open(intake->job, intake->config, shard, &reader));
     struct tokenizer_scratch *scratch = NULL;
@@ -96,8 +99,8 @@ static void print_plan(const struct job *job, const struct plan *plan, const cha
     printf("memory         %.1f MiB: weights %.1f, activations %.1f, KV cache %.1f, other state %.1f\n",
            mib(plan->weight_bytes + plan->activation_bytes + plan->state_bytes), mib(plan->weight_bytes),
            mib(plan->activation_bytes), mib(plan->kv_bytes), mib(plan->state_bytes - plan->kv_bytes));
-    printf("batch          %d sequences, %d tokens per step, %d KV pages of %d positions\n", plan->max_num_seqs,
-           plan->max_num_batched_tokens, plan->state.n_pages - 1, PAGE_TOKENS);
+    printf("batch          %d sequences, %d tokens per step, %d KV pages of %d positions\n",
+           plan->max_num_seqs, plan->max_num_batched_tokens, plan->state.n_pages - 1, PAGE_TOKENS);
     printf("prompts        %lld, %lld wrong, %lld sequences, %lld prompt tokens (longest %lld)\n",
            (long long)totals->n_records, (long long)totals->n_errors, (long long)totals->n_sequences,
            (long long)totals->prompt_tokens, (long long)totals->longest_prompt);
@@ -123,9 +126,8 @@ static enum status check(const struct command_options *options, struct job *job,
     if (has_tokenizer)
         TRY(tokenizer_open(job->model, tokenizer));
 
-    struct plan_device device = {.is_gpu = true,
-                                 .free_bytes = options->device_memory,
-                                 .total_bytes = options->device_memory};
+    struct plan_device device = {
+        .is_gpu = true, .free_bytes = options->device_memory, .total_bytes = options->device_memory};
     char device_name[160];
     snprintf(device_name, sizeof device_name, "a GPU with %.1f GiB (--device-memory)",
              (double)options->device_memory / (1 << 30));
@@ -150,8 +152,9 @@ static enum status check(const struct command_options *options, struct job *job,
                                     .max_model_len = plan.max_model_len};
     TRY(read_prompts(&intake, options->shard, totals));
     print_plan(job, &plan, device_name, totals);
-    RETURN_IF(options->strict && totals->n_errors > 0, STATUS_RECORD, "%lld of %lld prompts are wrong (--strict)",
-              (long long)totals->n_errors, (long long)totals->n_records);
+    RETURN_IF(options->strict && totals->n_errors > 0, STATUS_RECORD,
+              "%lld of %lld prompts are wrong (--strict)", (long long)totals->n_errors,
+              (long long)totals->n_records);
     return STATUS_OK;
 }
 

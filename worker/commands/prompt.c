@@ -37,8 +37,8 @@ static void on_token(void *argument, const struct sequence *sequence, int32_t to
         buffer_clear(&stream->text);
         stream->failure = buffer_append(&stream->text, sequence->text.data, sequence->text.size);
         if (stream->failure == STATUS_OK)
-            print_up_to(stream, stream->text.size - stop_held_back(sampling->stop, sampling->n_stop, stream->text.data,
-                                                                   stream->text.size));
+            print_up_to(stream, stream->text.size - stop_held_back(sampling->stop, sampling->n_stop,
+                                                                   stream->text.data, stream->text.size));
         return;
     }
     stream->failure = detokenizer_add(&stream->detokenizer, stream->tokenizer, token, &stream->text);
@@ -47,15 +47,11 @@ static void on_token(void *argument, const struct sequence *sequence, int32_t to
 }
 
 static enum status make_job(const struct command_options *options, struct job *job, struct config *config) {
-    config_defaults(config);
-    job->path = strdup("command line");
-    job->model = strdup(options->target);
-    RETURN_IF(!job->path || !job->model, STATUS_INTERNAL, "out of host memory");
+    TRY(job_from_values(options->target, options->overrides, options->n_overrides, job, config));
     job->on_too_long = ON_TOO_LONG_TRUNCATE_LEFT;
     job->seed = options->seed;
-    sampling_init(&job->sampling);
     config->max_num_seqs = 1;
-    return job_apply_overrides(job, config, options->overrides, options->n_overrides);
+    return STATUS_OK;
 }
 
 static enum status generate(struct session *session, const struct job *job, const struct config *config,
@@ -88,8 +84,8 @@ static enum status generate(struct session *session, const struct job *job, cons
                                      .on_token_argument = stream};
     struct engine *engine = NULL;
     if (result == STATUS_OK)
-        result = engine_open(&session->backend, session->model, &session->model_config, session->tokenizer, &options,
-                             &engine);
+        result = engine_open(&session->backend, session->model, &session->model_config, session->tokenizer,
+                             &options, &engine);
     if (result == STATUS_OK)
         result = engine_submit(engine, record, max_tokens);
     if (result != STATUS_OK) {
@@ -116,8 +112,8 @@ static enum status generate(struct session *session, const struct job *job, cons
         print_up_to(stream, stream->text.size);
         putchar('\n');
         double decode = completion->last_token_s - completion->first_token_s;
-        log_info("%d prompt tokens, %d tokens, first token after %.3f s, %.1f tokens/s", done->n_prompt_tokens,
-                 completion->n_tokens, completion->first_token_s,
+        log_info("%d prompt tokens, %d tokens, first token after %.3f s, %.1f tokens/s",
+                 done->n_prompt_tokens, completion->n_tokens, completion->first_token_s,
                  decode > 0 ? (completion->n_tokens - 1) / decode : 0.0);
     }
     if (done) {

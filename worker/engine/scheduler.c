@@ -73,7 +73,9 @@ static void free_list(struct group *group) {
 void scheduler_free(struct scheduler *scheduler) {
     /* A group with several samples stands in running several times; it is freed once. */
     for (int32_t i = 0; i < scheduler->n_running; i++) {
-        struct group *group = scheduler->running[i]->group;
+        struct group *group = scheduler->running[i] ? scheduler->running[i]->group : NULL;
+        if (!group)
+            continue;
         if (group->n_in_flight >= 0)
             list_push(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
         group->n_in_flight = -1;
@@ -218,6 +220,9 @@ void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequen
         sequence->is_over = true;
         sequence->group->n_over++;
     }
+    if (sequence->running_idx >= 0)
+        scheduler->running[sequence->running_idx] = NULL;
+    sequence->running_idx = -1;
     release_place(scheduler, sequence);
 }
 
@@ -236,12 +241,14 @@ static void add_decode_rows(struct scheduler *scheduler, struct batch *batch) {
     int32_t kept = 0;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         struct sequence *sequence = scheduler->running[i];
-        /* A sequence leaves when it is over, or when its last token is queued: then nothing more is fed to
-         * it. */
-        if (sequence->is_over || sequence->n_queued == sequence->max_tokens) {
-            release_place(scheduler, sequence);
+        if (!sequence)
+            continue; /* it ended since the last step */
+        sequence->running_idx = -1;
+        if (sequence->n_queued == sequence->max_tokens) {
+            release_place(scheduler, sequence); /* its last token is queued: nothing more is fed to it */
             continue;
         }
+        sequence->running_idx = kept;
         scheduler->running[kept++] = sequence;
         int32_t row = batch->n_rows++;
         scheduler->token[row] = -1;
@@ -262,6 +269,7 @@ static void finish_prefill(struct scheduler *scheduler, struct batch *batch, str
         if (sequence->is_over)
             continue;
         add_sample(scheduler, batch, last_row, sequence);
+        sequence->running_idx = scheduler->n_running;
         scheduler->running[scheduler->n_running++] = sequence;
         if (i > 0 && group->n_prompt % PAGE_TOKENS != 0) {
             int32_t *pair = scheduler->next_copies[scheduler->n_next_copies++];
@@ -349,9 +357,9 @@ bool scheduler_check(const struct scheduler *scheduler) {
     int64_t holders = 0;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         const struct sequence *sequence = scheduler->running[i];
-        if (sequence->slot < 0)
+        if (!sequence)
             continue;
-        if (is_slot_free(scheduler, sequence->slot))
+        if (sequence->running_idx != i || is_slot_free(scheduler, sequence->slot))
             return false;
         holders += sequence->n_pages;
         for (int32_t page = 0; page < sequence->n_pages; page++)

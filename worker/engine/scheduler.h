@@ -52,7 +52,7 @@ struct scheduler {
     struct page_pool pool;
     int32_t *free_slots; /* [n_slots] stack */
     int32_t n_free_slots;
-    struct sequence **running; /* [n_slots] sequences that decode, in order of admission */
+    struct sequence **running; /* [n_slots] sequences that decode; NULL: ended since the last step */
     int32_t n_running;
     struct group *waiting_head, *waiting_tail;
     int64_t n_waiting;

@@ -27,6 +27,7 @@ enum status group_new(struct record *record, int32_t max_tokens, struct group **
                                                 .completion = &record->completions[i],
                                                 .sample = i,
                                                 .slot = -1,
+                                                .running_idx = -1,
                                                 .max_tokens = max_tokens,
                                                 .pages = calloc(pages, sizeof(int32_t))};
         if (!group->sequences[i].pages) {

@@ -17,6 +17,7 @@ struct sequence {
     struct completion *completion; /* tokens land here; belongs to the group's record */
     int32_t sample;                /* index within the record */
     int32_t slot;                  /* -1: none, or given back */
+    int32_t running_idx;           /* place in the scheduler's running list; -1: not in it */
     int32_t max_tokens;            /* most tokens to sample */
     int32_t n_queued;              /* tokens whose sampling is queued */
     int32_t *pages; /* [n_pages] in order of position; the first group->n_shared_pages are shared */

@@ -1,0 +1,128 @@
+/* limits: what this GPU can do at best, for the floors of benchmarks: 16-byte reads of a gigabyte, and
+ * multiply-adds from registers alone (mma.sync for bfloat16, FFMA for float32). */
+#include <algorithm>
+
+#include "kernels/cuda/context.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+static constexpr int THREADS = 512;
+static constexpr int LOADS = 8; /* 16-byte loads in flight per thread */
+
+/* data [n] 16-byte words, n a multiple of the words that one round of the grid reads. */
+__global__ void __launch_bounds__(THREADS, 1)
+    kernel_limits_read(const uint4 *data, int64_t n, uint32_t *out) {
+    uint32_t sum = 0;
+    int64_t stride = (int64_t)gridDim.x * THREADS;
+    for (int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x; at + (LOADS - 1) * stride < n;
+         at += LOADS * stride) {
+        uint4 word[LOADS];
+#pragma unroll
+        for (int i = 0; i < LOADS; i++)
+            word[i] = __ldcs(data + at + i * stride);
+#pragma unroll
+        for (int i = 0; i < LOADS; i++)
+            sum ^= word[i].x ^ word[i].y ^ word[i].z ^ word[i].w;
+    }
+    if (sum == 0x12345678u) /* never for the data given; keeps the loads */
+        *out = sum;
+}
+
+/* 8 independent accumulator tiles a warp, so that the latency of one mma hides behind the others. */
+__global__ void __launch_bounds__(THREADS, 1) kernel_limits_mma(int rounds, float *out) {
+    float c[8][4] = {};
+    uint32_t a[4] = {threadIdx.x * 0x3f813f7fu, threadIdx.x * 0x3f013f05u, 0x3f803f01u, 0x3e803f80u};
+    for (int round = 0; round < rounds; round++)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            ptx_mma_bf16(c[i], a, a[0] + i, a[1] + i);
+    float sum = 0;
+    for (int i = 0; i < 8; i++)
+        sum += c[i][0] + c[i][1] + c[i][2] + c[i][3];
+    if (sum == 1.2345f)
+        *out = sum;
+}
+
+__global__ void __launch_bounds__(THREADS, 1) kernel_limits_fma(int rounds, float factor, float *out) {
+    float c[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        c[i] = (float)(threadIdx.x + i);
+    for (int round = 0; round < rounds; round++)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            c[i] = fmaf(c[i], factor, factor);
+    float sum = 0;
+    for (int i = 0; i < 16; i++)
+        sum += c[i];
+    if (sum == 1.2345f)
+        *out = sum;
+}
+
+/* Best of a few runs of launch(), in seconds. */
+template <typename Launch>
+static enum status best_seconds(struct backend_context *context, Launch launch, double *seconds) {
+    cudaEvent_t begin, end;
+    TRY_CUDA(cudaEventCreate(&begin), "measure_limits");
+    TRY_CUDA(cudaEventCreate(&end), "measure_limits");
+    float best = 1e9f;
+    for (int repeat = 0; repeat < 8; repeat++) {
+        TRY_CUDA(cudaEventRecord(begin, context->stream), "measure_limits");
+        launch();
+        TRY_CUDA(cudaGetLastError(), "measure_limits");
+        TRY_CUDA(cudaEventRecord(end, context->stream), "measure_limits");
+        TRY_CUDA(cudaEventSynchronize(end), "measure_limits");
+        float ms;
+        TRY_CUDA(cudaEventElapsedTime(&ms, begin, end), "measure_limits");
+        best = std::min(best, ms);
+    }
+    TRY_CUDA(cudaEventDestroy(begin), "measure_limits");
+    TRY_CUDA(cudaEventDestroy(end), "measure_limits");
+    *seconds = best * 1e-3;
+    return STATUS_OK;
+}
+
+enum status cuda_measure_limits(struct backend_context *context, enum dtype dtype,
+                                struct device_limits *limits) {
+    int blocks = context->n_multiprocessors * 2;
+    int64_t round_words = (int64_t)blocks * THREADS * LOADS;
+    int64_t words = ((int64_t)1 << 30) / 16 / round_words * round_words;
+    uint4 *data;
+    cudaError_t error = cudaMalloc(&data, words * 16 + 256);
+    if (error != cudaSuccess) {
+        cudaGetLastError();
+        return status_fail(STATUS_NO_FIT,
+                           "measuring the read bandwidth needs 1 GiB of free device memory: %s",
+                           cudaGetErrorString(error));
+    }
+    uint32_t *out = reinterpret_cast<uint32_t *>(data + words);
+    enum status status =
+        cuda_check(cudaMemsetAsync(data, 0x5a, words * 16 + 256, context->stream), "measure_limits");
+    double seconds = 1;
+    if (status == STATUS_OK)
+        status = best_seconds(
+            context, [&] { kernel_limits_read<<<blocks, THREADS, 0, context->stream>>>(data, words, out); },
+            &seconds);
+    limits->read_bytes_per_s = (double)words * 16 / seconds;
+
+    const int rounds = 8192;
+    double operations;
+    float *float_out = reinterpret_cast<float *>(out);
+    if (dtype == DTYPE_BFLOAT16) {
+        operations = 2.0 * 16 * 8 * 16 * 8 * rounds * (THREADS / 32) * blocks;
+        if (status == STATUS_OK)
+            status = best_seconds(
+                context,
+                [&] { kernel_limits_mma<<<blocks, THREADS, 0, context->stream>>>(rounds, float_out); },
+                &seconds);
+    } else {
+        operations = 2.0 * 16 * rounds * THREADS * blocks;
+        if (status == STATUS_OK)
+            status = best_seconds(
+                context,
+                [&] { kernel_limits_fma<<<blocks, THREADS, 0, context->stream>>>(rounds, 0.5f, float_out); },
+                &seconds);
+    }
+    limits->flops = operations / seconds;
+    cudaFree(data);
+    return status;
+}

@@ -1,0 +1,375 @@
+#include "worker/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "worker/base/clock.h"
+#include "worker/base/log.h"
+#include "worker/commands/commands.h"
+#include "worker/job/byte_size.h"
+#include "worker/job/nearest.h"
+#include "worker/version.h"
+
+enum { MAX_OVERRIDES = 64 };
+
+enum option_id {
+    OPTION_HELP = 1000,
+    OPTION_QUIET,
+    OPTION_SET,
+    OPTION_SHARD,
+    OPTION_RESTART,
+    OPTION_STRICT,
+    OPTION_DEVICE_MEMORY,
+    OPTION_DEVICE,
+    OPTION_BATCH_SIZES,
+    OPTION_JSON,
+    OPTION_PROMPT_TOKENS,
+    OPTION_NEW_TOKENS,
+    OPTION_REPEATS,
+    OPTION_SEED,
+    OPTION_SAMPLING /* --max-tokens and the like: the same as --set NAME=VALUE */
+};
+
+#define COMMON_OPTIONS                                                                                       \
+    {"help", no_argument, NULL, OPTION_HELP}, {                                                              \
+        "quiet", no_argument, NULL, OPTION_QUIET                                                             \
+    }
+
+static const struct option run_options[] = {COMMON_OPTIONS,
+                                            {"set", required_argument, NULL, OPTION_SET},
+                                            {"shard", required_argument, NULL, OPTION_SHARD},
+                                            {"restart", no_argument, NULL, OPTION_RESTART},
+                                            {"strict", no_argument, NULL, OPTION_STRICT},
+                                            {0}};
+static const struct option check_options[] = {
+    COMMON_OPTIONS,
+    {"set", required_argument, NULL, OPTION_SET},
+    {"shard", required_argument, NULL, OPTION_SHARD},
+    {"strict", no_argument, NULL, OPTION_STRICT},
+    {"device-memory", required_argument, NULL, OPTION_DEVICE_MEMORY},
+    {0}};
+static const struct option prompt_options[] = {COMMON_OPTIONS,
+                                               {"set", required_argument, NULL, OPTION_SET},
+                                               {"device", required_argument, NULL, OPTION_DEVICE},
+                                               {"max-tokens", required_argument, NULL, OPTION_SAMPLING},
+                                               {"temperature", required_argument, NULL, OPTION_SAMPLING},
+                                               {"top-p", required_argument, NULL, OPTION_SAMPLING},
+                                               {"top-k", required_argument, NULL, OPTION_SAMPLING},
+                                               {"min-p", required_argument, NULL, OPTION_SAMPLING},
+                                               {"stop", required_argument, NULL, OPTION_SAMPLING},
+                                               {"seed", required_argument, NULL, OPTION_SEED},
+                                               {0}};
+static const struct option bench_options[] = {
+    COMMON_OPTIONS,
+    {"set", required_argument, NULL, OPTION_SET},
+    {"batch-sizes", required_argument, NULL, OPTION_BATCH_SIZES},
+    {"prompt-tokens", required_argument, NULL, OPTION_PROMPT_TOKENS},
+    {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
+    {"repeats", required_argument, NULL, OPTION_REPEATS},
+    {"json", required_argument, NULL, OPTION_JSON},
+    {0}};
+static const struct option plain_options[] = {COMMON_OPTIONS, {0}};
+
+struct command {
+    const char *name;
+    enum status (*run)(const struct command_options *);
+    const struct option *options;
+    int n_targets; /* words it takes beside options */
+    const char *usage;
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"run", command_run, run_options, 1, "pressrun run JOB.yaml [options]",
+     "Runs a job: prompts in, gzip-compressed JSON lines out. Interrupted or killed, the same command goes "
+     "on where\n"
+     "the output ends; on a finished job it says so and exits 0.\n\n"
+     "  --set KEY=VALUE        put VALUE over a key of the job (max_tokens=50), of sampling "
+     "(sampling.top_k=40) or of\n"
+     "                         the config (config.max_num_seqs=64); may be given again\n"
+     "  --shard I/N            only lines with (line - 1) mod N = I; writes NAME.I-of-N.jsonl.gz\n"
+     "  --restart              discard earlier output of this name first\n"
+     "  --strict               exit 10 when any record failed\n"
+     "  --quiet                no progress, no summary; warnings and errors stay\n\n"
+     "Exit codes: 0 complete, 10 record errors (--strict), 64 usage, 65 bad data or model, 66 input missing, "
+     "69 no\n"
+     "usable device, 70 internal or device fault, 73 cannot create output, 74 I/O error, 75 stopped and "
+     "resumable,\n"
+     "78 bad job, 80 does not fit in memory, 86 output locked.\n"},
+    {"check", command_check, check_options, 1, "pressrun check JOB.yaml [options]",
+     "Validates the job, the model and every prompt, and prints the plan: memory, batch size, an upper bound "
+     "of steps.\n"
+     "Writes nothing and needs no GPU.\n\n"
+     "  --device-memory SIZE   plan for a GPU with SIZE free (80GiB) instead of this machine\n"
+     "  --set KEY=VALUE        as in run\n"
+     "  --shard I/N            as in run\n"
+     "  --strict               exit 10 when any prompt is wrong\n"},
+    {"prompt", command_prompt, prompt_options, 2, "pressrun prompt MODEL TEXT [options]",
+     "Answers one prompt with the model of a directory, streamed to the terminal.\n\n"
+     "  --max-tokens N --temperature X --top-k N --top-p X --min-p X --stop TEXT\n"
+     "  --seed N               (default 0)\n"
+     "  --device auto|cpu|cuda[:N]\n"
+     "  --set KEY=VALUE        any other key of a job or config\n"},
+    {"bench", command_bench, bench_options, 1, "pressrun bench JOB.yaml [options]",
+     "Measures throughput at different batch sizes: random prompts of fixed length, fixed output lengths, "
+     "stop\n"
+     "conditions ignored, one warm-up, the median of the repeats.\n\n"
+     "  --batch-sizes LIST     (default 1,8,64)\n"
+     "  --prompt-tokens N      (default 16)\n"
+     "  --new-tokens N         (default 100)\n"
+     "  --repeats N            (default 3)\n"
+     "  --json FILE            also write the rows as JSON lines\n"
+     "  --set KEY=VALUE        as in run\n"},
+    {"verify", command_verify, plain_options, 1, "pressrun verify OUT.jsonl.gz",
+     "Reads an output file and checks every seal, count and line. Needs nothing but the file.\n"
+     "Exit codes: 0 complete, 90 well formed but not complete, 91 damaged.\n"},
+    {"inspect", command_inspect, plain_options, 1, "pressrun inspect MODEL",
+     "Prints what a model directory holds: family, shape, parameters, tokenizer, tensors, fingerprint.\n"},
+};
+
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_usage(FILE *out) {
+    fprintf(out, "pressrun %s: batch text generation, from a YAML job to gzip-compressed JSON lines\n\n",
+            pressrun_version());
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %s\n", commands[i].usage);
+    fprintf(out, "  pressrun --version\n\npressrun COMMAND --help tells more. Manual: man pressrun\n");
+}
+
+static enum status usage_error(const struct command *command) {
+    log_error("%s", status_message());
+    if (command)
+        fprintf(stderr, "usage: %s; more: pressrun %s --help\n", command->usage, command->name);
+    else
+        print_usage(stderr);
+    return STATUS_USAGE;
+}
+
+static enum status parse_count(const char *name, const char *text, int64_t least, int64_t most,
+                               int64_t *out) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    RETURN_IF(errno || end == text || *end || value < least || value > most, STATUS_USAGE,
+              "--%s: \"%s\" is not a whole number from %lld to %lld", name, text, (long long)least,
+              (long long)most);
+    *out = value;
+    return STATUS_OK;
+}
+
+/* Overrides that are made of other options: owned here, freed by cli_main. */
+struct parsed {
+    struct command_options options;
+    const char *overrides[MAX_OVERRIDES];
+    char *made[MAX_OVERRIDES];
+    int n_made;
+};
+
+static enum status add_override(struct parsed *parsed, const char *text) {
+    RETURN_IF(parsed->options.n_overrides == MAX_OVERRIDES, STATUS_USAGE, "more than %d values are set",
+              MAX_OVERRIDES);
+    parsed->overrides[parsed->options.n_overrides++] = text;
+    return STATUS_OK;
+}
+
+/* --max-tokens 5 becomes --set max_tokens=5; a stop string is quoted, so that it means itself. */
+static enum status add_named(struct parsed *parsed, const char *prefix, const char *name, const char *value) {
+    RETURN_IF(parsed->n_made == MAX_OVERRIDES, STATUS_USAGE, "more than %d values are set", MAX_OVERRIDES);
+    struct buffer text = {0};
+    TRY(buffer_printf(&text, "%s%s=", prefix, name));
+    for (char *c = text.data; c < text.data + text.size; c++)
+        if (*c == '-')
+            *c = '_';
+    bool is_quoted = strcmp(name, "stop") == 0;
+    if (is_quoted)
+        TRY(buffer_append_byte(&text, '\''));
+    for (const char *c = value; *c; c++) {
+        if (is_quoted && *c == '\'')
+            TRY(buffer_append_byte(&text, '\''));
+        TRY(buffer_append_byte(&text, *c));
+    }
+    if (is_quoted)
+        TRY(buffer_append_byte(&text, '\''));
+    TRY(buffer_terminate(&text));
+    parsed->made[parsed->n_made++] = text.data;
+    return add_override(parsed, text.data);
+}
+
+static enum status apply_option(struct parsed *parsed, int id, const struct option *option,
+                                const char *value) {
+    struct command_options *options = &parsed->options;
+    int64_t count = 0;
+    switch (id) {
+    case OPTION_QUIET:
+        options->is_quiet = true;
+        return STATUS_OK;
+    case OPTION_SET:
+        return add_override(parsed, value);
+    case OPTION_SHARD:
+        return shard_parse(value, &options->shard);
+    case OPTION_RESTART:
+        options->restart = true;
+        return STATUS_OK;
+    case OPTION_STRICT:
+        options->strict = true;
+        return STATUS_OK;
+    case OPTION_DEVICE_MEMORY:
+        RETURN_IF(
+            !byte_size_parse(value, strlen(value), &options->device_memory) || options->device_memory == 0,
+            STATUS_USAGE, "--device-memory: \"%s\" is not a size; write it like 80GiB or 512MiB", value);
+        return STATUS_OK;
+    case OPTION_DEVICE:
+        return add_named(parsed, "config.", "device", value);
+    case OPTION_SAMPLING:
+        return add_named(parsed, "sampling.", option->name, value);
+    case OPTION_BATCH_SIZES:
+        options->batch_sizes = value;
+        return STATUS_OK;
+    case OPTION_JSON:
+        options->json_path = value;
+        return STATUS_OK;
+    case OPTION_PROMPT_TOKENS:
+        TRY(parse_count(option->name, value, 1, 1 << 24, &count));
+        options->prompt_tokens = (int32_t)count;
+        return STATUS_OK;
+    case OPTION_NEW_TOKENS:
+        TRY(parse_count(option->name, value, 1, 1 << 24, &count));
+        options->new_tokens = (int32_t)count;
+        return STATUS_OK;
+    case OPTION_REPEATS:
+        TRY(parse_count(option->name, value, 1, 1000, &count));
+        options->repeats = (int32_t)count;
+        return STATUS_OK;
+    case OPTION_SEED:
+        TRY(parse_count(option->name, value, 0, INT64_MAX, &count));
+        options->seed = (uint64_t)count;
+        return STATUS_OK;
+    default:
+        return status_fail(STATUS_USAGE, "an option is unknown");
+    }
+}
+
+static enum status unknown_option(const struct command *command, const char *word) {
+    const char *names[32];
+    size_t n = 0;
+    for (const struct option *option = command->options; option->name && n + 1 < sizeof names / sizeof *names;
+         option++)
+        names[n++] = option->name;
+    names[n] = NULL;
+    const char *dashes = word;
+    while (*dashes == '-')
+        dashes++;
+    char hint[NEAREST_HINT_BYTES];
+    return status_fail(STATUS_USAGE, "option \"%s\" is unknown, or lacks its value%s", word,
+                       nearest_hint(dashes, strlen(dashes), names, hint));
+}
+
+static enum status parse(const struct command *command, int argc, char **argv, struct parsed *parsed,
+                         bool *wants_help) {
+    struct command_options *options = &parsed->options;
+    const char *targets[2] = {0};
+    int n_targets = 0;
+    opterr = 0;
+    optind = 1;
+    *wants_help = false;
+    while (optind < argc) {
+        int index = 0, before = optind;
+        int id = getopt_long(argc, argv, "+h", command->options, &index);
+        if (id == -1) { /* a word, or what follows "--" */
+            if (optind >= argc)
+                break;
+            RETURN_IF(n_targets == command->n_targets, STATUS_USAGE, "\"%s\" is one word too many",
+                      argv[optind]);
+            targets[n_targets++] = argv[optind++];
+            continue;
+        }
+        if (id == '?')
+            return unknown_option(command, argv[before]);
+        if (id == OPTION_HELP || id == 'h') {
+            *wants_help = true;
+            return STATUS_OK;
+        }
+        TRY(apply_option(parsed, id, &command->options[index], optarg));
+    }
+    RETURN_IF(n_targets < command->n_targets, STATUS_USAGE, "%s is missing",
+              n_targets == 1                                               ? "the prompt's text"
+              : command->run == command_verify                             ? "the output file"
+              : command->n_targets == 2 || command->run == command_inspect ? "the model directory"
+                                                                           : "the job file");
+    options->target = targets[0];
+    options->prompt = targets[1];
+    return STATUS_OK;
+}
+
+static bool is_terminal_that_moves(void) {
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
+}
+
+static enum status run_command(const struct command *command, int argc, char **argv, double start_s) {
+    struct parsed parsed = {.options = {.start_s = start_s,
+                                        .shard = {.index = 0, .count = 1},
+                                        .batch_sizes = "1,8,64",
+                                        .prompt_tokens = 16,
+                                        .new_tokens = 100,
+                                        .repeats = 3}};
+    parsed.options.overrides = parsed.overrides;
+    parsed.options.is_terminal = is_terminal_that_moves();
+    const char *no_color = getenv("NO_COLOR");
+    parsed.options.use_color = parsed.options.is_terminal && !(no_color && *no_color);
+    bool wants_help;
+    enum status result = parse(command, argc, argv, &parsed, &wants_help);
+    if (result != STATUS_OK) {
+        usage_error(command);
+    } else if (wants_help) {
+        printf("usage: %s\n\n%s", command->usage, command->help);
+    } else {
+        log_set_quiet(parsed.options.is_quiet);
+        result = command->run(&parsed.options);
+        if (result == STATUS_STOPPED)
+            log_info("%s", status_message());
+        else if (result != STATUS_OK)
+            log_error("%s", status_message());
+    }
+    for (int i = 0; i < parsed.n_made; i++)
+        free(parsed.made[i]);
+    if (fflush(stdout) != 0 && result == STATUS_OK) {
+        log_error("standard output: %s", strerror(errno));
+        result = STATUS_IO;
+    }
+    return result;
+}
+
+enum status cli_main(int argc, char **argv) {
+    double start_s = clock_seconds();
+    const char *name = argc > 1 ? argv[1] : "";
+    if (strcmp(name, "--version") == 0) {
+        struct buffer text = {0};
+        enum status result = version_write(&text);
+        fwrite(text.data, 1, text.size, stdout);
+        buffer_free(&text);
+        return result;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_usage(stdout);
+        return STATUS_OK;
+    }
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (strcmp(name, commands[i].name) == 0)
+            return run_command(&commands[i], argc - 1, argv + 1, start_s);
+    const char *names[N_COMMANDS + 1] = {0};
+    for (int i = 0; i < N_COMMANDS; i++)
+        names[i] = commands[i].name;
+    char hint[NEAREST_HINT_BYTES];
+    if (!*name)
+        status_fail(STATUS_USAGE, "a command is missing");
+    else
+        status_fail(STATUS_USAGE, "command \"%s\" is unknown%s", name,
+                    nearest_hint(name, strlen(name), names, hint));
+    return usage_error(NULL);
+}
