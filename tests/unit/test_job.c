@@ -172,6 +172,25 @@ static void test_config_alone(void **state) {
     config_free(&config);
 }
 
+static void test_from_values(void **state) {
+    (void)state;
+    char config_set[4200];
+    snprintf(config_set, sizeof config_set, "config=%s",
+             temp_text("c.yaml", "threads: 3\nmax_num_seqs: 4\n"));
+    const char *values[] = {"config.max_num_seqs=1", "temperature=0", config_set, "dtype=float32"};
+    assert_int_equal(job_from_values("the/model", values, 4, &job, &config), STATUS_OK);
+    assert_string_equal(job.model, "the/model");
+    assert_null(job.prompts);
+    assert_null(job.output);
+    assert_string_equal(job.prompt_field, "prompt");
+    assert_true(job.sampling.temperature == 0 && job.has_dtype);
+    assert_int_equal(config.threads, 3);
+    assert_int_equal(config.max_num_seqs, 1);
+    unload();
+    values[0] = "no_such_key=1";
+    assert_int_equal(job_from_values("m", values, 4, &job, &config), STATUS_JOB);
+}
+
 static void test_shipped(void **state) {
     (void)state;
     static const char *const jobs[] = {"jobs/shakespeare.yaml", "jobs/bench.yaml"};
@@ -188,8 +207,10 @@ static void test_shipped(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_minimal), cmocka_unit_test(test_everything),   cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_paths),   cmocka_unit_test(test_config_alone), cmocka_unit_test(test_shipped),
+        cmocka_unit_test(test_minimal),      cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_overrides),    cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_config_alone), cmocka_unit_test(test_from_values),
+        cmocka_unit_test(test_shipped),
     };
     return cmocka_run_group_tests(tests, temp_folder_open, temp_folder_close);
 }

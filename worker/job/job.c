@@ -240,60 +240,62 @@ static enum status check_whole(const struct job *job) {
     return STATUS_OK;
 }
 
-static enum status load(struct loader *loader, const char *const *overrides, int n_overrides,
-                        struct config *config) {
-    struct job *job = loader->job;
+static enum status load_file(struct loader *loader) {
     struct yaml_tree tree;
-    TRY(field_read_file(job->path, &tree));
-    enum status status = apply_file(loader, job->path, &tree);
+    TRY(field_read_file(loader->job->path, &tree));
+    enum status status = apply_file(loader, loader->job->path, &tree);
     yaml_tree_free(&tree);
-    TRY(status);
+    return status;
+}
+
+/* The job's overrides may name another config file, so those of the config come behind it. */
+static enum status apply_values(struct loader *loader, const char *const *overrides, int n_overrides,
+                                struct config *config) {
     TRY(apply_overrides(loader, overrides, n_overrides, false, config));
     TRY(load_config(loader, config));
-    TRY(apply_overrides(loader, overrides, n_overrides, true, config));
-    return check_whole(job);
+    return apply_overrides(loader, overrides, n_overrides, true, config);
+}
+
+static enum status begin(struct loader *loader, const char *path, struct job *job, struct config *config) {
+    *job = (struct job){.path = strdup(path), .prompt_field = strdup("prompt")};
+    sampling_init(&job->sampling);
+    config_defaults(config);
+    *loader = (struct loader){.job = job, .folder = path_folder(path)};
+    RETURN_IF(!job->path || !job->prompt_field || !loader->folder, STATUS_INTERNAL, "out of host memory");
+    return STATUS_OK;
+}
+
+static enum status end(struct loader *loader, enum status status, struct config *config) {
+    free(loader->folder);
+    if (status != STATUS_OK) {
+        job_free(loader->job);
+        config_free(config);
+    }
+    return status;
 }
 
 enum status job_load(const char *path, const char *const *overrides, int n_overrides, struct job *job,
                      struct config *config) {
-    *job = (struct job){.path = strdup(path), .prompt_field = strdup("prompt")};
-    sampling_init(&job->sampling);
-    config_defaults(config);
-    struct loader loader = {.job = job, .folder = path_folder(path)};
-
-    enum status status;
-    if (!job->path || !job->prompt_field || !loader.folder)
-        status = status_fail(STATUS_INTERNAL, "out of host memory");
-    else
-        status = load(&loader, overrides, n_overrides, config);
-    free(loader.folder);
-    if (status != STATUS_OK) {
-        job_free(job);
-        config_free(config);
-    }
-    return status;
+    struct loader loader;
+    enum status status = begin(&loader, path, job, config);
+    if (status == STATUS_OK)
+        status = load_file(&loader);
+    if (status == STATUS_OK)
+        status = apply_values(&loader, overrides, n_overrides, config);
+    if (status == STATUS_OK)
+        status = check_whole(job);
+    return end(&loader, status, config);
 }
 
 enum status job_from_values(const char *model, const char *const *values, int n_values, struct job *job,
                             struct config *config) {
-    *job = (struct job){
-        .path = strdup("command line"), .model = strdup(model), .prompt_field = strdup("prompt")};
-    sampling_init(&job->sampling);
-    config_defaults(config);
-    struct loader loader = {.job = job, .folder = strdup(".")};
-    enum status status = STATUS_OK;
-    if (!job->path || !job->model || !job->prompt_field || !loader.folder)
+    struct loader loader;
+    enum status status = begin(&loader, "command line", job, config);
+    if (status == STATUS_OK && !(job->model = strdup(model)))
         status = status_fail(STATUS_INTERNAL, "out of host memory");
     if (status == STATUS_OK)
-        status = apply_overrides(&loader, values, n_values, false, config);
-    if (status == STATUS_OK)
-        status = apply_overrides(&loader, values, n_values, true, config);
-    free(loader.folder);
-    if (status != STATUS_OK) {
-        job_free(job);
-        config_free(config);
-    }
-    return status;
+        status = apply_values(&loader, values, n_values, config);
+    return end(&loader, status, config);
 }
 
 void job_free(struct job *job) {

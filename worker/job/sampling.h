@@ -86,8 +86,8 @@ struct sampling_value {
     double real; /* also set for integers; a whole number beyond int64 comes as a real */
     bool boolean;
 };
-/* *known is false when name is no sampling scalar. Failure: status code with "temperature: -1 is below 0 …".
- */
+/* *known is false when name is no sampling scalar. Failure: status code with "temperature: -1 is not allowed;
+ * expected …". */
 enum status sampling_set_scalar(struct sampling *sampling, enum status code, const char *name,
                                 struct sampling_value value, bool *known);
 /* Begin a list: it is given at this level, and empty (which overrides a list of the level below). */
