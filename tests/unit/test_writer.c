@@ -385,6 +385,30 @@ static void test_complete_is_found(void **state) {
     assert_published();
 }
 
+/* A .part beside a complete NAME: an empty one is what a worker leaves that lost the race; any other stays.
+ */
+static void test_part_beside_complete_name(void **state) {
+    (void)state;
+    struct writer_found found;
+    struct writer *writer;
+    fault_set(FAULT_ONCE, 0);
+    write_whole(&ours, 1);
+    write_bytes(folder.part, "", 0);
+    assert_int_equal(open_writer(&found, &writer), STATUS_OK);
+    assert_true(found.is_complete);
+    assert_published();
+    write_bytes(folder.part, "mine", 4);
+    assert_int_equal(open_writer(&found, &writer), STATUS_OK);
+    assert_true(found.is_complete);
+    assert_true(exists(folder.part));
+    assert_int_equal(link(folder.name, folder.part), -1);
+    assert_int_equal(unlink(folder.part), 0);
+    assert_int_equal(link(folder.name, folder.part), 0);
+    assert_int_equal(open_writer(&found, &writer), STATUS_OK);
+    assert_true(found.is_complete);
+    assert_published();
+}
+
 static void test_totals_without_publishing(void **state) {
     (void)state;
     struct writer_found found;
@@ -827,6 +851,7 @@ int main(void) {
         TEST(test_large_record),
         TEST(test_append_refuses_half_lines),
         TEST(test_complete_is_found),
+        TEST(test_part_beside_complete_name),
         TEST(test_totals_without_publishing),
         TEST(test_other_identity_is_refused),
         TEST(test_foreign_files_are_refused),

@@ -45,7 +45,7 @@ static bool get_count(const json_t *object, const char *key, int64_t *out) {
 static const char *count_line(struct verifier *verifier, const json_t *object) {
     struct output_counts *counts = &verifier->counts;
     const json_t *usage = json_object_get(object, "usage");
-    int64_t line, sample = 0, prompt_tokens, completion_tokens;
+    int64_t line, sample = 0, prompt_tokens = 0, completion_tokens = 0;
     bool failed = json_object_get(object, "error") != NULL;
     if (!json_is_object(object) || !get_count(object, "line", &line) || line < 1)
         return "a line of the text is no record";
