@@ -189,7 +189,11 @@ static void decode_by_chunks(const struct attention *a, int n_threads) {
 static void decode_by_rows(const struct attention *a, int n_threads) {
     const struct batch *batch = &a->context->batch;
     int32_t n_pairs = batch->n_decode * a->n_kv_heads;
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 2)
+    /* Whole rows, whose heads lie side by side in memory; with few rows, equal parts. */
+    int32_t share = (n_pairs + n_threads - 1) / n_threads;
+    if (share > a->n_kv_heads)
+        share = a->n_kv_heads;
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, share)
     for (int32_t pair = 0; pair < n_pairs; pair++) {
         int32_t row = pair / a->n_kv_heads, kv_head = pair % a->n_kv_heads;
         if (batch->slot[row] == a->context->limits.n_slots) {

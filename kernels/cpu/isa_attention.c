@@ -42,10 +42,10 @@ SIMD_INLINE v16 load_first_lanes(const void *from, size_t element, enum dtype dt
 }
 
 /* scores[q * stride + 32 p + i] = scale * (query q . key i of page p). All counts are constants at the call.
- */
-SIMD_INLINE void score_pages(const struct kv_view *view, const void *const *keys, enum dtype dtype,
-                             const float *queries, float *scores, int stride, const int n_queries,
-                             const int n_pages) {
+ * ahead: NULL, or pages that are wanted in cache soon, one for each of keys. */
+SIMD_INLINE void score_pages(const struct kv_view *view, const void *const *keys, const void *const *ahead,
+                             enum dtype dtype, const float *queries, float *scores, int stride,
+                             const int n_queries, const int n_pages) {
     v16 sum[TILE_QUERIES][SCORE_PAGES][HALVES];
 #pragma GCC unroll 8
     for (int q = 0; q < n_queries; q++) {
@@ -60,6 +60,12 @@ SIMD_INLINE void score_pages(const struct kv_view *view, const void *const *keys
         for (int p = 0; p < n_pages; p++) {
             v16 low = load_lanes(keys[p], (size_t)d * PAGE_TOKENS, dtype);
             v16 high = load_lanes(keys[p], (size_t)d * PAGE_TOKENS + V16_LANES, dtype);
+            if (ahead) {
+                size_t line = (size_t)d * PAGE_TOKENS * dtype_bytes(dtype);
+                __builtin_prefetch((const char *)ahead[p] + line, 0, 2);
+                if (dtype == DTYPE_FLOAT32)
+                    __builtin_prefetch((const char *)ahead[p] + line + 64, 0, 2);
+            }
 #pragma GCC unroll 8
             for (int q = 0; q < n_queries; q++) {
                 v16 x = v16_set1(queries[q * view->head_dim + d]);
@@ -81,9 +87,10 @@ SIMD_INLINE void score_pages(const struct kv_view *view, const void *const *keys
 }
 
 /* values[q * MAX_HEAD_DIM + d] += sum over j < n of weights[q * stride + j] * page[j, d], for vectors of d
- * from d on, n_vectors at once; returns the d where fewer remain. */
-SIMD_INLINE int value_vectors(const struct kv_view *view, const void *page, enum dtype dtype,
-                              const float *weights, int stride, int n, float *values, int d,
+ * from d on, n_vectors at once; returns the d where fewer remain. ahead: NULL, or a page that is wanted in
+ * cache soon. */
+SIMD_INLINE int value_vectors(const struct kv_view *view, const void *page, const void *ahead,
+                              enum dtype dtype, const float *weights, int stride, int n, float *values, int d,
                               const int n_queries, const int n_vectors) {
     for (; d + n_vectors * V16_LANES <= view->head_dim; d += n_vectors * V16_LANES) {
         v16 sum[TILE_QUERIES][VALUE_VECTORS_ONE];
@@ -94,11 +101,16 @@ SIMD_INLINE int value_vectors(const struct kv_view *view, const void *page, enum
                 sum[q][i] = v16_load(values + q * MAX_HEAD_DIM + d + i * V16_LANES);
         }
         for (int j = 0; j < n; j++) {
+            size_t element = (size_t)j * (size_t)view->head_dim + (size_t)d;
             v16 v[VALUE_VECTORS_ONE];
 #pragma GCC unroll 8
-            for (int i = 0; i < n_vectors; i++)
-                v[i] =
-                    load_lanes(page, (size_t)j * (size_t)view->head_dim + (size_t)(d + i * V16_LANES), dtype);
+            for (int i = 0; i < n_vectors; i++) {
+                v[i] = load_lanes(page, element + (size_t)(i * V16_LANES), dtype);
+                /* A vector of float32 is a cache line, two of bfloat16 are. */
+                if (ahead && (dtype == DTYPE_FLOAT32 || i % 2 == 0))
+                    __builtin_prefetch(
+                        (const char *)ahead + (element + (size_t)(i * V16_LANES)) * dtype_bytes(dtype), 0, 2);
+            }
 #pragma GCC unroll 8
             for (int q = 0; q < n_queries; q++) {
                 v16 w = v16_set1(weights[q * stride + j]);
@@ -117,11 +129,11 @@ SIMD_INLINE int value_vectors(const struct kv_view *view, const void *page, enum
     return d;
 }
 
-SIMD_INLINE void value_page(const struct kv_view *view, const void *page, enum dtype dtype,
+SIMD_INLINE void value_page(const struct kv_view *view, const void *page, const void *ahead, enum dtype dtype,
                             const float *weights, int stride, int n, float *values, const int n_queries) {
-    int d = value_vectors(view, page, dtype, weights, stride, n, values, 0, n_queries,
+    int d = value_vectors(view, page, ahead, dtype, weights, stride, n, values, 0, n_queries,
                           n_queries == 1 ? VALUE_VECTORS_ONE : VALUE_VECTORS);
-    d = value_vectors(view, page, dtype, weights, stride, n, values, d, n_queries, 1);
+    d = value_vectors(view, page, ahead, dtype, weights, stride, n, values, d, n_queries, 1);
     if (d == view->head_dim)
         return;
     for (int q = 0; q < n_queries; q++) {
@@ -140,9 +152,9 @@ SIMD_INLINE void value_page(const struct kv_view *view, const void *page, enum d
 #define SCORE_CASE(n)                                                                                        \
     case n:                                                                                                  \
         if (view->dtype == DTYPE_FLOAT32)                                                                    \
-            score_pages(view, keys, DTYPE_FLOAT32, queries, scores, stride, n, 1);                           \
+            score_pages(view, keys, NULL, DTYPE_FLOAT32, queries, scores, stride, n, 1);                     \
         else                                                                                                 \
-            score_pages(view, keys, DTYPE_BFLOAT16, queries, scores, stride, n, 1);                          \
+            score_pages(view, keys, NULL, DTYPE_BFLOAT16, queries, scores, stride, n, 1);                    \
         break
 
 static void score_page(const struct kv_view *view, const void *const *keys, const float *queries,
@@ -161,20 +173,26 @@ static void score_page(const struct kv_view *view, const void *const *keys, cons
     }
 }
 
-static void score_several_pages(const struct kv_view *view, const void *const *keys, const float *queries,
-                                float *scores) {
-    if (view->dtype == DTYPE_FLOAT32)
-        score_pages(view, keys, DTYPE_FLOAT32, queries, scores, 0, 1, SCORE_PAGES);
+/* SCORE_PAGES pages, or one, for a single query. */
+static void score_ahead(const struct kv_view *view, const void *const *keys, const void *const *ahead,
+                        const float *queries, float *scores, int n_pages) {
+    bool wide = view->dtype == DTYPE_FLOAT32;
+    if (n_pages == SCORE_PAGES && wide)
+        score_pages(view, keys, ahead, DTYPE_FLOAT32, queries, scores, 0, 1, SCORE_PAGES);
+    else if (n_pages == SCORE_PAGES)
+        score_pages(view, keys, ahead, DTYPE_BFLOAT16, queries, scores, 0, 1, SCORE_PAGES);
+    else if (wide)
+        score_pages(view, keys, ahead, DTYPE_FLOAT32, queries, scores, 0, 1, 1);
     else
-        score_pages(view, keys, DTYPE_BFLOAT16, queries, scores, 0, 1, SCORE_PAGES);
+        score_pages(view, keys, ahead, DTYPE_BFLOAT16, queries, scores, 0, 1, 1);
 }
 
 #define VALUE_CASE(n)                                                                                        \
     case n:                                                                                                  \
         if (view->dtype == DTYPE_FLOAT32)                                                                    \
-            value_page(view, page, DTYPE_FLOAT32, weights, stride, n_positions, values, n);                  \
+            value_page(view, page, NULL, DTYPE_FLOAT32, weights, stride, n_positions, values, n);            \
         else                                                                                                 \
-            value_page(view, page, DTYPE_BFLOAT16, weights, stride, n_positions, values, n);                 \
+            value_page(view, page, NULL, DTYPE_BFLOAT16, weights, stride, n_positions, values, n);           \
         break
 
 static void add_values(const struct kv_view *view, const void *page, const float *weights, int stride,
@@ -191,6 +209,14 @@ static void add_values(const struct kv_view *view, const void *page, const float
         VALUE_CASE(6);
 #endif
     }
+}
+
+static void add_values_ahead(const struct kv_view *view, const void *page, const void *ahead,
+                             const float *weights, int n_positions, float *values) {
+    if (view->dtype == DTYPE_FLOAT32)
+        value_page(view, page, ahead, DTYPE_FLOAT32, weights, 0, n_positions, values, 1);
+    else
+        value_page(view, page, ahead, DTYPE_BFLOAT16, weights, 0, n_positions, values, 1);
 }
 
 /* ---- decode ---- */
@@ -223,30 +249,45 @@ void CPU_SYMBOL(cpu_attention_decode_chunk)(const struct kv_view *view, const fl
     int n = end - first;
     int n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
     int first_page = first / PAGE_TOKENS;
-    const void *keys[CHUNK_PAGES];
-    for (int p = 0; p < n_pages; p++)
+    size_t head_bytes = (size_t)PAGE_TOKENS * (size_t)view->head_dim * dtype_bytes(view->dtype);
+    const void *keys[CHUNK_PAGES], *chunk_values[CHUNK_PAGES];
+    for (int p = 0; p < n_pages; p++) {
         keys[p] = page_of(view, view->keys, first_page + p);
+        chunk_values[p] = page_of(view, view->values, first_page + p);
+    }
 
     for (int32_t done = 0; done < n_queries;) {
         int width = n_queries - done < TILE_QUERIES ? n_queries - done : TILE_QUERIES;
         const float *tile_queries = queries + (size_t)done * (size_t)view->head_dim;
-        int p = 0;
-        if (width == 1) {
-            for (; p + SCORE_PAGES <= n_pages; p += SCORE_PAGES)
-                score_several_pages(view, keys + p, tile_queries, &scores[0][p * PAGE_TOKENS]);
+        for (int p = 0; p < n_pages;) {
+            if (width > 1) {
+                score_page(view, keys + p, tile_queries, width, &scores[0][p * PAGE_TOKENS],
+                           DECODE_CHUNK_TOKENS);
+                p++;
+            } else {
+                /* Bound by memory: the values come while the keys are worked on. */
+                int step = n_pages - p >= SCORE_PAGES ? SCORE_PAGES : 1;
+                score_ahead(view, keys + p, chunk_values + p, tile_queries, &scores[0][p * PAGE_TOKENS],
+                            step);
+                p += step;
+            }
         }
-        for (; p < n_pages; p++)
-            score_page(view, keys + p, tile_queries, width, &scores[0][p * PAGE_TOKENS], DECODE_CHUNK_TOKENS);
 
         memset(values, 0, (size_t)width * sizeof values[0]);
         for (int q = 0; q < width; q++) {
             float *out = partial + (size_t)(done + q) * stride + view->head_dim;
             chunk_weights(scores[q], n, &out[0], &out[1]);
         }
-        for (p = 0; p < n_pages; p++) {
+        for (int p = 0; p < n_pages; p++) {
             int left = n - p * PAGE_TOKENS;
-            add_values(view, page_of(view, view->values, first_page + p), &scores[0][p * PAGE_TOKENS],
-                       DECODE_CHUNK_TOKENS, left < PAGE_TOKENS ? left : PAGE_TOKENS, values[0], width);
+            int positions = left < PAGE_TOKENS ? left : PAGE_TOKENS;
+            const float *weights = &scores[0][p * PAGE_TOKENS];
+            /* Beside the last queries' values come the next head's keys, which the caller works on next. */
+            if (width == 1)
+                add_values_ahead(view, chunk_values[p], (const char *)keys[p] + head_bytes, weights,
+                                 positions, values[0]);
+            else
+                add_values(view, chunk_values[p], weights, DECODE_CHUNK_TOKENS, positions, values[0], width);
         }
         for (int q = 0; q < width; q++)
             memcpy(partial + (size_t)(done + q) * stride, values[q], (size_t)view->head_dim * sizeof(float));

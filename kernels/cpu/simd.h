@@ -114,10 +114,10 @@ SIMD_INLINE v16 v16_scale(v16 x, v16 shifted) {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), exponent));
 }
 
-/* x = mantissa * 2^exponent with mantissa in [2/3, 4/3), for positive normal x. */
+/* x = mantissa * 2^exponent with mantissa in [sqrt(1/2), sqrt(2)), for positive normal x. */
 SIMD_INLINE void v16_split(v16 x, v16 *mantissa, v16 *exponent) {
     __m512i bits = _mm512_castps_si512(x);
-    __m512i power = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f2aaaab)), 23);
+    __m512i power = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f3504f3)), 23);
     *mantissa = _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(power, 23)));
     *exponent = _mm512_cvtepi32_ps(power);
 }
@@ -252,7 +252,7 @@ SIMD_INLINE v16 v16_scale(v16 x, v16 shifted) {
 
 SIMD_INLINE void v16_half_split(__m256 x, __m256 *mantissa, __m256 *exponent) {
     __m256i bits = _mm256_castps_si256(x);
-    __m256i power = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f2aaaab)), 23);
+    __m256i power = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);
     *mantissa = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(power, 23)));
     *exponent = _mm256_cvtepi32_ps(power);
 }
@@ -393,7 +393,7 @@ SIMD_INLINE v16 v16_scale(v16 x, v16 shifted) {
 SIMD_INLINE void v16_split(v16 x, v16 *mantissa, v16 *exponent) {
     for (int i = 0; i < V16_LANES; i++) {
         uint32_t bits = v16_bits(x.lane[i]);
-        int32_t power = (int32_t)(bits - 0x3f2aaaabu) >> 23;
+        int32_t power = (int32_t)(bits - 0x3f3504f3u) >> 23;
         mantissa->lane[i] = v16_float(bits - ((uint32_t)power << 23));
         exponent->lane[i] = (float)power;
     }
@@ -449,7 +449,7 @@ SIMD_INLINE float v16_first(v16 x) {
 /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
 #define V16_ROUNDER 12582912.0f
 
-/* e^x within 1 ulp for results that are normal; 0 below the smallest normal number (so e^-inf = 0), +infinity
+/* e^x within 1.5 ulp for results that are normal; 0 below the smallest normal number (so e^-inf = 0), +infinity
  * above the largest, NaN for NaN. Cody-Waite reduction by ln 2 in two parts (Cody and Waite, 1980), then the
  * series of e^r - 1 - r on |r| <= ln 2 / 2 with minimax coefficients. */
 SIMD_INLINE v16 v16_exp(v16 x) {
@@ -474,7 +474,7 @@ SIMD_INLINE v16 v16_exp(v16 x) {
     return p;
 }
 
-/* log(mantissa) for mantissa = 1 + f in [2/3, 4/3): f - f^2/2 + f^3 P(f). */
+/* log(mantissa) for mantissa = 1 + f in [sqrt(1/2), sqrt(2)): f - f^2/2 + f^3 P(f). */
 SIMD_INLINE v16 v16_log_mantissa(v16 f) {
     v16 p = v16_set1(7.0376836e-2f);
     p = v16_fma(p, f, v16_set1(-1.1514610e-1f));
@@ -491,7 +491,7 @@ SIMD_INLINE v16 v16_log_mantissa(v16 f) {
     return v16_add(f, tail);
 }
 
-/* ln x within 2 ulp, for positive normal x. */
+/* ln x within 1 ulp, for positive normal x. */
 SIMD_INLINE v16 v16_log(v16 x) {
     v16 mantissa, exponent;
     v16_split(x, &mantissa, &exponent);
