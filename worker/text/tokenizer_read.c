@@ -20,17 +20,21 @@ static const char *type_of(const json_t *component) {
     return json_string_value(json_object_get(component, "type"));
 }
 
-/* Reads a boolean key of a component; absent is the default. */
-static enum status read_bool(const char *path, const char *where, const json_t *object, const char *key,
-                             bool absent, bool *out) {
+/* Reads a boolean key of a component, which must be there. */
+static enum status require_bool(const char *path, const char *where, const json_t *object, const char *key,
+                                bool *out) {
     const json_t *value = json_object_get(object, key);
-    *out = absent;
-    if (!value)
-        return STATUS_OK;
     RETURN_IF(!json_is_boolean(value), STATUS_DATA, "%s: %s.%s is %s, expected true or false", path, where,
               key, json_kind(value));
     *out = json_is_true(value);
     return STATUS_OK;
+}
+
+/* The same where an absent key has a default. */
+static enum status read_bool(const char *path, const char *where, const json_t *object, const char *key,
+                             bool absent, bool *out) {
+    *out = absent;
+    return json_object_get(object, key) ? require_bool(path, where, object, key, out) : STATUS_OK;
 }
 
 static enum status refuse_component(const char *path, const char *key, const json_t *component,
@@ -206,12 +210,12 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
                                 .size = json_string_length(content)};
     char shown[QUOTE_BYTES];
     quote(token.content, token.size, shown);
-    bool single_word, is_special;
-    TRY(read_bool(path, where, entry, "single_word", false, &single_word));
-    TRY(read_bool(path, where, entry, "special", false, &is_special));
-    TRY(read_bool(path, where, entry, "lstrip", false, &token.lstrip));
-    TRY(read_bool(path, where, entry, "rstrip", false, &token.rstrip));
-    TRY(read_bool(path, where, entry, "normalized", !is_special, &token.normalized));
+    bool single_word = false, is_special = false;
+    TRY(require_bool(path, where, entry, "single_word", &single_word));
+    TRY(require_bool(path, where, entry, "special", &is_special));
+    TRY(require_bool(path, where, entry, "lstrip", &token.lstrip));
+    TRY(require_bool(path, where, entry, "rstrip", &token.rstrip));
+    TRY(require_bool(path, where, entry, "normalized", &token.normalized));
     RETURN_IF(single_word, STATUS_DATA, "%s: %s %s: single_word true is not supported", path, where, shown);
     if (token.size == 0)
         return STATUS_OK; /* the reference passes over it, too */

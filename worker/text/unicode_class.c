@@ -13,7 +13,7 @@ static const struct class_range ranges[] = {
 };
 
 enum unicode_class unicode_class_of(uint32_t code_point) {
-    if (code_point < 0x80) { /* most text; the table agrees (test_byte_level) */
+    if (code_point < 0x80) { /* most text; the table agrees (test_utf8) */
         uint32_t lower = code_point | 0x20;
         if (lower >= 'a' && lower <= 'z')
             return CLASS_LETTER;
