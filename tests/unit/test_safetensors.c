@@ -1,0 +1,219 @@
+/* safetensors: views, dtypes, shards, fingerprint; conversion and transposition beside the definition. What
+ * must be refused is in test_bad_model. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/model_folder.h"
+#include "tests/unit/temp_folder.h"
+#include "worker/model/float_convert.h"
+#include "worker/model/safetensors.h"
+#include "worker/model/weight_source.h"
+
+static struct safetensors *open_header(const char *header, size_t n_data_bytes) {
+    struct safetensors *files;
+    model_folder_tensors("a.safetensors", header, n_data_bytes);
+    if (safetensors_open_file(temp_path("a.safetensors"), &files) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return files;
+}
+
+#define ENTRY(name, dtype, shape, begin, end)                                                                \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
+
+static void test_views(void **state) {
+    (void)state;
+    /* Not in order of place, padded with blanks, with metadata, an empty tensor and a scalar. */
+    struct safetensors *files = open_header(
+        "{" ENTRY("z", "U8", "[3]", 8, 11) "," ENTRY("m", "F32", "[2,1]", 0, 8) "," ENTRY(
+            "empty", "F16", "[0,7]", 11, 11) "," ENTRY("scalar", "I32", "[]", 11,
+                                                       15) ",\"__metadata__\":{\"format\":\"pt\"}}   ",
+        15);
+    assert_int_equal(safetensors_count(files), 4);
+    static const char *const names[] = {"empty", "m", "scalar", "z"};
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(safetensors_at(files, i)->name, names[i]);
+    struct stored_tensor *tensor = safetensors_find(files, "z");
+    assert_non_null(tensor);
+    assert_int_equal(tensor->dtype, STORED_OTHER);
+    assert_string_equal(tensor->dtype_name, "U8");
+    assert_int_equal(tensor->bytes, 3);
+    assert_int_equal(((const uint8_t *)tensor->data)[0], 8);
+    assert_int_equal(safetensors_find(files, "scalar")->n, 1);
+    assert_int_equal(safetensors_find(files, "empty")->n, 0);
+    assert_null(safetensors_find(files, "y"));
+
+    assert_int_equal(safetensors_get(files, "m", 2, 2, 1, &tensor), STATUS_OK);
+    assert_true(tensor->used);
+    assert_int_equal(safetensors_get(files, "m", 2, 1, 2, &tensor), STATUS_DATA);
+    assert_non_null(
+        strstr(status_message(), "tensor \"m\" has the shape [2, 1], but config.json asks for [1, 2]"));
+    assert_int_equal(safetensors_get(files, "m", 1, 2, 0, &tensor), STATUS_DATA);
+    assert_int_equal(safetensors_get(files, "absent", 1, 2, 0, &tensor), STATUS_DATA);
+    assert_non_null(strstr(status_message(), "tensor \"absent\" [2] is missing from"));
+    float value;
+    assert_int_equal(stored_tensor_float32(safetensors_find(files, "z"), 0, 1, &value), STATUS_DATA);
+    assert_int_equal(stored_tensor_float32(safetensors_find(files, "m"), 1, 2, &value), STATUS_DATA);
+    assert_int_equal(stored_tensor_float32(safetensors_find(files, "m"), SIZE_MAX, 2, &value), STATUS_DATA);
+    safetensors_close(files);
+}
+
+/* binary16 by its definition: sign, 5 bits of exponent, 10 of fraction. */
+static double half_value(uint16_t half) {
+    int exponent = half >> 10 & 31, fraction = half & 1023;
+    double magnitude = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+static void test_float_formats(void **state) {
+    (void)state;
+    for (uint32_t bits = 0; bits <= UINT16_MAX; bits++) {
+        float half = float_from_half((uint16_t)bits);
+        bool is_special = (bits & 0x7C00) == 0x7C00, is_nan = is_special && (bits & 0x3FF);
+        assert_int_equal(isnan(half) != 0, is_nan);
+        assert_int_equal(isinf(half) != 0, is_special && !is_nan);
+        if (!is_special)
+            assert_true((double)half == half_value((uint16_t)bits));
+        assert_int_equal(signbit(half) != 0, bits >> 15);
+        float brain = float_from_bfloat16((uint16_t)bits);
+        if (!isnan(brain))
+            assert_int_equal(bfloat16_from_float(brain), bits); /* there and back */
+        else
+            assert_true(isnan(float_from_bfloat16(bfloat16_from_float(brain))));
+    }
+    /* To the nearest, ties to even: 1 + k/256 lies between 1 + 0/128 and 1 + 1/128, and so on. */
+    assert_int_equal(bfloat16_from_float(1.0f + 1.0f / 256), 0x3F80);
+    assert_int_equal(bfloat16_from_float(1.0f + 3.0f / 256), 0x3F82);
+    assert_int_equal(bfloat16_from_float(1.0f + 1.0f / 256 + 0x1p-20f), 0x3F81);
+    assert_int_equal(bfloat16_from_float(3.4e38f), 0x7F80); /* beyond the largest */
+    assert_int_equal(bfloat16_from_float(-0.0f), 0x8000);
+}
+
+/* The value at (row, column) of the stored matrix. */
+static float pattern(int64_t row, int64_t column) {
+    return (float)(row * 1000 + column) / 7;
+}
+
+static void check_conversion(int64_t n_out, int64_t n_in, enum weight_layout layout, enum dtype dtype) {
+    int64_t rows = layout == WEIGHT_OUT_IN ? n_out : n_in, columns = layout == WEIGHT_OUT_IN ? n_in : n_out;
+    size_t n = (size_t)(n_out * n_in);
+    char *bytes = malloc(n * sizeof(float) + 1); /* one byte off any alignment, as in a file */
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) {
+            float value = pattern(r, c);
+            memcpy(bytes + 1 + (size_t)(r * columns + c) * sizeof value, &value, sizeof value);
+        }
+    struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = STORED_F32, .data = bytes + 1, .n = n};
+    void *out = malloc(n * dtype_bytes(dtype));
+    int64_t n_bad = -1;
+    assert_int_equal(weight_convert(&tensor, layout, n_out, n_in, dtype, out, &n_bad), STATUS_OK);
+    assert_int_equal(n_bad, 0);
+    for (int64_t o = 0; o < n_out; o++)
+        for (int64_t i = 0; i < n_in; i++) {
+            float expected = layout == WEIGHT_OUT_IN ? pattern(o, i) : pattern(i, o);
+            size_t at = (size_t)(o * n_in + i);
+            if (dtype == DTYPE_FLOAT32)
+                assert_true(((float *)out)[at] == expected);
+            else
+                assert_int_equal(((uint16_t *)out)[at], bfloat16_from_float(expected));
+        }
+    free(out);
+    free(bytes);
+}
+
+static void test_conversion(void **state) {
+    (void)state;
+    static const int64_t sizes[][2] = {{1, 1},    {3, 5},   {64, 64}, {65, 63},
+                                       {130, 70}, {1, 200}, {200, 1}, {384, 300}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
+            check_conversion(sizes[i][0], sizes[i][1], layout, DTYPE_FLOAT32);
+            check_conversion(sizes[i][0], sizes[i][1], layout, DTYPE_BFLOAT16);
+        }
+}
+
+static void test_conversion_counts_what_is_not_finite(void **state) {
+    (void)state;
+    float values[] = {1, NAN, INFINITY, -INFINITY, 3.4e38f, 0};
+    struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = STORED_F32, .data = values, .n = 6};
+    float out[6];
+    int64_t n_bad;
+    for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
+        assert_int_equal(weight_convert(&tensor, layout, 2, 3, DTYPE_FLOAT32, out, &n_bad), STATUS_OK);
+        assert_int_equal(n_bad, 3);
+        assert_int_equal(weight_convert(&tensor, layout, 2, 3, DTYPE_BFLOAT16, out, &n_bad), STATUS_OK);
+        assert_int_equal(n_bad, 4); /* 3.4e38 rounds to infinity */
+    }
+    assert_int_equal(weight_convert(&tensor, WEIGHT_OUT_IN, 2, 2, DTYPE_FLOAT32, out, &n_bad),
+                     STATUS_INTERNAL);
+}
+
+/* ---- fingerprint --------------------------------------------------------------------------------------- */
+
+static void fingerprint_of(struct safetensors *files, char out[HASH128_TEXT_BYTES]) {
+    hash128_text(safetensors_fingerprint(files), out);
+    safetensors_close(files);
+}
+
+static void fingerprint_of_folder(char out[HASH128_TEXT_BYTES]) {
+    struct safetensors *files;
+    if (safetensors_open_folder(temp_path(""), &files) != STATUS_OK)
+        fail_msg("%s", status_message());
+    fingerprint_of(files, out);
+}
+
+/* The same tensors in one file, in two, and with some hashed before: one fingerprint. Any change of a name,
+ * dtype, shape or byte: another. */
+static void test_fingerprint(void **state) {
+    (void)state;
+    char whole[HASH128_TEXT_BYTES], other[HASH128_TEXT_BYTES];
+    model_folder_tensors("model.safetensors",
+                         "{" ENTRY("a", "U8", "[4]", 0, 4) "," ENTRY("b", "U8", "[2,2]", 4, 8) "}", 8);
+    fingerprint_of_folder(whole);
+
+    struct safetensors *files =
+        open_header("{" ENTRY("b", "U8", "[2,2]", 4, 8) "," ENTRY("a", "U8", "[4]", 0, 4) "}", 8);
+    stored_tensor_hash(safetensors_find(files, "b"));
+    fingerprint_of(files, other);
+    assert_string_equal(whole, other);
+
+    model_folder_remove("model.safetensors");
+    model_folder_tensors("x-1.safetensors", "{" ENTRY("a", "U8", "[4]", 0, 4) "}", 4);
+    model_folder_tensors("x-2.safetensors", "{" ENTRY("b", "U8", "[2,2]", 0, 4) "}", 4);
+    temp_text("model.safetensors.index.json",
+              "{\"weight_map\":{\"b\":\"x-2.safetensors\",\"a\":\"x-1.safetensors\"}}");
+    if (safetensors_open_folder(temp_path(""), &files) != STATUS_OK)
+        fail_msg("%s", status_message());
+    safetensors_find(files, "b")->data = "\4\5\6\7"; /* the bytes that it has in the file of all */
+    fingerprint_of(files, other);
+    assert_string_equal(whole, other);
+    model_folder_remove("model.safetensors.index.json");
+
+    static const struct {
+        const char *header;
+        size_t n_data_bytes;
+    } changes[] = {
+        {"{" ENTRY("a", "U8", "[4]", 0, 4) "," ENTRY("c", "U8", "[2,2]", 4, 8) "}", 8},
+        {"{" ENTRY("a", "I8", "[4]", 0, 4) "," ENTRY("b", "U8", "[2,2]", 4, 8) "}", 8},
+        {"{" ENTRY("a", "U8", "[4]", 0, 4) "," ENTRY("b", "U8", "[4,1]", 4, 8) "}", 8},
+        {"{" ENTRY("b", "U8", "[2,2]", 0, 4) "," ENTRY("a", "U8", "[4]", 4, 8) "}", 8},
+        {"{" ENTRY("a", "U8", "[4]", 0, 4) "}", 4},
+    };
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        fingerprint_of(open_header(changes[i].header, changes[i].n_data_bytes), other);
+        assert_string_not_equal(whole, other);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_views),       cmocka_unit_test(test_float_formats),
+        cmocka_unit_test(test_conversion),  cmocka_unit_test(test_conversion_counts_what_is_not_finite),
+        cmocka_unit_test(test_fingerprint),
+    };
+    return cmocka_run_group_tests_name("safetensors", tests, temp_folder_open, temp_folder_close);
+}
