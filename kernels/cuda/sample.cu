@@ -262,8 +262,8 @@ __device__ prefix_end select_radix(const adjusted_logits &adjusted, prefix_end b
     /* Tokens of exactly this z weigh the same; of those the first n by id belong to the prefix. */
     uint64_t each = token_weight<WEIGHTED>(adjusted, order_float(found));
     uint64_t n = (target + each - 1) / each;
-    if (n * each >= inside)
-        return {found, INT32_MAX};
+    if (n * each >= inside) /* all of them that were before `bound` */
+        return {found, found == bound.order ? bound.id : INT32_MAX};
     uint64_t seen = 0;
     for (int base = 0;; base += blockDim.x) {
         int id = base + thread;
