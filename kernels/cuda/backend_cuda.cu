@@ -78,7 +78,8 @@ enum status tensor_copy(struct backend_context *context, const struct tensor *te
                         void *host, bool to_device, const char *operation) {
     RETURN_IF(rows < 0 || rows > tensor->rows, STATUS_INTERNAL, "%s: %lld rows of a tensor that has %lld",
               operation, (long long)rows, (long long)tensor->rows);
-    RETURN_IF(context->mode != STEP_NONE, STATUS_INTERNAL, "%s: called inside a step", operation);
+    RETURN_IF(context->mode == STEP_RECORD, STATUS_INTERNAL, "%s: called while a step is recorded",
+              operation);
     if (rows == 0)
         return STATUS_OK;
     TRY_CUDA(cudaSetDevice(context->device), operation);

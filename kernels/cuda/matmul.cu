@@ -299,7 +299,11 @@ matmul_variant matmul_choose(const struct backend_context *context, enum dtype d
 } // namespace
 
 enum status cuda_matmul(struct backend_context *context, const struct matmul_args *args) {
-    TRY(cuda_operation_begin(context, "matmul"));
+    /* It reads nothing of the step, so tools may call it outside of one. */
+    if (context->mode == STEP_NONE)
+        context->chained = false;
+    else
+        TRY(cuda_operation_begin(context, "matmul"));
     const struct tensor *weight = args->weight, *in = args->in, *out = args->out;
     RETURN_IF(in->dtype != weight->dtype || in->cols != weight->cols || in->rows < args->n_rows,
               STATUS_INTERNAL, "matmul: in must be [>= %d, %lld] of the weight's dtype, is [%lld, %lld]",
