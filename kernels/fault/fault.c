@@ -181,6 +181,12 @@ static enum status fault_step_wait(struct backend_context *context, uint64_t tic
     return context->inner.step_wait(context->inner.context, ticket, results, top);
 }
 
+static enum status fault_measure_limits(struct backend_context *context, enum dtype dtype,
+                                        struct device_limits *limits) {
+    TRY(check_alive(context));
+    return context->inner.measure_limits(context->inner.context, dtype, limits);
+}
+
 static int64_t fault_launches_per_step(struct backend_context *context) {
     return context->inner.launches_per_step(context->inner.context);
 }
@@ -218,6 +224,7 @@ enum status backend_open_fault(const struct backend *inner, const struct fault_p
     out->sample = fault_sample;
     out->step_end = fault_step_end;
     out->step_wait = fault_step_wait;
+    out->measure_limits = fault_measure_limits;
     out->launches_per_step = fault_launches_per_step;
     return STATUS_OK;
 }
