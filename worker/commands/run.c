@@ -364,7 +364,7 @@ enum status command_run(const struct command_options *options) {
     progress_close(run.progress);
     if (run.outlet)
         outlet_stop(run.outlet, run.metrics);
-    intake_stop(run.intake, stop_requested() || result != STATUS_OK);
+    intake_stop(run.intake);
     engine_close(run.engine);
     if (run.writer)
         writer_close(run.writer);

@@ -14,7 +14,7 @@ struct queued_step {
     uint64_t ticket;
     int32_t n_samples;
     bool want_logprobs;
-    bool is_decode_only;
+    bool lacks_pages; /* a prompt stayed out for want of KV pages alone */
     struct sequence **samples; /* [max_samples] */
     double queued_s;
 };
@@ -288,6 +288,8 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
     /* A step takes from when it was queued, or from the end of the one before, to its own end. */
     double began = step->queued_s > engine->last_retired_s ? step->queued_s : engine->last_retired_s;
     metrics->step_s += clock - began;
+    if (step->lacks_pages)
+        metrics->wait_kv_s += clock - began;
     engine->last_retired_s = clock;
     double now = clock - engine->options.start_s;
     for (int32_t i = 0; i < step->n_samples; i++) {
@@ -329,6 +331,7 @@ static void count_step(struct engine *engine, const struct step_plan *plan, bool
 static enum status queue_step(struct engine *engine, const struct step_plan *plan) {
     struct backend *backend = engine->backend;
     struct backend_context *context = backend->context;
+    double began = clock_seconds(); /* a backend without a queue computes in the calls below */
     if (plan->n_starts > 0)
         TRY(backend->slots_begin(context, plan->starts, plan->n_starts));
     if (plan->n_copies > 0)
@@ -338,10 +341,11 @@ static enum status queue_step(struct engine *engine, const struct step_plan *pla
     if (!replayed)
         TRY(model_forward(engine->model, &plan->batch));
     struct queued_step *step = &engine->queue[(engine->queue_head + engine->n_queued) % MAX_IN_FLIGHT];
+    step->queued_s = began;
+    step->lacks_pages = plan->admission == ADMISSION_NO_PAGES;
     step->n_samples = plan->batch.n_samples;
     step->want_logprobs = plan->batch.want_logprobs;
     memcpy(step->samples, plan->samples, (size_t)step->n_samples * sizeof *step->samples);
-    step->queued_s = clock_seconds();
     TRY(backend->step_end(context, &step->ticket));
     engine->n_queued++;
     return STATUS_OK;

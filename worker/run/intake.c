@@ -299,18 +299,14 @@ void intake_progress(struct intake *intake, int64_t *n_read, bool *ended, double
     pthread_mutex_unlock(&intake->mutex);
 }
 
-void intake_stop(struct intake *intake, bool is_abandoned) {
+void intake_stop(struct intake *intake) {
     if (!intake)
         return;
+    prompt_reader_stop(intake->reader);
     pthread_mutex_lock(&intake->mutex);
-    bool is_ended = intake->is_ended;
     intake->is_stopping = true;
     pthread_cond_signal(&intake->has_room);
     pthread_mutex_unlock(&intake->mutex);
-    if (is_abandoned && !is_ended) {
-        pthread_detach(intake->thread);
-        return;
-    }
     pthread_join(intake->thread, NULL);
     while (intake->head) {
         struct item *item = intake->head;

@@ -38,8 +38,7 @@ enum intake_event intake_take(struct intake *intake, double wait_s, struct recor
                               int32_t *max_tokens, enum status *failure);
 /* Lines read so far, whether these are all, and the share of the file in [0, 1] (negative: unknown). */
 void intake_progress(struct intake *intake, int64_t *n_read, bool *ended, double *fraction);
-/* Ends the thread and frees everything. A thread that is blocked in read (a pipe without data) cannot be
- * joined: it is left behind when is_abandoned, which is only for a process that is about to exit. */
-void intake_stop(struct intake *intake, bool is_abandoned);
+/* Ends the thread, also one that waits for more of a pipe, and frees everything. NULL is fine. */
+void intake_stop(struct intake *intake);
 
 #endif
