@@ -1,0 +1,498 @@
+/* The table of bad model directories: what is in the files, and the status and message (an extended regular
+ * expression; the folder is cut from it) that they are refused with, or that they are accepted. */
+#include <math.h>
+#include <regex.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/model_folder.h"
+#include "tests/unit/temp_folder.h"
+#include "worker/base/buffer.h"
+#include "worker/model/model.h"
+#include "worker/model/safetensors.h"
+#include "worker/text/tokenizer.h"
+
+static int n_failed;
+
+/* Compares what happened with the row; counts and prints a difference. */
+static void check_row(const char *table, size_t row, enum status actual, enum status expected,
+                      const char *pattern) {
+    char message[2100] = "";
+    const char *folder = temp_path(""), *from = actual == STATUS_OK ? "" : status_message();
+    for (size_t n = 0, length = strlen(folder); *from && n + 1 < sizeof message;) {
+        if (strncmp(from, folder, length) == 0)
+            from += length;
+        else
+            message[n++] = *from++;
+    }
+    regex_t compiled;
+    assert_int_equal(regcomp(&compiled, pattern, REG_EXTENDED | REG_NOSUB), 0);
+    bool matches =
+        actual == expected && regexec(&compiled, message, 0, NULL, 0) == 0 && !strchr(message, '\n');
+    regfree(&compiled);
+    if (!matches) {
+        print_error("%s row %zu: status %d \"%s\", expected %d matching \"%s\"\n", table, row, (int)actual,
+                    message, (int)expected, pattern);
+        n_failed++;
+    }
+}
+
+/* ---- config.json --------------------------------------------------------------------------------------- */
+
+#define GPT2         "\"model_type\":\"gpt2\""
+#define SIZES        "\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":5"
+#define CONFIG(more) "{" GPT2 "," SIZES more "}"
+
+static const struct {
+    const char *config; /* NULL: no such file */
+    const char *generation_config;
+    enum status status;
+    const char *message;
+} config_rows[] = {
+    {NULL, NULL, STATUS_NO_INPUT, "^config\\.json: No such file"},
+    {"", NULL, STATUS_DATA, "^config\\.json.*not valid JSON"},
+    {"{", NULL, STATUS_DATA, "^config\\.json:1:1: not valid JSON"},
+    {"[]", NULL, STATUS_DATA, "the whole file is a list, expected an object"},
+    {"{} x", NULL, STATUS_DATA, "not valid JSON"},
+    {"{" GPT2 "," GPT2 "}", NULL, STATUS_DATA, "duplicate object key"},
+    {"{\"a\":\"\xFF\"}", NULL, STATUS_DATA, "not valid JSON.*UTF-8|unable to decode byte 0xff"},
+    {"{}", NULL, STATUS_DATA, "model_type is absent, expected the name of an architecture; supported: gpt2"},
+    {"{\"model_type\":\"llama\"}", NULL, STATUS_DATA,
+     "^config\\.json: model_type: 'llama' is not supported; supported: gpt2"},
+    {"{\"model_type\":\"a\\nb\"}", NULL, STATUS_DATA, "'a.x0Ab' is not supported"},
+    {"{\"model_type\":3}", NULL, STATUS_DATA, "model_type is a number"},
+    {"{" GPT2 "}", NULL, STATUS_DATA, "n_layer is absent; expected an integer from 1 to"},
+    {"{" GPT2 ",\"n_layer\":0}", NULL, STATUS_DATA, "n_layer: 0, expected an integer from 1 to 4096"},
+    {"{" GPT2 ",\"n_layer\":-1}", NULL, STATUS_DATA, "n_layer: -1"},
+    {"{" GPT2 ",\"n_layer\":1.5}", NULL, STATUS_DATA, "n_layer: 1\\.5"},
+    {"{" GPT2 ",\"n_layer\":\"1\"}", NULL, STATUS_DATA, "n_layer is a string, expected an integer"},
+    {"{" GPT2 ",\"n_layer\":1e30}", NULL, STATUS_DATA, "n_layer: 1e\\+30"},
+    {"{" GPT2 ",\"n_layer\":99999999999999999999}", NULL, STATUS_DATA, "n_layer: 1e\\+20"},
+    {"{" GPT2 ",\"n_layer\":1,\"n_head\":3,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":5}", NULL,
+     STATUS_DATA, "n_embd: 16 is no multiple of n_head, 3"},
+    {"{" GPT2 ",\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"vocab_size\":5}", NULL, STATUS_DATA,
+     "n_positions is absent"},
+    {"{" GPT2 ",\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":2147483647}", NULL,
+     STATUS_DATA, "vocab_size: 2\\.14748e\\+09, expected an integer from 1 to 4194304"},
+    {CONFIG(",\"n_inner\":0"), NULL, STATUS_DATA, "n_inner: 0"},
+    {CONFIG(",\"activation_function\":\"relu\""), NULL, STATUS_DATA,
+     "activation_function: 'relu' is not supported; supported: gelu_new, gelu_pytorch_tanh"},
+    {CONFIG(",\"activation_function\":\"gelu\""), NULL, STATUS_DATA, "'gelu' is not supported"},
+    {CONFIG(",\"scale_attn_weights\":false"), NULL, STATUS_DATA,
+     "scale_attn_weights: false is not supported; supported: true"},
+    {CONFIG(",\"scale_attn_by_inverse_layer_idx\":true"), NULL, STATUS_DATA,
+     "scale_attn_by_inverse_layer_idx: true"},
+    {CONFIG(",\"reorder_and_upcast_attn\":true"), NULL, STATUS_DATA,
+     "reorder_and_upcast_attn: true is not supported"},
+    {CONFIG(",\"add_cross_attention\":true"), NULL, STATUS_DATA,
+     "add_cross_attention: true is not supported"},
+    {CONFIG(",\"add_cross_attention\":1"), NULL, STATUS_DATA,
+     "add_cross_attention is a number, expected true or false"},
+    {CONFIG(",\"layer_norm_epsilon\":0"), NULL, STATUS_DATA, "layer_norm_epsilon: expected a number above 0"},
+    {CONFIG(",\"torch_dtype\":\"int8\""), NULL, STATUS_DATA, "torch_dtype: 'int8' is not supported"},
+    {CONFIG(",\"quantization_config\":{}"), NULL, STATUS_DATA, "quantized weights are not supported"},
+    {CONFIG(",\"eos_token_id\":5"), NULL, STATUS_DATA, "eos_token_id: expected an integer from 0 to 4"},
+    {CONFIG(",\"eos_token_id\":[1,\"2\"]"), NULL, STATUS_DATA, "eos_token_id: expected an integer"},
+    {CONFIG(",\"eos_token_id\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]"), NULL, STATUS_DATA,
+     "lists 17 ids, allowed are 16"},
+    {CONFIG(",\"tie_word_embeddings\":1"), NULL, STATUS_DATA, "tie_word_embeddings is a number"},
+    {CONFIG(""), "{", STATUS_DATA, "^generation_config\\.json.*not valid JSON"},
+    {CONFIG(""), "{\"eos_token_id\":7}", STATUS_DATA, "^generation_config\\.json: eos_token_id"},
+    {CONFIG(""), "{\"temperature\":-1}", STATUS_DATA, "^generation_config\\.json: .*temperature"},
+    {CONFIG(""), "{\"top_p\":1.5}", STATUS_DATA, "^generation_config\\.json: .*top_p"},
+    {CONFIG(""), "{\"top_k\":\"many\"}", STATUS_DATA, "top_k is a string, expected a number"},
+    {CONFIG(""), "{\"do_sample\":0}", STATUS_DATA, "do_sample is a number, expected true or false"},
+    /* accepted */
+    {CONFIG(""), NULL, STATUS_OK, ""},
+    {CONFIG(",\"n_inner\":null,\"n_ctx\":8,\"unknown\":{\"a\":[]}"), NULL, STATUS_OK, ""},
+    {CONFIG(",\"model_max_length\":1000000000000000019884624838656"), NULL, STATUS_OK, ""},
+    {CONFIG(",\"eos_token_id\":4,\"activation_function\":\"gelu_pytorch_tanh\""), "{}", STATUS_OK, ""},
+    {CONFIG(",\"scale_attn_weights\":true,\"add_cross_attention\":false"), "{\"max_length\":20,\"top_k\":-1}",
+     STATUS_OK, ""},
+    {CONFIG(",\"note\":\"\\u0000\""), "{\"temperature\":null}", STATUS_OK, ""},
+};
+
+static void test_config(void **state) {
+    (void)state;
+    n_failed = 0;
+    for (size_t i = 0; i < sizeof config_rows / sizeof config_rows[0]; i++) {
+        struct model_config config;
+        struct sampling defaults;
+        model_folder_remove("config.json");
+        model_folder_remove("generation_config.json");
+        if (config_rows[i].config)
+            temp_text("config.json", config_rows[i].config);
+        if (config_rows[i].generation_config)
+            temp_text("generation_config.json", config_rows[i].generation_config);
+        enum status result = model_config_load(temp_path(""), &config, &defaults);
+        check_row("config", i, result, config_rows[i].status, config_rows[i].message);
+        sampling_free(&defaults);
+    }
+    model_folder_remove("generation_config.json");
+    assert_int_equal(n_failed, 0);
+}
+
+/* ---- safetensors --------------------------------------------------------------------------------------- */
+
+#define ENTRY(name, dtype, shape, begin, end)                                                                \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
+#define A8 ENTRY("a", "F32", "[2]", "0", "8")
+
+static const struct {
+    const char *header;
+    size_t n_data_bytes;
+    enum status status;
+    const char *message;
+} tensor_rows[] = {
+    {"", 0, STATUS_DATA, "the header does not begin with '\\{'"},
+    {" {}", 0, STATUS_DATA, "the header does not begin with '\\{'"},
+    {"[]", 0, STATUS_DATA, "the header does not begin with '\\{'"},
+    {"{", 0, STATUS_DATA, "header does not begin|not valid JSON"},
+    {"{]", 0, STATUS_DATA, "not valid JSON"},
+    {"{} {}", 0, STATUS_DATA, "not valid JSON"},
+    {"{\"a\":1}", 0, STATUS_DATA, "tensor \"a\" is a number, expected an object"},
+    {"{\"a\":{}}", 0, STATUS_DATA, "tensor \"a\": dtype \\(absent\\) is unknown"},
+    {"{" ENTRY("a", "F99", "[2]", "0", "8") "}", 8, STATUS_DATA, "dtype 'F99' is unknown"},
+    {"{" ENTRY("a", "F\\n2", "[2]", "0", "8") "}", 8, STATUS_DATA, "dtype 'F.x0A2' is unknown"},
+    {"{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", 8, STATUS_DATA,
+     "shape is absent, expected a list"},
+    {"{" ENTRY("a", "F32", "2", "0", "8") "}", 8, STATUS_DATA, "shape is a number, expected a list"},
+    {"{" ENTRY("a", "F32", "[-2]", "0", "8") "}", 8, STATUS_DATA, "shape\\[0\\] is no integer from 0"},
+    {"{" ENTRY("a", "F32", "[2.0]", "0", "8") "}", 8, STATUS_DATA, "shape\\[0\\] is no integer"},
+    {"{" ENTRY("a", "F32", "[1,1,1,1,1,1,1,1,2]", "0", "8") "}", 8, STATUS_DATA,
+     "has 9 dimensions, allowed are 8"},
+    {"{" ENTRY("a", "F32", "[4294967296,4294967296,2]", "0", "8") "}", 8, STATUS_DATA,
+     "does not fit 64 bits"},
+    {"{" ENTRY("a", "F32", "[4611686018427387904]", "0", "0") "}", 0, STATUS_DATA, "do not take the 0 bytes"},
+    {"{" ENTRY("a", "F32", "[9223372036854775808]", "0", "8") "}", 8, STATUS_DATA,
+     "not valid JSON: too big integer"},
+    {"{" ENTRY("a", "F32", "[3]", "0", "8") "}", 8, STATUS_DATA, "3 elements of F32 do not take the 8 bytes"},
+    {"{" ENTRY("a", "F4", "[3]", "0", "2") "}", 2, STATUS_DATA, "3 elements of F4 do not take the 2 bytes"},
+    {"{" ENTRY("a", "F32", "[2]", "0", "9") "}", 8, STATUS_DATA,
+     "\\[0, 9\\] do not lie within the 8 bytes.*may be cut"},
+    {"{" ENTRY("a", "F32", "[2]", "8", "0") "}", 8, STATUS_DATA, "\\[8, 0\\] do not lie within"},
+    {"{" ENTRY("a", "F32", "[2]", "-8", "0") "}", 8, STATUS_DATA, "\\[-8, 0\\] do not lie within"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, STATUS_DATA,
+     "data_offsets is no pair of integers"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,8]}}", 8, STATUS_DATA,
+     "data_offsets is no pair"},
+    {"{" A8 "}", 9, STATUS_DATA, "the tensors end at byte 8 of the data, the file at 9"},
+    {"{}", 1, STATUS_DATA, "the tensors end at byte 0 of the data, the file at 1"},
+    {"{" A8 "," ENTRY("b", "F32", "[1]", "12", "16") "}", 16, STATUS_DATA,
+     "tensor \"b\" begins at byte 12 of the data, but the one before it ends at 8: there is a hole"},
+    {"{" A8 "," ENTRY("b", "F32", "[1]", "4", "8") "}", 8, STATUS_DATA, "begins at byte 4.*they overlap"},
+    {"{" ENTRY("b", "F32", "[1]", "4", "8") "}", 8, STATUS_DATA, "begins at byte 4.*there is a hole"},
+    {"{" A8 "," A8 "}", 8, STATUS_DATA, "duplicate object key"},
+    {"{" A8 ",\"__metadata__\":{\"k\":1}}", 8, STATUS_DATA,
+     "__metadata__: 'k' is a number, expected a string"},
+    {"{" A8 ",\"__metadata__\":[]}", 8, STATUS_DATA, "__metadata__ is a list, expected an object of strings"},
+    {"{" ENTRY("a\\nb", "F32", "[2]", "0", "8") "}", 8, STATUS_DATA,
+     "the name 'a.x0Ab' holds control characters"},
+    {"{" ENTRY("a\\u0000b", "F32", "[2]", "0", "8") "}", 8, STATUS_DATA,
+     "not valid JSON: NUL byte in object key"},
+    /* accepted */
+    {"{}", 0, STATUS_OK, ""},
+    {"{" A8 "}        ", 8, STATUS_OK, ""},
+    {"{" ENTRY("b", "F32", "[1]", "8", "12") "," A8 "}", 12, STATUS_OK, ""},
+    {"{" A8 "," ENTRY("none", "F32", "[0]", "8", "8") "," ENTRY("one", "I64", "[]", "8", "16") "}", 16,
+     STATUS_OK, ""},
+    {"{" A8 ",\"__metadata__\":{\"format\":\"pt\",\"n\":\"a\\nb\"}}", 8, STATUS_OK, ""},
+    {"{" ENTRY("f4", "F4", "[4]", "0", "2") "}", 2, STATUS_OK, ""},
+};
+
+static void test_tensors(void **state) {
+    (void)state;
+    n_failed = 0;
+    for (size_t i = 0; i < sizeof tensor_rows / sizeof tensor_rows[0]; i++) {
+        struct safetensors *files;
+        model_folder_tensors("model.safetensors", tensor_rows[i].header, tensor_rows[i].n_data_bytes);
+        enum status result = safetensors_open_folder(temp_path(""), &files);
+        check_row("safetensors", i, result, tensor_rows[i].status, tensor_rows[i].message);
+        safetensors_close(files);
+    }
+    assert_int_equal(n_failed, 0);
+}
+
+/* Files whose very length is wrong: the header's length against the file's. */
+static void test_tensor_lengths(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t size;
+        const char *message;
+    } rows[] = {
+        {"", 0, "^a\\.safetensors: 0 bytes are too few"},
+        {"\2\0\0\0\0\0\0", 7, "7 bytes are too few"},
+        {"\2\0\0\0\0\0\0\0{", 9, "a header of 2 bytes, but the file has 9; the file is cut"},
+        {"\0\0\0\0\0\0\0\0{}", 10, "the header does not begin"},
+        {"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF{}", 10,
+         "a header of 18446744073709551615 bytes, allowed are 104857600"},
+        {"\1\0\x40\6\0\0\0\0{}", 10, "a header of 104857601 bytes, allowed are"},
+    };
+    n_failed = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct safetensors *files;
+        temp_file("a.safetensors", rows[i].bytes, rows[i].size);
+        enum status result = safetensors_open_file(temp_path("a.safetensors"), &files);
+        check_row("lengths", i, result, STATUS_DATA, rows[i].message);
+    }
+    assert_int_equal(n_failed, 0);
+}
+
+/* ---- the index ----------------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *index;
+    enum status status;
+    const char *message;
+} index_rows[] = {
+    {"[]", STATUS_DATA, "^model\\.safetensors\\.index\\.json: the whole file is a list"},
+    {"{}", STATUS_DATA, "weight_map is absent, expected an object"},
+    {"{\"weight_map\":{}}", STATUS_DATA, "weight_map is empty"},
+    {"{\"weight_map\":{\"a\":1}}", STATUS_DATA, "weight_map: \"a\" is a number, expected the name of a file"},
+    {"{\"weight_map\":{\"a\":\"../x.safetensors\"}}", STATUS_DATA,
+     "'\\.\\./x\\.safetensors' is not the name of a .*beside the index"},
+    {"{\"weight_map\":{\"a\":\"/etc/x.safetensors\"}}", STATUS_DATA, "is not the name of"},
+    {"{\"weight_map\":{\"a\":\"..safetensors\"}}", STATUS_DATA, "is not the name of"},
+    {"{\"weight_map\":{\"a\":\".safetensors\"}}", STATUS_DATA, "is not the name of"},
+    {"{\"weight_map\":{\"a\":\"config.json\"}}", STATUS_DATA, "is not the name of"},
+    {"{\"weight_map\":{\"a\":\"one\\n.safetensors\"}}", STATUS_DATA, "holds control characters"},
+    {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"three.safetensors\"}}", STATUS_NO_INPUT,
+     "names a file that is missing: three\\.safetensors: No such file"},
+    {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"one.safetensors\"}}", STATUS_DATA,
+     "tensor \"b\" should be in one\\.safetensors, but is in none of the files"},
+    {"{\"weight_map\":{\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"}}", STATUS_DATA,
+     "tensor \"a\" should be in two\\.safetensors, but is in one\\.safetensors"},
+    {"{\"weight_map\":{\"b\":\"two.safetensors\",\"c\":\"one.safetensors\"}}", STATUS_DATA,
+     "tensor \"c\" should be in one\\.safetensors, but is in none"},
+    {"{\"weight_map\":{\"b\":\"two.safetensors\",\"a\":\"copy.safetensors\",\"c\":\"one.safetensors\"}}",
+     STATUS_DATA, "tensor \"a\" is in (one|copy)\\.safetensors and in (one|copy)\\.safetensors"},
+    {"{\"weight_map\":{\"b\":\"both.safetensors\"}}", STATUS_DATA,
+     "^both\\.safetensors: tensor \"a\" is not in the weight_map"},
+    /* accepted */
+    {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"},\"metadata\":{\"total_size\":16}"
+     "}",
+     STATUS_OK, ""},
+    {"{\"weight_map\":{\"a\":\"both.safetensors\",\"b\":\"both.safetensors\"}}", STATUS_OK, ""},
+};
+
+static void test_index(void **state) {
+    (void)state;
+    n_failed = 0;
+    model_folder_tensors("one.safetensors", "{" A8 "}", 8);
+    model_folder_tensors("copy.safetensors", "{" A8 "}", 8);
+    model_folder_tensors("two.safetensors", "{" ENTRY("b", "F32", "[2]", "0", "8") "}", 8);
+    model_folder_tensors("both.safetensors", "{" A8 "," ENTRY("b", "F32", "[2]", "8", "16") "}", 16);
+    for (size_t i = 0; i < sizeof index_rows / sizeof index_rows[0]; i++) {
+        struct safetensors *files;
+        temp_text("model.safetensors.index.json", index_rows[i].index);
+        enum status result = safetensors_open_folder(temp_path(""), &files);
+        check_row("index", i, result, index_rows[i].status, index_rows[i].message);
+        safetensors_close(files);
+    }
+    model_folder_remove("model.safetensors.index.json");
+    model_folder_remove("model.safetensors");
+    struct safetensors *files;
+    check_row("index", 99, safetensors_open_folder(temp_path(""), &files), STATUS_NO_INPUT,
+              "neither model\\.safetensors nor model\\.safetensors\\.index\\.json is there");
+    assert_int_equal(n_failed, 0);
+}
+
+/* ---- a model's tensors --------------------------------------------------------------------------------- */
+
+static const struct {
+    struct model_folder_options options;
+    const char *more; /* put in front of config.json's keys */
+    enum status status;
+    const char *message;
+} model_rows[] = {
+    {{.prefix = "", .skip = "wpe.weight"},
+     "",
+     STATUS_DATA,
+     "tensor \"wpe\\.weight\" \\[8, 16\\] is missing from model\\.safetensors"},
+    {{.prefix = "transformer.", .skip = "h.0.mlp.c_fc.bias"},
+     "",
+     STATUS_DATA,
+     "\"transformer\\.h\\.0\\.mlp\\.c_fc\\.bias\" \\[64\\] is missing"},
+    {{.prefix = "", .skip = "wte.weight"}, "", STATUS_DATA, "\"wte\\.weight\" \\[5, 16\\] is missing"},
+    {{.prefix = "model."}, "", STATUS_DATA, "tensor \"wte\\.weight\" \\[5, 16\\] is missing"},
+    {{.prefix = "", .extra = "h.0.attn.q_norm.weight"},
+     "",
+     STATUS_DATA,
+     "tensor \"h\\.0\\.attn\\.q_norm\\.weight\" is no part of a gpt2 model as config\\.json describes it"},
+    {{.prefix = "", .extra = "h.1.ln_1.weight"}, "", STATUS_DATA, "\"h\\.1\\.ln_1\\.weight\" is no part of"},
+    {{.prefix = "", .n_head_rows = 5, .head_offset = 1},
+     "",
+     STATUS_DATA,
+     "\"lm_head\\.weight\" differs from \"wte\\.weight\", but config\\.json says tie_word_embeddings"},
+    {{.prefix = "", .n_head_rows = 4},
+     "",
+     STATUS_DATA,
+     "\"lm_head\\.weight\" has the shape \\[4, 16\\], but .* \\[5, 16\\]"},
+    {{.prefix = ""},
+     "\"tie_word_embeddings\":false,",
+     STATUS_DATA,
+     "\"lm_head\\.weight\" \\[5, 16\\] is missing"},
+    {{.prefix = "", .spoil = "h.0.attn.c_attn.weight", .extra_value = INFINITY},
+     "",
+     STATUS_DATA,
+     "\"h\\.0\\.attn\\.c_attn\\.weight\": 1 of 768 values are NaN or infinite in float32"},
+    {{.prefix = "", .spoil = "ln_f.bias", .extra_value = -INFINITY},
+     "",
+     STATUS_DATA,
+     "\"ln_f\\.bias\": 1 of 16 values"},
+    {{.prefix = ""},
+     "\"n_inner\":32,",
+     STATUS_DATA,
+     "\"h\\.0\\.mlp\\.c_fc\\.bias\" has the shape \\[64\\], but config\\.json asks for \\[32\\]"},
+    /* accepted */
+    {{.prefix = ""}, "", STATUS_OK, ""},
+    {{.prefix = "transformer.", .extra = "h.0.attn.bias"}, "", STATUS_OK, ""},
+    {{.prefix = "", .n_head_rows = 5}, "", STATUS_OK, ""},
+    {{.prefix = "", .n_head_rows = 5, .head_offset = 1}, "\"tie_word_embeddings\":false,", STATUS_OK, ""},
+    {{.prefix = "", .spoil = "ln_f.bias", .extra_value = 3e38f}, "", STATUS_OK, ""},
+};
+
+static void test_models(void **state) {
+    (void)state;
+    n_failed = 0;
+    for (size_t i = 0; i < sizeof model_rows / sizeof model_rows[0]; i++) {
+        char text[400];
+        struct model_config config;
+        struct sampling defaults;
+        struct backend backend;
+        struct model *model;
+        snprintf(text, sizeof text, "{%s%s", model_rows[i].more, model_folder_config + 1);
+        temp_text("config.json", text);
+        model_folder_gpt2("model.safetensors", &model_rows[i].options);
+        assert_int_equal(model_config_load(temp_path(""), &config, &defaults), STATUS_OK);
+        assert_int_equal(backend_open("cpu", &(struct backend_options){.n_threads = 1}, &backend), STATUS_OK);
+        enum status result = model_load(temp_path(""), &config, DTYPE_FLOAT32, &backend, NULL, &model);
+        check_row("model", i, result, model_rows[i].status, model_rows[i].message);
+        model_close(model);
+        backend.close(backend.context);
+    }
+    assert_int_equal(n_failed, 0);
+}
+
+/* ---- tokenizer.json ------------------------------------------------------------------------------------ */
+
+#define BPE             "\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]"
+#define FUSE            "\"decoder\":{\"type\":\"Fuse\"}"
+#define TOKENIZER(more) "{" FUSE ",\"model\":{" BPE "}" more "}"
+#define MODEL(text)     "{" FUSE ",\"model\":{" text "}}"
+#define FLAGS           "\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":false"
+
+static const struct {
+    const char *text; /* NULL: no such file */
+    enum status status;
+    const char *message;
+} tokenizer_rows[] = {
+    {NULL, STATUS_NO_INPUT, "^tokenizer\\.json: No such file"},
+    {"{", STATUS_DATA, "^tokenizer\\.json:1:1: not valid JSON"},
+    {"{}", STATUS_DATA, "decoder is null, which puts a space between"},
+    {"{\"decoder\":{\"type\":\"WordPiece\"}}", STATUS_DATA,
+     "decoder 'WordPiece' is not supported; supported: ByteLevel, Fuse"},
+    {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[]}}", STATUS_DATA,
+     "decoder 'Sequence' is not supported"},
+    {"{\"decoder\":7}", STATUS_DATA, "decoder is a number without a \"type\""},
+    {TOKENIZER(",\"normalizer\":{\"type\":\"NFC\"}"), STATUS_DATA,
+     "normalizer 'NFC' is not supported; supported: null"},
+    {TOKENIZER(",\"truncation\":{\"max_length\":3}"), STATUS_DATA,
+     "truncation is an object.*supported: null"},
+    {TOKENIZER(",\"padding\":{}"), STATUS_DATA, "padding is an object"},
+    {TOKENIZER(",\"pre_tokenizer\":{\"type\":\"Whitespace\"}"), STATUS_DATA,
+     "pre_tokenizer 'Whitespace' is not supported; supported: null, ByteLevel"},
+    {TOKENIZER(",\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":1}"), STATUS_DATA,
+     "pre_tokenizer\\.use_regex is a number, expected true or false"},
+    {TOKENIZER(",\"post_processor\":{\"type\":\"TemplateProcessing\"}"), STATUS_DATA,
+     "post_processor 'TemplateProcessing' is not supported; supported: null, ByteLevel"},
+    {"{" FUSE "}", STATUS_DATA, "model is absent, expected an object"},
+    {MODEL(""), STATUS_DATA, "model is an object without a \"type\"; supported: BPE"},
+    {MODEL("\"type\":\"Unigram\""), STATUS_DATA, "model 'Unigram' is not supported; supported: BPE"},
+    {MODEL("\"type\":\"BPE\",\"merges\":[]"), STATUS_DATA, "model\\.vocab is absent, expected an object"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{},\"merges\":[]"), STATUS_DATA, "model\\.vocab is empty"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0}"), STATUS_DATA, "model\\.merges is absent, expected a list"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":\"0\"},\"merges\":[]"), STATUS_DATA,
+     "the id of token 'a' is a string"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]"), STATUS_DATA,
+     "token 'a' has the id -1, allowed are 0 to"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":4194304},\"merges\":[]"), STATUS_DATA,
+     "has the id 4194304, allowed"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\\n\":0},\"merges\":[]"), STATUS_DATA,
+     "tokens '.*' and '.*' both have the id 0"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]"), STATUS_DATA,
+     "duplicate object key"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a\"]"), STATUS_DATA,
+     "model\\.merges\\[0\\] is no pair"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a a\"]"), STATUS_DATA,
+     "merges\\[0\\] is no pair"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]"), STATUS_DATA,
+     "merges\\[0\\] is no pair"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\",1]]"), STATUS_DATA,
+     "merges\\[0\\] is no pair"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]"), STATUS_DATA,
+     "merges\\[0\\]: 'b' is not in the vocabulary"},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]"), STATUS_DATA,
+     "the merged token 'aa' is not in the vocabulary"},
+    {MODEL(BPE ",\"dropout\":0.1"), STATUS_DATA, "model\\.dropout is set"},
+    {MODEL(BPE ",\"continuing_subword_prefix\":\"##\""), STATUS_DATA,
+     "model\\.continuing_subword_prefix is set"},
+    {MODEL(BPE ",\"end_of_word_suffix\":\"</w>\""), STATUS_DATA, "model\\.end_of_word_suffix is set"},
+    {MODEL(BPE ",\"byte_fallback\":true"), STATUS_DATA, "byte_fallback true is not supported"},
+    {MODEL(BPE ",\"unk_token\":3"), STATUS_DATA, "model\\.unk_token is a number"},
+    {TOKENIZER(",\"added_tokens\":{}"), STATUS_DATA, "added_tokens is an object, expected a list"},
+    {TOKENIZER(",\"added_tokens\":[{}]"), STATUS_DATA, "added_tokens\\[0\\]: expected an object with"},
+    {TOKENIZER(",\"added_tokens\":[{\"id\":3,\"content\":\"x\"}]"), STATUS_DATA,
+     "added_tokens\\[0\\]\\.single_word is absent"},
+    {TOKENIZER(",\"added_tokens\":[{\"id\":5,\"content\":\"x\"," FLAGS "}]"), STATUS_DATA,
+     "'x' has the id 5, but the next free one is 3"},
+    {TOKENIZER(",\"added_tokens\":[{\"id\":3,\"content\":\"a\"," FLAGS "}]"), STATUS_DATA,
+     "'a' has the id 3, but 0 in the vocabulary"},
+    {TOKENIZER(",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"single_word\":true,\"lstrip\":false,"
+               "\"rstrip\":false,"
+               "\"normalized\":false,\"special\":true}]"),
+     STATUS_DATA, "'x': single_word true is not supported"},
+    /* accepted */
+    {TOKENIZER(""), STATUS_OK, ""},
+    {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{"
+     "\"type\":\"ByteLevel\"},"
+     "\"truncation\":null,\"model\":{" BPE "}}",
+     STATUS_OK, ""},
+    {MODEL("\"vocab\":{\"a\":0},\"merges\":[]"), STATUS_OK, ""}, /* GPT-2's own file names no type */
+    {MODEL(BPE ",\"dropout\":null,\"unk_token\":\"\",\"continuing_subword_prefix\":\"\",\"end_of_word_"
+               "suffix\":\"\""),
+     STATUS_OK, ""},
+    {TOKENIZER(",\"added_tokens\":[{\"id\":0,\"content\":\"a\"," FLAGS "},{\"id\":3,\"content\":\"x\"," FLAGS
+               "}]"),
+     STATUS_OK, ""},
+    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":7,\"\":3},\"merges\":[]"), STATUS_OK, ""},
+};
+
+static void test_tokenizers(void **state) {
+    (void)state;
+    n_failed = 0;
+    for (size_t i = 0; i < sizeof tokenizer_rows / sizeof tokenizer_rows[0]; i++) {
+        struct tokenizer *tokenizer;
+        model_folder_remove("tokenizer.json");
+        if (tokenizer_rows[i].text)
+            temp_text("tokenizer.json", tokenizer_rows[i].text);
+        enum status result = tokenizer_open(temp_path(""), &tokenizer);
+        check_row("tokenizer", i, result, tokenizer_rows[i].status, tokenizer_rows[i].message);
+        tokenizer_close(tokenizer);
+    }
+    assert_int_equal(n_failed, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_config), cmocka_unit_test(test_tensors), cmocka_unit_test(test_tensor_lengths),
+        cmocka_unit_test(test_index),  cmocka_unit_test(test_models),  cmocka_unit_test(test_tokenizers),
+    };
+    return cmocka_run_group_tests_name("bad_model", tests, temp_folder_open, temp_folder_close);
+}

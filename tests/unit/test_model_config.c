@@ -1,0 +1,285 @@
+/* model_config: what config.json and generation_config.json decide; the sizes that follow; and loading a
+ * model: the names and tensors of a GPT-2 checkpoint, and the fingerprint. What must be refused is in
+ * test_bad_model. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/model_folder.h"
+#include "tests/unit/temp_folder.h"
+#include "worker/base/hash.h"
+#include "worker/model/model.h"
+
+static struct model_config load(const char *config, const char *generation_config,
+                                struct sampling *defaults) {
+    struct model_config loaded;
+    temp_text("config.json", config);
+    model_folder_remove("generation_config.json");
+    if (generation_config)
+        temp_text("generation_config.json", generation_config);
+    if (model_config_load(temp_path(""), &loaded, defaults) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return loaded;
+}
+
+#define SIZES "\"model_type\":\"gpt2\",\"n_layer\":2,\"n_head\":4,\"n_embd\":64,\"vocab_size\":1000"
+
+static void test_shapes_and_defaults(void **state) {
+    (void)state;
+    struct sampling defaults;
+    struct model_config config = load("{" SIZES ",\"n_positions\":128}", NULL, &defaults);
+    assert_string_equal(config.model_type, "gpt2");
+    assert_int_equal(config.n_layers, 2);
+    assert_int_equal(config.n_heads, 4);
+    assert_int_equal(config.n_kv_heads, 4);
+    assert_int_equal(config.head_dim, 16);
+    assert_int_equal(config.n_embd, 64);
+    assert_int_equal(config.n_inner, 256);
+    assert_int_equal(config.n_positions, 128);
+    assert_int_equal(config.n_vocab, 1000);
+    assert_true(config.norm_epsilon == 1e-5f);
+    assert_true(config.tie_word_embeddings);
+    assert_false(config.has_dtype);
+    assert_int_equal(config.n_eos, 0);
+    assert_int_equal(defaults.set, 0);
+    assert_true(defaults.temperature == 1);
+
+    config = load(
+        "{" SIZES ",\"n_ctx\":32,\"n_inner\":100,\"layer_norm_epsilon\":1e-6,\"torch_dtype\":\"bfloat16\","
+        "\"tie_word_embeddings\":false,\"eos_token_id\":[7,9],\"activation_function\":\"gelu_pytorch_tanh\","
+        "\"some_future_key\":1000000000000000000000000000000}",
+        NULL, &defaults);
+    assert_int_equal(config.n_positions, 32);
+    assert_int_equal(config.n_inner, 100);
+    assert_true(config.norm_epsilon == 1e-6f);
+    assert_false(config.tie_word_embeddings);
+    assert_true(config.has_dtype);
+    assert_int_equal(config.dtype, DTYPE_BFLOAT16);
+    assert_int_equal(config.n_eos, 2);
+    assert_int_equal(config.eos_ids[1], 9);
+
+    config =
+        load("{" SIZES ",\"n_ctx\":32,\"n_positions\":64,\"dtype\":\"float32\",\"torch_dtype\":\"bfloat16\"}",
+             NULL, &defaults);
+    assert_int_equal(config.n_positions, 64);
+    assert_int_equal(config.dtype, DTYPE_FLOAT32);
+    config = load("{" SIZES ",\"n_positions\":64,\"torch_dtype\":\"torch.float16\"}", NULL, &defaults);
+    assert_false(config.has_dtype);
+}
+
+static void test_eos(void **state) {
+    (void)state;
+    static const struct {
+        const char *config;
+        const char *generation;
+        int n_eos;
+        int first;
+    } rows[] = {
+        {"\"eos_token_id\":5", NULL, 1, 5},
+        {"\"eos_token_id\":5", "{}", 1, 5},
+        {"\"eos_token_id\":5", "{\"eos_token_id\":6}", 1, 6},
+        {"\"eos_token_id\":5", "{\"eos_token_id\":[8,6]}", 2, 8},
+        {"\"eos_token_id\":5", "{\"eos_token_id\":null}", 0, 0},
+        {"\"eos_token_id\":null", "{\"eos_token_id\":0}", 1, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char text[400];
+        struct sampling defaults;
+        snprintf(text, sizeof text, "{" SIZES ",\"n_positions\":64,%s}", rows[i].config);
+        struct model_config config = load(text, rows[i].generation, &defaults);
+        assert_int_equal(config.n_eos, rows[i].n_eos);
+        if (config.n_eos)
+            assert_int_equal(config.eos_ids[0], rows[i].first);
+    }
+    struct sampling defaults; /* GPT-2's own, which its config class supplies */
+    struct model_config config = load("{\"model_type\":\"gpt2\",\"n_layer\":1,\"n_head\":1,\"n_embd\":8,"
+                                      "\"vocab_size\":50257,\"n_positions\":8}",
+                                      NULL, &defaults);
+    assert_int_equal(config.n_eos, 1);
+    assert_int_equal(config.eos_ids[0], 50256);
+}
+
+static void test_sampling_defaults(void **state) {
+    (void)state;
+    struct sampling defaults;
+    load("{" SIZES ",\"n_positions\":64}",
+         "{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":50,\"min_p\":0.05,\"repetition_"
+         "penalty\":1.1,"
+         "\"max_new_tokens\":77,\"max_length\":20,\"pad_token_id\":3}",
+         &defaults);
+    assert_int_equal(defaults.set, SAMPLING_TEMPERATURE | SAMPLING_TOP_P | SAMPLING_TOP_K | SAMPLING_MIN_P |
+                                       SAMPLING_REPETITION_PENALTY);
+    assert_true(defaults.temperature == 0.6f && defaults.top_p == 0.9f && defaults.top_k == 50);
+    assert_true(defaults.min_p == 0.05f && defaults.repetition_penalty == 1.1f);
+
+    load("{" SIZES ",\"n_positions\":64}", "{\"do_sample\":false,\"temperature\":0.6}", &defaults);
+    assert_int_equal(defaults.set, SAMPLING_TEMPERATURE);
+    assert_true(defaults.temperature == 0);
+    load("{" SIZES ",\"n_positions\":64}", "{\"temperature\":0.6,\"top_p\":null}", &defaults);
+    assert_int_equal(defaults.set, SAMPLING_TEMPERATURE);
+    assert_true(defaults.temperature == 0.6f);
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------- */
+
+static struct backend open_cpu(void) {
+    struct backend backend;
+    if (backend_open("cpu", &(struct backend_options){.n_threads = 1}, &backend) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return backend;
+}
+
+/* Loads the GPT-2 of model_folder; out gets the four best
+ * logprobs behind token 1, and the best token. */
+static void run_gpt2(const struct model_folder_options *options, const char *config_text,
+                     char fingerprint[33], float out[5]) {
+    struct sampling defaults;
+    struct backend backend = open_cpu();
+    struct model *model;
+    struct model_config config = load(config_text, NULL, &defaults);
+    model_folder_gpt2("model.safetensors", options);
+    if (model_load(temp_path(""), &config, DTYPE_FLOAT32, &backend, fingerprint, &model) != STATUS_OK)
+        fail_msg("%s", status_message());
+    struct state_limits limits = {.n_slots = 1,
+                                  .n_pages = 2,
+                                  .max_pages_per_slot = 1,
+                                  .max_rows = 8,
+                                  .max_segments = 1,
+                                  .max_samples = 1,
+                                  .n_layers = 1,
+                                  .n_heads = 1,
+                                  .n_kv_heads = 1,
+                                  .head_dim = 16,
+                                  .n_vocab = 5,
+                                  .kv_dtype = DTYPE_FLOAT32};
+    assert_int_equal(backend.state_init(backend.context, &limits), STATUS_OK);
+    assert_int_equal(model_forward(model, &(struct batch){.n_rows = 1}), STATUS_INTERNAL); /* not prepared */
+    assert_int_equal(model_prepare(model, &(struct model_limits){8, 1, 1}), STATUS_OK);
+    assert_int_equal(model_prepare(model, &(struct model_limits){8, 1, 1}), STATUS_INTERNAL);
+    assert_int_equal(model_forward(model, &(struct batch){.n_rows = 9}), STATUS_INTERNAL);
+
+    static const int32_t token[] = {1}, zero[] = {0}, page[] = {1};
+    struct slot_start start = {.sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = 4},
+                               .pages = page,
+                               .n_pages = 1,
+                               .prompt = token,
+                               .n_prompt = 1};
+    struct segment segment = {.n_rows = 1};
+    struct batch batch = {.n_rows = 1,
+                          .n_segments = 1,
+                          .n_samples = 1,
+                          .want_logprobs = true,
+                          .token = token,
+                          .position = zero,
+                          .slot = zero,
+                          .segments = &segment,
+                          .sample_row = zero,
+                          .sample_slot = zero};
+    struct sample_result result;
+    struct sample_top top;
+    bool replayed;
+    uint64_t ticket;
+    assert_int_equal(backend.slots_begin(backend.context, &start, 1), STATUS_OK);
+    assert_int_equal(backend.step_begin(backend.context, &batch, &replayed), STATUS_OK);
+    assert_int_equal(model_forward(model, &batch), STATUS_OK);
+    assert_int_equal(backend.step_end(backend.context, &ticket), STATUS_OK);
+    assert_int_equal(backend.step_wait(backend.context, ticket, &result, &top), STATUS_OK);
+    assert_int_equal(result.fault_layer, -1);
+    memcpy(out, top.logprob, 4 * sizeof *out);
+    out[4] = (float)top.token[0];
+    model_close(model);
+    backend.close(backend.context);
+}
+
+static void test_names_and_heads(void **state) {
+    (void)state;
+    char fingerprint[33], other[33], computed[33];
+    float expected[5], actual[5];
+    run_gpt2(&(struct model_folder_options){.prefix = "transformer."}, model_folder_config, fingerprint,
+             expected);
+    assert_int_equal(model_fingerprint(temp_path(""), computed), STATUS_OK);
+    assert_string_equal(fingerprint, computed); /* with a model in memory or without */
+
+    /* Other files around the weights are part of the fingerprint; other files of the folder are not. */
+    temp_text("notes.txt", "x");
+    assert_int_equal(model_fingerprint(temp_path(""), other), STATUS_OK);
+    assert_string_equal(other, fingerprint);
+    temp_text("tokenizer_config.json", "{}");
+    assert_int_equal(model_fingerprint(temp_path(""), other), STATUS_OK);
+    assert_string_not_equal(other, fingerprint);
+    temp_text("tokenizer_config.json", "");
+    assert_int_equal(model_fingerprint(temp_path(""), computed), STATUS_OK);
+    assert_string_not_equal(other, computed);
+    assert_string_not_equal(fingerprint, computed); /* an empty file is not an absent one */
+    model_folder_remove("tokenizer_config.json");
+
+    /* Without the prefix, with a buffer, with the tied head spelled out: the same model. */
+    run_gpt2(&(struct model_folder_options){.prefix = ""}, model_folder_config, other, actual);
+    assert_memory_equal(actual, expected, sizeof expected);
+    assert_string_not_equal(other, fingerprint);
+    run_gpt2(&(struct model_folder_options){.prefix = "transformer.", .extra = "h.0.attn.bias"},
+             model_folder_config, NULL, actual);
+    assert_memory_equal(actual, expected, sizeof expected);
+    run_gpt2(&(struct model_folder_options){.prefix = "", .extra = "h.0.attn.masked_bias"},
+             model_folder_config, NULL, actual);
+    assert_memory_equal(actual, expected, sizeof expected);
+    run_gpt2(&(struct model_folder_options){.prefix = "transformer.", .n_head_rows = 5}, model_folder_config,
+             NULL, actual);
+    assert_memory_equal(actual, expected, sizeof expected);
+    run_gpt2(&(struct model_folder_options){.prefix = "transformer.", .n_head_rows = 5, .skip = "wte.weight"},
+             model_folder_config, NULL, actual);
+    assert_memory_equal(actual, expected, sizeof expected);
+
+    /* A head of its own. */
+    char untied[400];
+    snprintf(untied, sizeof untied, "{\"tie_word_embeddings\":false,%s", model_folder_config + 1);
+    run_gpt2(&(struct model_folder_options){.prefix = "transformer.", .n_head_rows = 5}, untied, NULL,
+             actual);
+    assert_memory_equal(actual, expected, sizeof expected);
+    run_gpt2(
+        &(struct model_folder_options){
+            .prefix = "transformer.", .n_head_rows = 5, .spoil = "wpe.weight", .extra_value = 3},
+        untied, NULL, actual);
+    assert_memory_not_equal(actual, expected, sizeof expected);
+}
+
+/* ---- sizes --------------------------------------------------------------------------------------------- */
+
+static void test_sizes(void **state) {
+    (void)state;
+    struct sampling defaults;
+    struct model_config config;
+    int64_t body, head;
+    assert_int_equal(model_config_load("weights/shakespeare", &config, &defaults), STATUS_OK);
+    sampling_free(&defaults);
+    model_parameter_counts(&config, &body, &head);
+    assert_int_equal(body, 6 * 12 * 384 * 384);
+    assert_int_equal(head, 65 * 384);
+    /* Bounds: at least what the tensors hold, and not much more. */
+    size_t elements = (size_t)(body + head + 256 * 384), bytes = model_weight_bytes(&config, DTYPE_BFLOAT16);
+    assert_in_range(bytes, 2 * elements, 2 * elements + 2 * elements / 20);
+    assert_true(model_weight_bytes(&config, DTYPE_FLOAT32) > 4 * elements);
+    struct model_limits limits = {.max_rows = 100, .max_samples = 10, .logit_rows = 10};
+    size_t activations = model_activation_bytes(&config, DTYPE_FLOAT32, &limits);
+    size_t exact = 4 * (100 * (384 + 384 + 3 * 384 + 384 + 4 * 384) + 10 * 65);
+    assert_in_range(activations, exact, exact + 4096);
+    /* Absurd sizes do not wrap around. */
+    config.n_vocab = config.n_embd = config.n_inner = config.n_layers = INT32_MAX;
+    assert_true(model_weight_bytes(&config, DTYPE_FLOAT32) == SIZE_MAX);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shapes_and_defaults),
+        cmocka_unit_test(test_eos),
+        cmocka_unit_test(test_sampling_defaults),
+        cmocka_unit_test(test_names_and_heads),
+        cmocka_unit_test(test_sizes),
+    };
+    return cmocka_run_group_tests_name("model_config", tests, temp_folder_open, temp_folder_close);
+}
