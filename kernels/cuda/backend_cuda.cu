@@ -48,6 +48,8 @@ enum status tensor_allocate(struct backend_context *context, enum tensor_kind ki
     *out = nullptr;
     RETURN_IF(rows < 0 || cols <= 0 || cols > INT32_MAX - 8 || rows > INT32_MAX, STATUS_DATA,
               "tensor [%lld, %lld]: expected up to 2^31 - 9 of each", (long long)rows, (long long)cols);
+    RETURN_IF(context->mode == STEP_RECORD || context->mode == STEP_REPLAY, STATUS_INTERNAL,
+              "tensor_new: called while a step is recorded or replayed; make tensors before step_begin");
     TRY_CUDA(cudaSetDevice(context->device), "tensor_new");
     struct tensor *tensor = static_cast<struct tensor *>(calloc(1, sizeof *tensor));
     RETURN_IF(!tensor, STATUS_INTERNAL, "tensor_new: out of host memory");
@@ -103,6 +105,8 @@ void tensor_free(struct backend_context *context, struct tensor *tensor) {
     if (!tensor)
         return;
     cudaSetDevice(context->device);
+    if (context->mode == STEP_RECORD || context->mode == STEP_REPLAY)
+        cuda_step_abandon(context); /* its operations may use this tensor: step_end will refuse */
     cuda_graphs_drop(context);
     for (struct tensor **link = &context->tensors; *link; link = &(*link)->next)
         if (*link == tensor) {
