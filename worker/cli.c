@@ -41,6 +41,7 @@ enum option_id {
 
 static const struct option run_options[] = {COMMON_OPTIONS,
                                             {"set", required_argument, NULL, OPTION_SET},
+                                            {"device", required_argument, NULL, OPTION_DEVICE},
                                             {"shard", required_argument, NULL, OPTION_SHARD},
                                             {"restart", no_argument, NULL, OPTION_RESTART},
                                             {"strict", no_argument, NULL, OPTION_STRICT},
@@ -48,6 +49,7 @@ static const struct option run_options[] = {COMMON_OPTIONS,
 static const struct option check_options[] = {
     COMMON_OPTIONS,
     {"set", required_argument, NULL, OPTION_SET},
+    {"device", required_argument, NULL, OPTION_DEVICE},
     {"shard", required_argument, NULL, OPTION_SHARD},
     {"strict", no_argument, NULL, OPTION_STRICT},
     {"device-memory", required_argument, NULL, OPTION_DEVICE_MEMORY},
@@ -66,6 +68,7 @@ static const struct option prompt_options[] = {COMMON_OPTIONS,
 static const struct option bench_options[] = {
     COMMON_OPTIONS,
     {"set", required_argument, NULL, OPTION_SET},
+    {"device", required_argument, NULL, OPTION_DEVICE},
     {"batch-sizes", required_argument, NULL, OPTION_BATCH_SIZES},
     {"prompt-tokens", required_argument, NULL, OPTION_PROMPT_TOKENS},
     {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
@@ -80,55 +83,69 @@ struct command {
     const struct option *options;
     int n_targets; /* words it takes beside options */
     const char *usage;
-    const char *help;
+    const char *summary; /* its line in the list of commands */
+    const char *help;    /* lines of at most 80 columns */
 };
 
 static const struct command commands[] = {
-    {"run", command_run, run_options, 1, "pressrun run JOB.yaml [options]",
-     "Runs a job: prompts in, gzip-compressed JSON lines out. Interrupted or killed, the same command goes "
-     "on where\n"
-     "the output ends; on a finished job it says so and exits 0.\n\n"
-     "  --set KEY=VALUE        put VALUE over a key of the job (max_tokens=50), of sampling "
-     "(sampling.top_k=40) or of\n"
-     "                         the config (config.max_num_seqs=64); may be given again\n"
-     "  --shard I/N            only lines with (line - 1) mod N = I; writes NAME.I-of-N.jsonl.gz\n"
-     "  --restart              discard earlier output of this name first\n"
-     "  --strict               exit 10 when any record failed\n"
-     "  --quiet                no progress, no summary; warnings and errors stay\n\n"
-     "Exit codes: 0 complete, 10 record errors (--strict), 64 usage, 65 bad data or model, 66 input missing, "
-     "69 no\n"
-     "usable device, 70 internal or device fault, 73 cannot create output, 74 I/O error, 75 stopped and "
-     "resumable,\n"
-     "78 bad job, 80 does not fit in memory, 86 output locked.\n"},
+    {"run", command_run, run_options, 1, "pressrun run JOB.yaml [options]", "run a job, or go on with it",
+     "Runs a job: prompts in, gzip-compressed JSON Lines out. When it was interrupted\n"
+     "or killed, the same command goes on where the output ends. On a finished job it\n"
+     "says so and exits 0.\n\n"
+     "  --set KEY=VALUE    use VALUE instead of the job's: a job key (seed=7), a sampling\n"
+     "                     key (temperature=0) or a config key (config.threads=4); may\n"
+     "                     be given many times\n"
+     "  --device D         auto, cpu, cuda or cuda:N; short for --set config.device=D\n"
+     "  --shard I/N        only the lines with (line - 1) mod N = I, I from 0; writes\n"
+     "                     NAME.I-of-N.jsonl.gz\n"
+     "  --restart          discard what an earlier run left under this output's name\n"
+     "  --strict           exit 10 when any record failed\n"
+     "  --quiet            no progress, no summary; warnings and errors stay\n\n"
+     "Exit codes: 0 complete, 10 records failed (--strict), 64 bad command line, 65 bad\n"
+     "data or model, 66 input missing, 69 no usable device, 70 device fault or internal\n"
+     "error, 73 cannot create output, 74 I/O error, 75 stopped and resumable, 78 bad\n"
+     "job or config, 80 does not fit in memory, 86 another worker writes this output,\n"
+     "91 damaged output.\n"},
     {"check", command_check, check_options, 1, "pressrun check JOB.yaml [options]",
-     "Validates the job, the model and every prompt, and prints the plan: memory, batch size, an upper bound "
-     "of steps.\n"
-     "Writes nothing and needs no GPU.\n\n"
-     "  --device-memory SIZE   plan for a GPU with SIZE free (80GiB) instead of this machine\n"
+     "validate a job, print its plan",
+     "Validates the job, the model and every prompt, and prints the plan: memory, batch\n"
+     "size, an upper bound of steps. Writes nothing and needs no GPU.\n\n"
+     "  --device-memory SIZE   plan for a GPU with SIZE free (80GiB), not this machine\n"
      "  --set KEY=VALUE        as in run\n"
+     "  --device D             as in run\n"
      "  --shard I/N            as in run\n"
      "  --strict               exit 10 when any prompt is wrong\n"},
     {"prompt", command_prompt, prompt_options, 2, "pressrun prompt MODEL TEXT [options]",
-     "Answers one prompt with the model of a directory, streamed to the terminal.\n\n"
-     "  --max-tokens N --temperature X --top-k N --top-p X --min-p X --stop TEXT\n"
-     "  --seed N               (default 0)\n"
-     "  --device auto|cpu|cuda[:N]\n"
-     "  --set KEY=VALUE        any other key of a job or config\n"},
+     "answer one prompt on the terminal",
+     "Answers one prompt with the model in the directory MODEL, as it is generated.\n\n"
+     "  --max-tokens N         longest answer (default 16)\n"
+     "  --temperature X        0: the most likely token (default: the model's, or 1)\n"
+     "  --top-k N, --top-p X, --min-p X, --stop TEXT\n"
+     "  --seed N               of the sampling (default 0)\n"
+     "  --device D             auto, cpu, cuda or cuda:N\n"
+     "  --set KEY=VALUE        any other key of a job or config, as in run\n"
+     "  --quiet                the answer alone\n"},
     {"bench", command_bench, bench_options, 1, "pressrun bench JOB.yaml [options]",
-     "Measures throughput at different batch sizes: random prompts of fixed length, fixed output lengths, "
-     "stop\n"
-     "conditions ignored, one warm-up, the median of the repeats.\n\n"
-     "  --batch-sizes LIST     (default 1,8,64)\n"
+     "measure throughput at different batch sizes",
+     "Measures throughput at different batch sizes, with the job's model, dtype and\n"
+     "config: random prompts of one length, answers of one length, stop conditions\n"
+     "ignored, one warm-up, the median of the repeats.\n\n"
+     "  --batch-sizes LIST     sequences at once (default 1,8,64)\n"
      "  --prompt-tokens N      (default 16)\n"
      "  --new-tokens N         (default 100)\n"
      "  --repeats N            (default 3)\n"
-     "  --json FILE            also write the rows as JSON lines\n"
-     "  --set KEY=VALUE        as in run\n"},
+     "  --json FILE            also write the rows as JSON Lines\n"
+     "  --set KEY=VALUE        as in run\n"
+     "  --device D             as in run\n"},
     {"verify", command_verify, plain_options, 1, "pressrun verify OUT.jsonl.gz",
-     "Reads an output file and checks every seal, count and line. Needs nothing but the file.\n"
+     "check every byte of an output file",
+     "Reads an output file and checks every seal, count and line. Needs nothing but the\n"
+     "file.\n\n"
      "Exit codes: 0 complete, 90 well formed but not complete, 91 damaged.\n"},
     {"inspect", command_inspect, plain_options, 1, "pressrun inspect MODEL",
-     "Prints what a model directory holds: family, shape, parameters, tokenizer, tensors, fingerprint.\n"},
+     "show what a model directory holds",
+     "Prints what a model directory holds: family, shape, parameters, tokenizer,\n"
+     "fingerprint, tensors.\n"},
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -137,8 +154,9 @@ static void print_usage(FILE *out) {
     fprintf(out, "pressrun %s: batch text generation, from a YAML job to gzip-compressed JSON lines\n\n",
             pressrun_version());
     for (int i = 0; i < N_COMMANDS; i++)
-        fprintf(out, "  %s\n", commands[i].usage);
-    fprintf(out, "  pressrun --version\n\npressrun COMMAND --help tells more. Manual: man pressrun\n");
+        fprintf(out, "  %-38s%s\n", commands[i].usage, commands[i].summary);
+    fprintf(out, "  %-38s%s\n\npressrun COMMAND --help tells more.\n", "pressrun --version",
+            "versions of this program and its libraries");
 }
 
 static enum status usage_error(const struct command *command) {
@@ -265,8 +283,8 @@ static enum status unknown_option(const struct command *command, const char *wor
     while (*dashes == '-')
         dashes++;
     char hint[NEAREST_HINT_BYTES];
-    return status_fail(STATUS_USAGE, "option \"%s\" is unknown, or lacks its value%s", word,
-                       nearest_hint(dashes, strlen(dashes), names, hint));
+    return status_fail(STATUS_USAGE, "option \"%s\" is unknown%s", word,
+                       nearest_hint(dashes, strcspn(dashes, "="), names, hint));
 }
 
 static enum status parse(const struct command *command, int argc, char **argv, struct parsed *parsed,
@@ -279,7 +297,7 @@ static enum status parse(const struct command *command, int argc, char **argv, s
     *wants_help = false;
     while (optind < argc) {
         int index = 0, before = optind;
-        int id = getopt_long(argc, argv, "+h", command->options, &index);
+        int id = getopt_long(argc, argv, "+:h", command->options, &index);
         if (id == -1) { /* a word, or what follows "--" */
             if (optind >= argc)
                 break;
@@ -288,6 +306,7 @@ static enum status parse(const struct command *command, int argc, char **argv, s
             targets[n_targets++] = argv[optind++];
             continue;
         }
+        RETURN_IF(id == ':', STATUS_USAGE, "option \"%s\" lacks its value", argv[before]);
         if (id == '?')
             return unknown_option(command, argv[before]);
         if (id == OPTION_HELP || id == 'h') {
@@ -348,16 +367,23 @@ static enum status run_command(const struct command *command, int argc, char **a
 enum status cli_main(int argc, char **argv) {
     double start_s = clock_seconds();
     const char *name = argc > 1 ? argv[1] : "";
-    if (strcmp(name, "--version") == 0) {
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
         struct buffer text = {0};
         enum status result = version_write(&text);
         fwrite(text.data, 1, text.size, stdout);
         buffer_free(&text);
         return result;
     }
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+    bool is_help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0;
+    if (is_help && argc == 2) {
         print_usage(stdout);
         return STATUS_OK;
+    }
+    char *asked[] = {argv[0], is_help ? argv[2] : NULL, "--help", NULL};
+    if (is_help) { /* pressrun help COMMAND */
+        argv = asked;
+        argc = 3;
+        name = asked[1];
     }
     for (int i = 0; i < N_COMMANDS; i++)
         if (strcmp(name, commands[i].name) == 0)
