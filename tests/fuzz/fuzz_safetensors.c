@@ -1,0 +1,29 @@
+/* Fuzzes safetensors files: what is accepted must be readable to its last byte.
+ *
+ *   clang -fsanitize=fuzzer,address,undefined …   or, over given files,   cc -DFUZZ_STANDALONE … */
+#include "tests/fuzz/fuzz_standalone.h"
+
+#include "tests/fuzz/fuzz_folder.h"
+#include "worker/model/safetensors.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct safetensors *files;
+    enum status status = safetensors_open_folder(fuzz_folder_write("model.safetensors", data, size), &files);
+    fuzz_check_refusal(status);
+    if (status != STATUS_OK)
+        return 0;
+    safetensors_fingerprint(files);
+    for (int32_t i = 0; i < safetensors_count(files); i++) {
+        const struct stored_tensor *tensor = safetensors_at(files, i);
+        float values[256];
+        for (size_t at = 0, n; at < tensor->n; at += n) {
+            n = tensor->n - at < 256 ? tensor->n - at : 256;
+            if (stored_tensor_float32(tensor, at, n, values) != STATUS_OK)
+                break;
+        }
+        if (safetensors_find(files, tensor->name) != tensor)
+            abort();
+    }
+    safetensors_close(files);
+    return 0;
+}
