@@ -1,0 +1,192 @@
+/* An answer never depends on its batch: 300 records, greedy and sampled, generated in batches of every make
+ * and compared with one baseline, bit for bit. argv[1]: cpu or cuda; argv[2], when given, picks
+ * the tests whose names match it ("*tiny*"). One line per run says what its batches
+ * were like, and the test holds them to be as different as they claim. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "tests/functional/golden.h"
+#include "tests/functional/invariance.h"
+
+static const struct invariance_model shakespeare = {"shakespeare", "weights/shakespeare", 200};
+static const struct invariance_model tiny = {"tiny", "tests/models/tiny", 2000};
+
+static const struct invariance_variant baseline_variant = {.name = "baseline"};
+
+/* Each varies one thing. The slow ones run a part of the records. */
+static const struct invariance_variant common_variants[] = {
+    {.name = "1 sequence", .max_num_seqs = 1},
+    {.name = "7 sequences", .max_num_seqs = 7},
+    {.name = "256 sequences", .max_num_seqs = 256},
+    {.name = "permuted", .is_permuted = true},
+    {.name = "chunks of 1", .chunk_rows = 1, .every = 7, .longest_prompt = 300},
+    {.name = "chunks of 7", .chunk_rows = 7, .every = 3},
+    {.name = "chunks of 100", .chunk_rows = 100},
+    {.name = "narrow steps", .max_rows = 80, .every = 2},
+    {.name = "wide steps", .max_rows = 8192},
+    {.name = "3 shards", .n_shards = 3},
+};
+
+static const struct invariance_variant cpu_variants[] = {
+    {.name = "1 thread", .options.n_threads = 1, .every = 3},
+    {.name = "2 threads", .options.n_threads = 2, .every = 3},
+    {.name = "avx2", .options.cpu_isa = "avx2", .every = 2},
+    {.name = "avx512", .options.cpu_isa = "avx512", .every = 2},
+    {.name = "portable", .options.cpu_isa = "portable", .every = 10, .longest_prompt = 300},
+    {.name = "results late", .relay.is_late = true, .every = 2},
+};
+
+static const struct invariance_variant cuda_variants[] = {
+    {.name = "no graphs", .options.no_graphs = true},
+};
+
+/* Wrong on purpose: more than 8 rows are summed in another order. */
+static const struct invariance_variant planted_variant = {.name = "planted split",
+                                                          .every = 7,
+                                                          .longest_prompt = 300,
+                                                          .options.no_graphs = true,
+                                                          .relay.splits_k = true};
+
+static double cpu_seconds(void) {
+    return (double)clock() / CLOCKS_PER_SEC;
+}
+
+static double mean_running(const struct invariance_run *run) {
+    return run->metrics.n_steps ? (double)run->metrics.slot_steps / (double)run->metrics.n_steps : 0;
+}
+
+static const char *dtype_name(enum dtype dtype) {
+    return dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16";
+}
+
+static void run_variant(const struct invariance_model *model, enum dtype dtype,
+                        const struct invariance_variant *variant, struct invariance_run *run) {
+    double began = cpu_seconds();
+    invariance_run(golden_backend, model, dtype, variant, run);
+    printf("%-11s %-8s %-13s %3d records, %5lld steps, %5.1f running, %5lld prompt pieces, widest %4d rows, "
+           "%5.1f s of CPU\n",
+           model->name, dtype_name(dtype), variant->name, run->n_records, (long long)run->counts.n_steps,
+           mean_running(run), (long long)run->counts.n_segments, run->counts.widest_step,
+           cpu_seconds() - began);
+    fflush(stdout);
+}
+
+/* The batches were as the variant says, and not as in the baseline. */
+static void check_make(const struct invariance_variant *variant, const struct invariance_run *baseline,
+                       const struct invariance_run *run) {
+    int32_t n_slots = variant->max_num_seqs ? variant->max_num_seqs : 64;
+    assert_true(run->n_records >= INVARIANCE_RECORDS / 24);
+    if (variant->every == 0 && n_slots > 1)
+        assert_int_equal(run->n_records, INVARIANCE_RECORDS);
+    assert_true(mean_running(run) <= n_slots);
+    if (n_slots == 1)
+        assert_true(mean_running(run) == 1.0);
+    else if (n_slots <= 7)
+        assert_true(mean_running(run) > 0.7 * n_slots);
+    else if (n_slots > 64)
+        assert_true(mean_running(run) > 1.5 * mean_running(baseline));
+    if (variant->chunk_rows > 0)
+        assert_true((double)run->metrics.prefill_rows / (double)run->counts.n_segments <=
+                    variant->chunk_rows);
+    if (variant->chunk_rows > 0 && variant->every == 0)
+        assert_true(run->counts.n_segments > baseline->counts.n_segments);
+    if (variant->max_rows > 0)
+        assert_true(run->counts.widest_step <= variant->max_rows);
+    if (variant->max_rows > 64 + 2048)
+        assert_true(run->counts.widest_step > baseline->counts.widest_step);
+    if (variant->n_shards > 1)
+        assert_true(run->counts.n_steps > baseline->counts.n_steps);
+}
+
+static void check_variant(const struct invariance_model *model, enum dtype dtype,
+                          const struct invariance_run *baseline, const struct invariance_variant *variant) {
+    if (variant->options.cpu_isa) {
+        struct backend backend;
+        enum status result = backend_open("cpu", &variant->options, &backend);
+        if (result == STATUS_NO_DEVICE) {
+            printf("%s: %s is left out: %s\n", model->name, variant->name, status_message());
+            return;
+        }
+        golden_check(result, variant->name);
+        backend.close(backend.context);
+    }
+    struct invariance_run run;
+    struct invariance_difference difference;
+    run_variant(model, dtype, variant, &run);
+    check_make(variant, baseline, &run);
+    if (!invariance_equal(baseline, &run, &difference))
+        fail_msg("%s %s, %s: record %d (%d prompt tokens), sample %d, generated token %d: %s", model->name,
+                 dtype_name(dtype), variant->name, difference.record,
+                 run.records[difference.record]->n_prompt_tokens, difference.sample, difference.position,
+                 difference.what);
+    invariance_run_free(&run);
+}
+
+/* The comparison is sharp: a split of K that depends on the number of rows does not pass it. */
+static void check_planted(const struct invariance_model *model, enum dtype dtype,
+                          const struct invariance_run *baseline) {
+    struct invariance_run run;
+    struct invariance_difference difference;
+    run_variant(model, dtype, &planted_variant, &run);
+    assert_false(invariance_equal(baseline, &run, &difference));
+    printf("  found: record %d, sample %d, generated token %d: %s\n", difference.record, difference.sample,
+           difference.position, difference.what);
+    invariance_run_free(&run);
+}
+
+static void check_model(const struct invariance_model *model, enum dtype dtype) {
+    struct invariance_run baseline;
+    run_variant(model, dtype, &baseline_variant, &baseline);
+    assert_int_equal(baseline.n_records, INVARIANCE_RECORDS);
+    assert_true(mean_running(&baseline) > 30);
+    for (size_t i = 0; i < sizeof common_variants / sizeof common_variants[0]; i++)
+        check_variant(model, dtype, &baseline, &common_variants[i]);
+    if (strcmp(golden_backend, "cpu") == 0)
+        for (size_t i = 0; i < sizeof cpu_variants / sizeof cpu_variants[0]; i++)
+            check_variant(model, dtype, &baseline, &cpu_variants[i]);
+    else
+        for (size_t i = 0; i < sizeof cuda_variants / sizeof cuda_variants[0]; i++)
+            check_variant(model, dtype, &baseline, &cuda_variants[i]);
+    check_planted(model, dtype, &baseline);
+    invariance_run_free(&baseline);
+}
+
+static void test_tiny_float32(void **state) {
+    (void)state;
+    check_model(&tiny, DTYPE_FLOAT32);
+}
+
+static void test_tiny_bfloat16(void **state) {
+    (void)state;
+    check_model(&tiny, DTYPE_BFLOAT16);
+}
+
+static void test_shakespeare_float32(void **state) {
+    (void)state;
+    check_model(&shakespeare, DTYPE_FLOAT32);
+}
+
+static void test_shakespeare_bfloat16(void **state) {
+    (void)state;
+    check_model(&shakespeare, DTYPE_BFLOAT16);
+}
+
+int main(int argc, char **argv) {
+    if (!golden_choose_backend(argc, argv))
+        return 77;
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tiny_float32),
+        cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_shakespeare_float32),
+        cmocka_unit_test(test_shakespeare_bfloat16),
+    };
+    return cmocka_run_group_tests_name("invariance", tests, NULL, NULL);
+}
