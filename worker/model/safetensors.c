@@ -14,6 +14,9 @@
 #include "worker/text/utf8.h"
 
 enum { MAX_HEADER_BYTES = 100 << 20, LENGTH_BYTES = 8, MAX_INDEX_BYTES = 100 << 20, NAME_SHOWN = 200 };
+enum {
+    SERIAL_HASH_BYTES = 64 << 20
+}; /* a few milliseconds; below, waking threads takes longer than it saves */
 
 /* One mapped file. Its parsed header owns the tensors' names. */
 struct tensor_file {
@@ -463,7 +466,10 @@ void stored_tensor_hash(struct stored_tensor *tensor) {
 
 struct hash128 safetensors_fingerprint(struct safetensors *files) {
     int32_t n = (int32_t)files->n_tensors;
-#pragma omp parallel for schedule(dynamic, 1)
+    size_t n_bytes = 0;
+    for (int32_t i = 0; i < n; i++)
+        n_bytes += files->tensors[i].is_hashed ? 0 : files->tensors[i].bytes;
+#pragma omp parallel for schedule(dynamic, 1) if (n_bytes > SERIAL_HASH_BYTES)
     for (int32_t i = 0; i < n; i++)
         stored_tensor_hash(&files->tensors[i]);
     static const char version[] = "tensors 1";

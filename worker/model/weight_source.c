@@ -5,7 +5,7 @@
 
 enum {
     TILE = 64,                 /* edge of the square that is transposed at a time: 16 KiB of floats */
-    SERIAL_ELEMENTS = 1 << 16, /* below this one thread is faster than waking others */
+    SERIAL_ELEMENTS = 1 << 21, /* a few milliseconds; below, waking threads takes longer than it saves */
 };
 
 /* Stores a float as element `index` of out; returns 1 when what is stored is not finite. */
