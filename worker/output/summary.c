@@ -31,7 +31,7 @@ static void latency_row(FILE *out, const char *label, const struct histogram *hi
     if (histogram->n == 0)
         return;
     row(out, label, figure_latency(histogram_percentile(histogram, 50), p50),
-        "median, %s p90, %s p99, %s most", figure_latency(histogram_percentile(histogram, 90), p90),
+        "median, %s p90, %s p99, %s max", figure_latency(histogram_percentile(histogram, 90), p90),
         figure_latency(histogram_percentile(histogram, 99), p99), figure_latency(histogram->maximum, most));
 }
 
@@ -82,11 +82,11 @@ void summary_print(FILE *out, const char *output, const struct run_metrics *metr
         figure_count(per_second(metrics->prompt_tokens, metrics->generate_s), b));
     row(out, "tokens out", figure_count((double)metrics->completion_tokens, a), "%s per second",
         figure_count(per_second(metrics->completion_tokens, metrics->generate_s), b));
-    row(out, "time", figure_latency(metrics->wall_s, a), "of which %s before the first step",
+    row(out, "time", figure_latency(metrics->wall_s, a), "of which %s until the first step",
         figure_latency(metrics->startup_s, b));
     snprintf(a, sizeof a, "%.1f %%", 100 * run_metrics_occupancy(metrics));
-    row(out, "occupancy", a, "of %" PRId32 " sequences at once, before the tail; %" PRId64 " steps",
-        metrics->max_num_seqs, metrics->n_steps);
+    row(out, "occupancy", a, "of %" PRId32 " sequences at once%s; %" PRId64 " steps", metrics->max_num_seqs,
+        metrics->n_steps_before_tail > 0 ? " while prompts waited" : "", metrics->n_steps);
     latency_row(out, "queued", &metrics->queue_s);
     latency_row(out, "first token", &metrics->time_to_first_token_s);
     latency_row(out, "per token", &metrics->time_per_output_token_s);
