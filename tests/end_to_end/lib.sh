@@ -17,9 +17,8 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/pressrun-e2e.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 unset NO_COLOR
 
-# One device and few threads, so that a run costs what the tiny model costs and not the machine's size.
-# shellcheck disable=SC2034 # for the scripts
-run_on=(--set "config.device=$device" --set config.threads=2)
+# The machine may be shared: threads that wait must not spin on cores that others need.
+export OMP_WAIT_POLICY=passive
 
 fail() {
     echo "FAILED: $*" >&2
@@ -72,4 +71,19 @@ expect_same() {
         diff "$1" "$2" | head -n 10 >&2 || true
         fail "$3: $1 and $2 differ"
     fi
+}
+
+# tiny_job FOLDER [CONFIG_LINE...]: FOLDER/job.yaml, a job of the tiny model from prompts.jsonl to out.jsonl.gz, with
+# further lines of the job from stdin and further lines of its config as arguments. One CPU thread: what is tested
+# here is no matter of speed.
+tiny_job() {
+    local folder=$1
+    shift
+    mkdir -p "$folder"
+    printf '%s\n' "device: $device" "threads: 1" "$@" >"$folder/config.yaml"
+    {
+        printf '%s\n' "model: $repo/tests/models/tiny" "prompts: prompts.jsonl" "output: out.jsonl.gz" \
+            "config: config.yaml"
+        cat
+    } >"$folder/job.yaml"
 }

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "worker/base/clock.h"
+#include "worker/base/file.h"
 #include "worker/base/log.h"
 #include "worker/commands/commands.h"
 #include "worker/output/manifest.h"
@@ -29,6 +30,7 @@ struct run {
     struct identity identity;
     struct writer *writer;
     struct writer_found found;
+    struct prompt_reader *reader; /* until intake owns it */
     struct intake *intake;
     struct engine *engine;
     struct outlet *outlet;
@@ -107,34 +109,33 @@ static enum status open_output(struct run *run, bool *is_done) {
     return STATUS_OK;
 }
 
-/* Opens the prompts and passes over what is answered already. */
-static enum status open_input(struct run *run, struct prompt_reader **reader) {
-    TRY(prompt_reader_open(&run->job, &run->config, run->options->shard, reader));
+static enum status open_input(struct run *run) {
+    if (run->reader)
+        return STATUS_OK;
+    return prompt_reader_open(&run->job, &run->config, run->options->shard, &run->reader);
+}
+
+/* Passes over the prompts that are answered already. */
+static enum status skip_answered(struct run *run) {
     int64_t answered = run->found.counts.n_records, skipped = 0;
     if (answered == 0)
         return STATUS_OK;
     struct hash128 hash;
-    enum status result = prompt_reader_skip(*reader, answered, &skipped, &hash);
-    if (result == STATUS_OK && skipped < answered)
-        result = status_fail(
-            STATUS_CANNOT_CREATE,
-            "%s: has %lld prompts, but %s.part answers %lld: the input is not the one that the job "
-            "began with; give the old input, or --restart to begin anew",
-            run->job.prompts, (long long)skipped, run->output, (long long)answered);
-    else if (result == STATUS_OK && !hash128_equal(hash, run->found.input_hash))
-        result = status_fail(
-            STATUS_CANNOT_CREATE,
-            "%s: the first %lld prompts are not those that %s.part answers; give the old input, or "
-            "--restart to begin anew",
-            run->job.prompts, (long long)answered, run->output);
-    if (result != STATUS_OK)
-        prompt_reader_close(*reader);
-    return result;
+    TRY(prompt_reader_skip(run->reader, answered, &skipped, &hash));
+    RETURN_IF(skipped < answered, STATUS_CANNOT_CREATE,
+              "%s: has %lld prompts, but %s.part answers %lld: the input is not the one that the job "
+              "began with; give the old input, or --restart to begin anew",
+              run->job.prompts, (long long)skipped, run->output, (long long)answered);
+    RETURN_IF(!hash128_equal(hash, run->found.input_hash), STATUS_CANNOT_CREATE,
+              "%s: the first %lld prompts are not those that %s.part answers; give the old input, or "
+              "--restart to begin anew",
+              run->job.prompts, (long long)answered, run->output);
+    return STATUS_OK;
 }
 
 static enum status open_pipeline(struct run *run) {
-    struct prompt_reader *reader = NULL;
-    TRY(open_input(run, &reader));
+    TRY(open_input(run));
+    TRY(skip_answered(run));
     struct session *session = &run->session;
     struct intake_options intake = {.job = &run->job,
                                     .config = &run->config,
@@ -143,11 +144,8 @@ static enum status open_pipeline(struct run *run) {
                                     .tokenizer = session->tokenizer,
                                     .max_model_len = session->plan.max_model_len,
                                     .start_s = run->options->start_s};
-    enum status result = intake_start(&intake, reader, &run->intake);
-    if (result != STATUS_OK) {
-        prompt_reader_close(reader);
-        return result;
-    }
+    TRY(intake_start(&intake, run->reader, &run->intake));
+    run->reader = NULL;
     struct engine_options engine = {.limits = session_scheduler_limits(session),
                                     .job_seed = run->job.seed,
                                     .start_s = run->options->start_s};
@@ -334,6 +332,9 @@ static enum status run_job(struct run *run) {
     run->output = shard_output(run->job.output, options->shard);
     RETURN_IF(!run->output, STATUS_INTERNAL, "out of host memory");
     TRY(stop_install(run->config.grace_s));
+    /* Missing prompts are found before anything is written. A finished job needs them no longer. */
+    if (options->restart || !file_exists(run->output))
+        TRY(open_input(run));
     TRY(session_open(&run->job, &run->config, &run->session));
     bool is_done;
     TRY(open_output(run, &is_done));
@@ -365,6 +366,8 @@ enum status command_run(const struct command_options *options) {
     if (run.outlet)
         outlet_stop(run.outlet, run.metrics);
     intake_stop(run.intake);
+    if (run.reader)
+        prompt_reader_close(run.reader);
     engine_close(run.engine);
     if (run.writer)
         writer_close(run.writer);
