@@ -15,6 +15,7 @@ struct attention {
     int32_t head_dim;
     int64_t qkv_cols; /* (n_heads + 2 n_kv_heads) head_dim */
     int64_t out_cols; /* n_heads head_dim */
+    int64_t n_tasks;  /* of the pool_run under way */
 };
 
 static enum status attention_init(struct attention *a, struct backend_context *context,
@@ -155,30 +156,34 @@ static void zero_heads(const struct attention *a, int32_t row, int32_t kv_head) 
     memset((char *)a->args->out->data + element * bytes, 0, (size_t)a->group * (size_t)a->head_dim * bytes);
 }
 
-/* Few rows with long contexts: threads share the chunks of a row. Only the last chunk of a row reads what is
- * appended here, so the thread that has it appends. */
-static void decode_by_chunks(const struct attention *a, int n_threads) {
-    const struct batch *batch = &a->context->batch;
-    int32_t n_pairs = batch->n_decode * a->n_kv_heads;
-    int32_t max_chunks = a->context->layout.max_chunks;
-#pragma omp parallel num_threads(n_threads)
-    {
-#pragma omp for collapse(2) schedule(dynamic, 1)
-        for (int32_t pair = 0; pair < n_pairs; pair++) {
-            for (int32_t chunk = 0; chunk < max_chunks; chunk++) {
-                int32_t row = pair / a->n_kv_heads, kv_head = pair % a->n_kv_heads;
-                int32_t n_chunks = row_chunks(a, row);
-                if (batch->slot[row] == a->context->limits.n_slots || chunk >= n_chunks)
-                    continue;
-                if (chunk == n_chunks - 1)
-                    append_head(a, row, kv_head);
-                decode_chunk(a, row, kv_head, chunk);
-            }
-        }
-#pragma omp for schedule(static)
-        for (int32_t pair = 0; pair < n_pairs; pair++) {
-            int32_t row = pair / a->n_kv_heads, kv_head = pair % a->n_kv_heads;
-            if (batch->slot[row] == a->context->limits.n_slots)
+static bool is_padding(const struct attention *a, int32_t row) {
+    return a->context->batch.slot[row] == a->context->limits.n_slots;
+}
+
+/* Task: one chunk of one (row, key/value head). Only the last chunk of a row reads what is appended here, so
+ * the thread that has it appends. */
+static void decode_chunk_task(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct attention *a = argument;
+    int32_t chunk = (int32_t)(task % a->context->layout.max_chunks);
+    int64_t pair = task / a->context->layout.max_chunks;
+    int32_t row = (int32_t)(pair / a->n_kv_heads), kv_head = (int32_t)(pair % a->n_kv_heads);
+    int32_t n_chunks = row_chunks(a, row);
+    if (is_padding(a, row) || chunk >= n_chunks)
+        return;
+    if (chunk == n_chunks - 1)
+        append_head(a, row, kv_head);
+    decode_chunk(a, row, kv_head, chunk);
+}
+
+/* Few rows with long contexts: threads share the chunks of a row. */
+static void decode_by_chunks(struct attention *a) {
+    int32_t n_decode = a->context->batch.n_decode;
+    pool_run(a->context->pool, (int64_t)n_decode * a->n_kv_heads * a->context->layout.max_chunks,
+             decode_chunk_task, a);
+    for (int32_t row = 0; row < n_decode; row++) {
+        for (int32_t kv_head = 0; kv_head < a->n_kv_heads; kv_head++) {
+            if (is_padding(a, row))
                 zero_heads(a, row, kv_head);
             else
                 combine_heads(a, row, kv_head);
@@ -186,25 +191,25 @@ static void decode_by_chunks(const struct attention *a, int n_threads) {
     }
 }
 
-static void decode_by_rows(const struct attention *a, int n_threads) {
-    const struct batch *batch = &a->context->batch;
-    int32_t n_pairs = batch->n_decode * a->n_kv_heads;
-    /* Whole rows, whose heads lie side by side in memory; with few rows, equal parts. */
-    int32_t share = (n_pairs + n_threads - 1) / n_threads;
-    if (share > a->n_kv_heads)
-        share = a->n_kv_heads;
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, share)
-    for (int32_t pair = 0; pair < n_pairs; pair++) {
-        int32_t row = pair / a->n_kv_heads, kv_head = pair % a->n_kv_heads;
-        if (batch->slot[row] == a->context->limits.n_slots) {
-            zero_heads(a, row, kv_head);
-            continue;
-        }
-        append_head(a, row, kv_head);
-        for (int32_t chunk = 0; chunk < row_chunks(a, row); chunk++)
-            decode_chunk(a, row, kv_head, chunk);
-        combine_heads(a, row, kv_head);
+static void decode_head(const struct attention *a, int32_t row, int32_t kv_head) {
+    if (is_padding(a, row)) {
+        zero_heads(a, row, kv_head);
+        return;
     }
+    append_head(a, row, kv_head);
+    for (int32_t chunk = 0; chunk < row_chunks(a, row); chunk++)
+        decode_chunk(a, row, kv_head, chunk);
+    combine_heads(a, row, kv_head);
+}
+
+/* Task: a contiguous share of the (row, key/value head) pairs, whose keys and values lie side by side. */
+static void decode_pairs_task(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct attention *a = argument;
+    int64_t n_pairs = (int64_t)a->context->batch.n_decode * a->n_kv_heads;
+    int64_t end = pool_share(n_pairs, a->n_tasks, task + 1);
+    for (int64_t pair = pool_share(n_pairs, a->n_tasks, task); pair < end; pair++)
+        decode_head(a, (int32_t)(pair / a->n_kv_heads), (int32_t)(pair % a->n_kv_heads));
 }
 
 enum status cpu_attention_decode(struct backend_context *context, const struct attention_args *args) {
@@ -217,15 +222,23 @@ enum status cpu_attention_decode(struct backend_context *context, const struct a
         positions += batch->position[r] + 1;
         longest = batch->position[r] > longest ? batch->position[r] : longest;
     }
-    int n_threads = context_threads(context, positions * 2 * a.out_cols);
-    if (n_threads > 1 && longest >= DECODE_CHUNK_TOKENS && batch->n_decode * a.n_kv_heads < 4 * n_threads)
-        decode_by_chunks(&a, n_threads);
+    int64_t n_pairs = (int64_t)batch->n_decode * a.n_kv_heads;
+    a.n_tasks = context_tasks(context, n_pairs, positions * 2 * a.out_cols);
+    /* Rows differ in length: where there are many, one is a task. */
+    if (batch->n_decode > a.n_tasks)
+        a.n_tasks = batch->n_decode;
+    if (a.n_tasks > 1 && longest >= DECODE_CHUNK_TOKENS && n_pairs < 4 * context->n_threads)
+        decode_by_chunks(&a);
     else
-        decode_by_rows(&a, n_threads);
+        pool_run(context->pool, a.n_tasks, decode_pairs_task, &a);
     return STATUS_OK;
 }
 
 /* ---- prefill ---- */
+
+static int64_t segment_blocks(const struct segment *segment) {
+    return (segment->n_rows + PREFILL_BLOCK - 1) / PREFILL_BLOCK;
+}
 
 /* Rows [row, row + n) of one segment, one query head. */
 static void prefill_block(const struct attention *a, const struct segment *segment, int32_t row, int32_t n,
@@ -242,42 +255,38 @@ static void prefill_block(const struct attention *a, const struct segment *segme
                        out + (int64_t)i * a->head_dim);
 }
 
+/* Task: one prompt row. */
+static void append_task(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct attention *a = argument;
+    for (int32_t kv_head = 0; kv_head < a->n_kv_heads; kv_head++)
+        append_head(a, a->context->batch.n_decode + (int32_t)task, kv_head);
+}
+
+/* Task: one head of one block of rows, the last block first: a prompt's last is its longest. */
+static void prefill_task(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct attention *a = argument;
+    const struct segment *segment = a->context->batch.segments;
+    int64_t from_end = a->n_tasks - 1 - task;
+    int64_t block = from_end / a->n_heads;
+    for (int64_t n; block >= (n = segment_blocks(segment)); segment++)
+        block -= n;
+    int32_t offset = (int32_t)block * PREFILL_BLOCK;
+    int32_t left = segment->n_rows - offset;
+    prefill_block(a, segment, segment->row + offset, left < PREFILL_BLOCK ? left : PREFILL_BLOCK,
+                  (int32_t)(from_end % a->n_heads));
+}
+
 enum status cpu_attention_prefill(struct backend_context *context, const struct attention_args *args) {
     struct attention a;
     TRY(attention_init(&a, context, args, "attention_prefill"));
     const struct batch *batch = &context->batch;
-    int64_t positions = 0, n_blocks = 0;
-    for (int32_t s = 0; s < batch->n_segments; s++) {
-        const struct segment *segment = &batch->segments[s];
-        positions += (int64_t)segment->n_rows * (segment->position + segment->n_rows);
-        n_blocks += (segment->n_rows + PREFILL_BLOCK - 1) / PREFILL_BLOCK;
-    }
-    int n_threads = context_threads(context, positions * 2 * a.out_cols);
-#pragma omp parallel num_threads(n_threads)
-    {
-#pragma omp for schedule(static)
-        for (int32_t row = batch->n_decode; row < batch->n_rows; row++) {
-            for (int32_t kv_head = 0; kv_head < a.n_kv_heads; kv_head++)
-                append_head(&a, row, kv_head);
-        }
-        /* Blocks of all segments, last (longest) first. */
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = n_blocks * a.n_heads - 1; task >= 0; task--) {
-            int32_t head = (int32_t)(task % a.n_heads);
-            int64_t block = task / a.n_heads;
-            int32_t s = 0;
-            for (;; s++) {
-                int32_t n = (batch->segments[s].n_rows + PREFILL_BLOCK - 1) / PREFILL_BLOCK;
-                if (block < n)
-                    break;
-                block -= n;
-            }
-            const struct segment *segment = &batch->segments[s];
-            int32_t offset = (int32_t)block * PREFILL_BLOCK;
-            int32_t left = segment->n_rows - offset;
-            prefill_block(&a, segment, segment->row + offset, left < PREFILL_BLOCK ? left : PREFILL_BLOCK,
-                          head);
-        }
-    }
+    int64_t n_blocks = 0;
+    for (int32_t s = 0; s < batch->n_segments; s++)
+        n_blocks += segment_blocks(&batch->segments[s]);
+    pool_run(context->pool, batch->n_rows - batch->n_decode, append_task, &a);
+    a.n_tasks = n_blocks * a.n_heads;
+    pool_run(context->pool, a.n_tasks, prefill_task, &a);
     return STATUS_OK;
 }

@@ -64,7 +64,7 @@ static enum status cpu_weight_new(struct backend_context *context, enum dtype dt
     RETURN_IF(n_out > INT64_MAX - PANEL_OUTPUTS, STATUS_NO_FIT, "a weight of %lld rows", (long long)n_out);
     int64_t padded = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS * PANEL_OUTPUTS;
     TRY(add_tensor(context, dtype, TENSOR_WEIGHT, n_out, n_in, padded, out));
-    cpu_weight_pack(dtype, n_out, n_in, host, (*out)->data, context_threads(context, n_out * n_in));
+    cpu_weight_pack(context, dtype, n_out, n_in, host, (*out)->data);
     return STATUS_OK;
 }
 
@@ -181,7 +181,7 @@ static enum status cpu_state_init(struct backend_context *context, const struct 
     context->token_counts = (uint32_t *)(memory + l.token_counts);
     context->sampling = (struct slot_sampling *)(memory + l.sampling);
     context->last_token = (int32_t *)(memory + l.last_token);
-    context->faults = (uint64_t *)(memory + l.faults);
+    context->faults = (_Atomic uint64_t *)(memory + l.faults);
     context->results = (struct sample_result *)(memory + l.results);
     context->top = (struct sample_top *)(memory + l.top);
     context->partials = (float *)(memory + l.partials);
@@ -356,6 +356,7 @@ static void cpu_close(struct backend_context *context) {
     free(context->memory);
     free(context->scratch_memory);
     free(context->scratch);
+    pool_close(context->pool);
     free(context);
 }
 
@@ -372,6 +373,11 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
     RETURN_IF(!context, STATUS_INTERNAL, "no memory for the CPU backend");
     context->isa = isa;
     context->n_threads = options->n_threads > 0 ? options->n_threads : cpu_available_threads();
+    enum status status = pool_open(context->n_threads, &context->pool);
+    if (status != STATUS_OK) {
+        free(context);
+        return status;
+    }
     *out = (struct backend){
         .context = context,
         .kind = "cpu",

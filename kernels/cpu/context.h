@@ -8,6 +8,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/pool.h"
 #include "kernels/kv_layout.h"
 #include "kernels/state_layout.h"
 #include "kernels/tensor.h"
@@ -29,6 +30,7 @@ struct sample_scratch {
 struct backend_context {
     const struct cpu_isa *isa;
     int n_threads;
+    struct pool *pool; /* n_threads, this one among them */
     struct tensor *tensors;
 
     /* The state; memory is NULL before state_init. */
@@ -44,7 +46,7 @@ struct backend_context {
     uint32_t *token_counts;         /* [n_slots + 1, n_vocab] */
     struct slot_sampling *sampling; /* [n_slots + 1] */
     int32_t *last_token;            /* [n_slots + 1] */
-    uint64_t *faults;               /* [n_slots + 1] position << 32 | layer, NO_FAULT for none */
+    _Atomic uint64_t *faults;       /* [n_slots + 1] position << 32 | layer, NO_FAULT for none */
     float *partials;                /* [max_decode_rows, n_heads, max_chunks, head_dim + 2] */
 
     /* The step. */
@@ -57,9 +59,11 @@ struct backend_context {
 
 enum { SERIAL_WORK = 1 << 15 };
 
-/* How many threads to divide `work` multiply-adds over. */
-static inline int context_threads(const struct backend_context *context, int64_t work) {
-    return work < SERIAL_WORK ? 1 : context->n_threads;
+/* How many tasks to divide `work` multiply-adds over n items into: several for each thread, so that one which
+ * comes late holds up little; never more than items. */
+static inline int64_t context_tasks(const struct backend_context *context, int64_t n, int64_t work) {
+    int64_t n_tasks = work < SERIAL_WORK || context->n_threads == 1 ? 1 : 4 * (int64_t)context->n_threads;
+    return n < n_tasks ? n : n_tasks;
 }
 
 /* Notes a non-finite value; the smallest (position, layer) of a slot stays. Any thread. */
@@ -75,8 +79,8 @@ enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype
 enum status cpu_sample(struct backend_context *context, const struct sample_args *args);
 
 /* The packed form of a weight: [ceil(n_out / PANEL_OUTPUTS), n_in, PANEL_OUTPUTS], zero beyond n_out. */
-void cpu_weight_pack(enum dtype dtype, int64_t n_out, int64_t n_in, const void *host, void *packed,
-                     int n_threads);
+void cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                     const void *host, void *packed);
 
 /* Fails unless tensor is of a kind, a dtype (or any, < 0) and at least rows x cols. */
 enum status cpu_tensor_check(const struct tensor *tensor, const char *operation, const char *name,

@@ -42,17 +42,33 @@ static enum status prepare(struct backend_context *context, const struct embed_a
     return STATUS_OK;
 }
 
+/* A call, for the threads. */
+struct embed_job {
+    const struct backend_context *context;
+    const struct embed_args *args;
+    int64_t n_tasks;
+};
+
+static void embed_rows(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct embed_job *job = argument;
+    const struct embed_args *args = job->args;
+    const struct batch *batch = &job->context->batch;
+    int64_t n_embd = args->token_embedding->cols;
+    int64_t end = pool_share(batch->n_rows, job->n_tasks, task + 1);
+    for (int64_t r = pool_share(batch->n_rows, job->n_tasks, task); r < end; r++) {
+        int32_t token = batch->token[r] < 0 ? job->context->last_token[batch->slot[r]] : batch->token[r];
+        float *hidden = (float *)args->hidden->data + r * n_embd;
+        read_row(args->token_embedding, token, hidden, false);
+        if (args->position_embedding)
+            read_row(args->position_embedding, batch->position[r], hidden, true);
+    }
+}
+
 enum status cpu_embed(struct backend_context *context, const struct embed_args *args) {
     TRY(prepare(context, args));
-    const struct batch *batch = &context->batch;
-    int64_t n_embd = args->token_embedding->cols;
-    float *hidden = args->hidden->data;
-#pragma omp parallel for num_threads(context_threads(context, batch->n_rows *n_embd)) schedule(static)
-    for (int32_t r = 0; r < batch->n_rows; r++) {
-        int32_t token = batch->token[r] < 0 ? context->last_token[batch->slot[r]] : batch->token[r];
-        read_row(args->token_embedding, token, hidden + r * n_embd, false);
-        if (args->position_embedding)
-            read_row(args->position_embedding, batch->position[r], hidden + r * n_embd, true);
-    }
+    int64_t n = context->batch.n_rows;
+    struct embed_job job = {context, args, context_tasks(context, n, n * args->token_embedding->cols)};
+    pool_run(context->pool, job.n_tasks, embed_rows, &job);
     return STATUS_OK;
 }

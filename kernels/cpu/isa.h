@@ -14,6 +14,7 @@
 
 enum {
     PANEL_OUTPUTS = 16, /* outputs per panel of a packed weight: [panel][k][PANEL_OUTPUTS] */
+    PANEL_STEP = 4,     /* panels that matmul_panels works on together: the best grain to divide by */
     NORM_CHUNK = 64,    /* features per partial sum */
     MAX_HEAD_DIM = 256, /* queries and accumulators of attention live on the stack */
     PREFILL_BLOCK = 24, /* most query rows that one call of attention_prefill_block takes */

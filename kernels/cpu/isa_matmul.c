@@ -12,7 +12,7 @@
 #include "kernels/cpu/isa_kernels.h"
 
 enum {
-    GROUP_PANELS = 4, /* panels worked on together */
+    GROUP_PANELS = PANEL_STEP, /* panels worked on together */
     GROUP_OUTPUTS = GROUP_PANELS * PANEL_OUTPUTS,
     ROW_BLOCK = 72, /* rows whose accumulators rest in one stack tile */
     K_BLOCK = 128

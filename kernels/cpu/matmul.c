@@ -4,23 +4,51 @@
 
 #include <string.h>
 
-void cpu_weight_pack(enum dtype dtype, int64_t n_out, int64_t n_in, const void *host, void *packed,
-                     int n_threads) {
-    int64_t n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS;
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int64_t panel = 0; panel < n_panels; panel++) {
-        for (int64_t k = 0; k < n_in; k++) {
-            for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
-                int64_t output = panel * PANEL_OUTPUTS + lane;
-                int64_t to = (panel * n_in + k) * PANEL_OUTPUTS + lane;
-                int64_t from = output * n_in + k;
-                if (dtype == DTYPE_FLOAT32)
-                    ((float *)packed)[to] = output < n_out ? ((const float *)host)[from] : 0.0f;
-                else
-                    ((uint16_t *)packed)[to] = output < n_out ? ((const uint16_t *)host)[from] : 0;
-            }
+/* A weight to pack, for the threads. */
+struct pack_job {
+    enum dtype dtype;
+    int64_t n_out, n_in;
+    const void *host;
+    void *packed;
+};
+
+static void pack_panel(void *argument, int64_t panel, int thread) {
+    (void)thread;
+    const struct pack_job *job = argument;
+    for (int64_t k = 0; k < job->n_in; k++) {
+        for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
+            int64_t output = panel * PANEL_OUTPUTS + lane;
+            int64_t to = (panel * job->n_in + k) * PANEL_OUTPUTS + lane;
+            int64_t from = output * job->n_in + k;
+            if (job->dtype == DTYPE_FLOAT32)
+                ((float *)job->packed)[to] = output < job->n_out ? ((const float *)job->host)[from] : 0.0f;
+            else
+                ((uint16_t *)job->packed)[to] = output < job->n_out ? ((const uint16_t *)job->host)[from] : 0;
         }
     }
+}
+
+void cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                     const void *host, void *packed) {
+    struct pack_job job = {dtype, n_out, n_in, host, packed};
+    pool_run(context->pool, (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS, pack_panel, &job);
+}
+
+/* A call, for the threads: ranges of panels in steps of a tile's. */
+struct matmul_call {
+    struct matmul_job job;
+    const struct cpu_isa *isa;
+    int64_t n_panels;
+    int64_t n_steps;
+    int64_t n_tasks;
+};
+
+static void matmul_range(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct matmul_call *call = argument;
+    int64_t first = pool_share(call->n_steps, call->n_tasks, task) * PANEL_STEP;
+    int64_t end = pool_share(call->n_steps, call->n_tasks, task + 1) * PANEL_STEP;
+    call->isa->matmul_panels(&call->job, first, end < call->n_panels ? end : call->n_panels);
 }
 
 enum status cpu_matmul(struct backend_context *context, const struct matmul_args *args) {
@@ -33,28 +61,27 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
     if (args->bias)
         TRY(cpu_tensor_check(args->bias, "matmul", "bias", TENSOR_VECTOR, DTYPE_FLOAT32, 1, n_out));
 
-    struct matmul_job job = {
-        .weight = args->weight->data,
-        .bias = args->bias ? args->bias->data : NULL,
-        .in = args->in->data,
-        .out = args->out->data,
-        .n_out = n_out,
-        .n_in = n_in,
-        .n_rows = args->n_rows,
-        .weight_dtype = args->weight->dtype,
-        .in_dtype = args->in->dtype,
-        .out_dtype = args->out->dtype,
-        .activation = args->activation,
-        .accumulate = args->accumulate,
+    struct matmul_call call = {
+        .job =
+            {
+                .weight = args->weight->data,
+                .bias = args->bias ? args->bias->data : NULL,
+                .in = args->in->data,
+                .out = args->out->data,
+                .n_out = n_out,
+                .n_in = n_in,
+                .n_rows = args->n_rows,
+                .weight_dtype = args->weight->dtype,
+                .in_dtype = args->in->dtype,
+                .out_dtype = args->out->dtype,
+                .activation = args->activation,
+                .accumulate = args->accumulate,
+            },
+        .isa = context->isa,
+        .n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS,
     };
-    int64_t n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS;
-    int n_threads = context_threads(context, n_out * n_in * args->n_rows);
-    if (n_threads == 1) {
-        context->isa->matmul_panels(&job, 0, n_panels);
-        return STATUS_OK;
-    }
-#pragma omp parallel for num_threads(n_threads) schedule(static)
-    for (int part = 0; part < n_threads; part++)
-        context->isa->matmul_panels(&job, n_panels * part / n_threads, n_panels * (part + 1) / n_threads);
+    call.n_steps = (call.n_panels + PANEL_STEP - 1) / PANEL_STEP;
+    call.n_tasks = context_tasks(context, call.n_steps, n_out * n_in * args->n_rows);
+    pool_run(context->pool, call.n_tasks, matmul_range, &call);
     return STATUS_OK;
 }

@@ -1,6 +1,33 @@
 /* norm: layer norm by rows; isa_norm.c has the arithmetic. */
 #include "kernels/cpu/context.h"
 
+/* A call, for the threads. */
+struct norm_call {
+    struct backend_context *context;
+    const struct norm_args *args;
+    struct norm_job row;
+    int32_t n;
+    int64_t n_tasks;
+};
+
+static void norm_rows(void *argument, int64_t task, int thread) {
+    (void)thread;
+    const struct norm_call *call = argument;
+    const struct norm_args *args = call->args;
+    const struct batch *batch = &call->context->batch;
+    size_t out_row_bytes = (size_t)call->row.n * dtype_bytes(args->out->dtype);
+    int64_t end = pool_share(call->n, call->n_tasks, task + 1);
+    for (int64_t i = pool_share(call->n, call->n_tasks, task); i < end; i++) {
+        int64_t row = args->sampled_rows ? batch->sample_row[args->first_sample + i] : i;
+        const float *in = (const float *)args->hidden->data + row * call->row.n;
+        char *out = (char *)args->out->data + (size_t)i * out_row_bytes;
+        if (!call->context->isa->norm_row(&call->row, in, out)) {
+            int32_t slot = args->sampled_rows ? batch->sample_slot[args->first_sample + i] : batch->slot[row];
+            cpu_note_fault(call->context, slot, batch->position[row], args->site);
+        }
+    }
+}
+
 enum status cpu_norm(struct backend_context *context, const struct norm_args *args) {
     const struct batch *batch = &context->batch;
     int64_t n_embd = args->weight->cols;
@@ -14,24 +41,21 @@ enum status cpu_norm(struct backend_context *context, const struct norm_args *ar
     TRY(cpu_tensor_check(args->hidden, "norm", "hidden", TENSOR_ROWS, DTYPE_FLOAT32, batch->n_rows, n_embd));
     TRY(cpu_tensor_check(args->out, "norm", "out", TENSOR_ROWS, -1, n, n_embd));
 
-    struct norm_job job = {
-        .weight = args->weight->data,
-        .bias = args->bias ? args->bias->data : NULL,
-        .n = n_embd,
-        .epsilon = args->epsilon,
-        .out_dtype = args->out->dtype,
+    struct norm_call call = {
+        .context = context,
+        .args = args,
+        .row =
+            {
+                .weight = args->weight->data,
+                .bias = args->bias ? args->bias->data : NULL,
+                .n = n_embd,
+                .epsilon = args->epsilon,
+                .out_dtype = args->out->dtype,
+            },
+        .n = n,
+        /* A feature costs about as much as four multiply-adds. */
+        .n_tasks = context_tasks(context, n, 4 * n * n_embd),
     };
-    size_t out_row_bytes = (size_t)n_embd * dtype_bytes(args->out->dtype);
-    /* A norm row costs about as much as four multiply-adds a feature. */
-#pragma omp parallel for num_threads(context_threads(context, 4 * n * n_embd)) schedule(static)
-    for (int32_t i = 0; i < n; i++) {
-        int32_t row = args->sampled_rows ? batch->sample_row[first + i] : i;
-        const float *in = (const float *)args->hidden->data + row * n_embd;
-        char *out = (char *)args->out->data + (size_t)i * out_row_bytes;
-        if (!context->isa->norm_row(&job, in, out)) {
-            int32_t slot = args->sampled_rows ? batch->sample_slot[first + i] : batch->slot[row];
-            cpu_note_fault(context, slot, batch->position[row], args->site);
-        }
-    }
+    pool_run(context->pool, call.n_tasks, norm_rows, &call);
     return STATUS_OK;
 }

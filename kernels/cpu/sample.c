@@ -10,7 +10,7 @@
  * most (1 - top_p) of all weights can be left out; min_p   is itself a bound. */
 #include <float.h>
 #include <math.h>
-#include <omp.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/context.h"
@@ -18,9 +18,10 @@
 
 void cpu_note_fault(struct backend_context *context, int32_t slot, int32_t position, int32_t layer) {
     uint64_t fault = (uint64_t)(uint32_t)position << 32 | (uint32_t)layer;
-#pragma omp critical(pressrun_cpu_fault)
-    if (fault < context->faults[slot])
-        context->faults[slot] = fault;
+    _Atomic uint64_t *noted = &context->faults[slot];
+    uint64_t old = atomic_load(noted);
+    while (fault < old && !atomic_compare_exchange_weak(noted, &old, fault))
+        continue;
 }
 
 /* One entry on its way. */
@@ -240,6 +241,18 @@ static void sample_entry(struct backend_context *context, const float *raw, int3
     counts[result->token]++;
 }
 
+/* A call, for the threads: one entry is one task. */
+struct sample_call {
+    struct backend_context *context;
+    const struct sample_args *args;
+};
+
+static void sample_task(void *argument, int64_t task, int thread) {
+    const struct sample_call *call = argument;
+    const float *logits = (const float *)call->args->logits->data + task * call->context->limits.n_vocab;
+    sample_entry(call->context, logits, call->args->first_sample + (int32_t)task, thread);
+}
+
 enum status cpu_sample(struct backend_context *context, const struct sample_args *args) {
     const struct batch *batch = &context->batch;
     RETURN_IF(!context->memory, STATUS_INTERNAL, "sample: called before state_init");
@@ -248,12 +261,7 @@ enum status cpu_sample(struct backend_context *context, const struct sample_args
               STATUS_INTERNAL, "sample: entries [%d, %d) of a step that has %d", args->first_sample,
               args->first_sample + args->n, batch->n_samples);
     TRY(cpu_tensor_check(args->logits, "sample", "logits", TENSOR_ROWS, DTYPE_FLOAT32, args->n, n_vocab));
-    const float *logits = args->logits->data;
-    /* A logit costs about as much as eight multiply-adds. */
-    int n_threads = args->n > 1 ? context_threads(context, 8 * args->n * n_vocab) : 1;
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1)
-    for (int32_t i = 0; i < args->n; i++) {
-        sample_entry(context, logits + i * n_vocab, args->first_sample + i, omp_get_thread_num());
-    }
+    struct sample_call call = {context, args};
+    pool_run(context->pool, args->n, sample_task, &call);
     return STATUS_OK;
 }
