@@ -1,8 +1,6 @@
 #include "worker/version.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <jansson.h>
-#include <pcre2.h>
 #include <xxhash.h>
 #include <yaml.h>
 #include <zlib.h>
@@ -16,13 +14,11 @@ const char *pressrun_commit(void) {
 }
 
 enum status version_write(struct buffer *out) {
-    char pcre2[64] = "";
-    pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
     unsigned xxhash = XXH_versionNumber();
     return buffer_printf(out,
                          "pressrun %s (%s), backends: cpu%s\n"
-                         "libyaml %s, zlib %s, jansson %s, PCRE2 %s, xxHash %u.%u.%u\n",
+                         "libyaml %s, zlib %s, jansson %s, xxHash %u.%u.%u\n",
                          pressrun_version(), pressrun_commit(), PRESSRUN_CUDA ? ", cuda" : "",
-                         yaml_get_version_string(), zlibVersion(), JANSSON_VERSION, pcre2, xxhash / 10000,
+                         yaml_get_version_string(), zlibVersion(), JANSSON_VERSION, xxhash / 10000,
                          xxhash / 100 % 100, xxhash % 100);
 }

@@ -9,7 +9,7 @@
 
 #include "worker/job/byte_size.h"
 #include "worker/job/nearest.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 #include "worker/job/sampling.h"
 
 static struct sampling_value integer(int64_t value) {

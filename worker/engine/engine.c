@@ -14,7 +14,7 @@ struct queued_step {
     uint64_t ticket;
     int32_t n_samples;
     bool want_logprobs;
-    bool lacks_pages; /* a prompt stayed out for want of KV pages alone */
+    bool lacks_pages;          /* a prompt stayed out for want of KV pages alone */
     struct sequence **samples; /* [max_samples] */
     double queued_s;
 };

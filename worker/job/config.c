@@ -6,7 +6,7 @@
 #include "worker/job/field.h"
 #include "worker/job/job.h"
 #include "worker/job/nearest.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 #include "worker/job/yaml_node.h"
 
 enum config_type {

@@ -10,7 +10,7 @@
 #include "worker/base/file.h"
 #include "worker/job/byte_size.h"
 #include "worker/job/nearest.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 const char *field_place(const struct field *field, const struct yaml_node *node, char out[PLACE_BYTES]) {
     if (field->file) {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 /* Raised when the meaning of a line, or how an answer follows from it, changes. */
 enum { IDENTITY_FORMAT = 1 };

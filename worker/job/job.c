@@ -10,7 +10,7 @@
 #include "worker/job/field.h"
 #include "worker/job/nearest.h"
 #include "worker/job/prompt_reader.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 static const char *const job_names[] = {"model",       "prompts",        "output",           "config",
                                         "dtype",       "kv_cache_dtype", "max_model_len",    "seed",

@@ -9,7 +9,7 @@
 #include "worker/job/json_cursor.h"
 #include "worker/job/nearest.h"
 #include "worker/job/prompt_reader.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 enum { MAX_CUSTOM_ID_BYTES = 512, MAX_MESSAGE_BYTES = 1024 };
 

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 enum { MAX_SHARDS = 1000000 };
 

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <yaml.h>
 
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 /* Where the parser stands: the open mappings and lists, and per mapping the key that waits for its value. */
 struct builder {

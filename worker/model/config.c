@@ -8,7 +8,7 @@
 
 #include "worker/base/file.h"
 #include "worker/base/json_file.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 enum {
     MAX_FILE_BYTES = 16 << 20,

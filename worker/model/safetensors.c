@@ -9,7 +9,7 @@
 #include "worker/base/buffer.h"
 #include "worker/base/file.h"
 #include "worker/base/json_file.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 #include "worker/model/float_convert.h"
 #include "worker/text/utf8.h"
 

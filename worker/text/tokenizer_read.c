@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "worker/base/json_file.h"
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 #include "worker/text/byte_level.h"
 #include "worker/text/tokenizer_internal.h"
 #include "worker/text/utf8.h"

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 void vocab_free(struct vocab *vocab) {
     free(vocab->entries);

@@ -1,6 +1,6 @@
 /* quote: text from a file, made fit for one line of a message. */
-#ifndef PRESSRUN_WORKER_JOB_QUOTE_H
-#define PRESSRUN_WORKER_JOB_QUOTE_H
+#ifndef PRESSRUN_WORKER_TEXT_QUOTE_H
+#define PRESSRUN_WORKER_TEXT_QUOTE_H
 
 #include <stddef.h>
 

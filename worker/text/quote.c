@@ -1,4 +1,4 @@
-#include "worker/job/quote.h"
+#include "worker/text/quote.h"
 
 #include <stdint.h>
 #include <stdio.h>
