@@ -449,9 +449,9 @@ SIMD_INLINE float v16_first(v16 x) {
 /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
 #define V16_ROUNDER 12582912.0f
 
-/* e^x within 1.5 ulp for results that are normal; 0 below the smallest normal number (so e^-inf = 0), +infinity
- * above the largest, NaN for NaN. Cody-Waite reduction by ln 2 in two parts (Cody and Waite, 1980), then the
- * series of e^r - 1 - r on |r| <= ln 2 / 2 with minimax coefficients. */
+/* e^x within 1.5 ulp for results that are normal; 0 below the smallest normal number (so e^-inf = 0),
+ * +infinity above the largest, NaN for NaN. Cody-Waite reduction by ln 2 in two parts (Cody and Waite, 1980),
+ * then the series of e^r - 1 - r on |r| <= ln 2 / 2 with minimax coefficients. */
 SIMD_INLINE v16 v16_exp(v16 x) {
     const v16 rounder = v16_set1(V16_ROUNDER);
     /* max and min return their second operand for NaN. The upper limit keeps 2^n finite: n <= 127. */
