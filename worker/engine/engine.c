@@ -14,8 +14,9 @@ struct queued_step {
     uint64_t ticket;
     int32_t n_samples;
     bool want_logprobs;
+    bool is_back;              /* its results were waited for */
     bool lacks_pages;          /* a prompt stayed out for want of KV pages alone */
-    struct sequence **samples; /* [max_samples] */
+    struct sequence **samples; /* [max_samples]; NULL: padding, or retired */
     double queued_s;
 };
 
@@ -32,6 +33,8 @@ struct engine {
     struct sample_top *top;        /* [max_samples] */
     struct group *finished_head, *finished_tail;
     double last_retired_s;
+    enum status failure; /* of the step that failed; every later one fails alike */
+    char failure_message[1024];
 };
 
 enum status engine_open(struct backend *backend, struct model *model, const struct model_config *config,
@@ -80,20 +83,13 @@ void engine_close(struct engine *engine) {
         return;
     for (; engine->n_queued > 0; engine->n_queued--) {
         struct queued_step *step = &engine->queue[engine->queue_head];
-        engine->backend->step_wait(engine->backend->context, step->ticket, engine->results,
-                                   step->want_logprobs ? engine->top : NULL);
-        /* Groups that were over and only waited for this step hang nowhere else. */
-        for (int32_t i = 0; i < step->n_samples; i++) {
-            struct sequence *sequence = step->samples[i];
-            if (!sequence)
-                continue;
-            struct group *group = sequence->group;
-            if (--group->n_in_flight == 0 && group->n_over == group->n_sequences) {
-                record_free(group->record);
-                free(group->record);
-                group_free(group);
-            }
-        }
+        if (!step->is_back)
+            engine->backend->step_wait(engine->backend->context, step->ticket, engine->results,
+                                       step->want_logprobs ? engine->top : NULL);
+        /* A group that only waited for this step hangs nowhere else. */
+        for (int32_t i = 0; i < step->n_samples; i++)
+            if (step->samples[i])
+                scheduler_abandon(&engine->scheduler, step->samples[i]->group);
         engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
     }
     for (struct record *record; (record = take_finished(engine)) != NULL;) {
@@ -282,8 +278,7 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
     struct backend *backend = engine->backend;
     TRY(backend->step_wait(backend->context, step->ticket, engine->results,
                            step->want_logprobs ? engine->top : NULL));
-    engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
-    engine->n_queued--;
+    step->is_back = true;
     double clock = clock_seconds();
     /* A step takes from when it was queued, or from the end of the one before, to its own end. */
     double began = step->queued_s > engine->last_retired_s ? step->queued_s : engine->last_retired_s;
@@ -295,14 +290,17 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
     for (int32_t i = 0; i < step->n_samples; i++) {
         struct sequence *sequence = step->samples[i];
         if (!sequence)
-            continue; /* padding */
+            continue;
         struct group *group = sequence->group;
         group->n_in_flight--;
         if (!sequence->is_over)
             TRY(retire_token(engine, sequence, &engine->results[i], &engine->top[i], now));
+        step->samples[i] = NULL;
         if (group->n_over == group->n_sequences && group->n_in_flight == 0)
             finish_group(engine, group);
     }
+    engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
+    engine->n_queued--;
     return STATUS_OK;
 }
 
@@ -342,6 +340,7 @@ static enum status queue_step(struct engine *engine, const struct step_plan *pla
         TRY(model_forward(engine->model, &plan->batch));
     struct queued_step *step = &engine->queue[(engine->queue_head + engine->n_queued) % MAX_IN_FLIGHT];
     step->queued_s = began;
+    step->is_back = false;
     step->lacks_pages = plan->admission == ADMISSION_NO_PAGES;
     step->n_samples = plan->batch.n_samples;
     step->want_logprobs = plan->batch.want_logprobs;
@@ -351,8 +350,8 @@ static enum status queue_step(struct engine *engine, const struct step_plan *pla
     return STATUS_OK;
 }
 
-enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
-                        struct run_metrics *metrics) {
+static enum status take_turn(struct engine *engine, bool is_paused, bool input_ended,
+                             struct run_metrics *metrics) {
     struct scheduler *scheduler = &engine->scheduler;
     for (struct group *group; (group = scheduler_take_failed(scheduler)) != NULL;)
         finish_group(engine, group);
@@ -374,4 +373,15 @@ enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
     if (engine->n_queued == ahead || (engine->n_queued > 0 && plan.batch.n_rows == 0))
         TRY(retire_oldest(engine, metrics));
     return STATUS_OK;
+}
+
+enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
+                        struct run_metrics *metrics) {
+    RETURN_IF(engine->failure != STATUS_OK, engine->failure, "%s", engine->failure_message);
+    enum status result = take_turn(engine, is_paused, input_ended, metrics);
+    if (result != STATUS_OK) {
+        engine->failure = result;
+        snprintf(engine->failure_message, sizeof engine->failure_message, "%s", status_message());
+    }
+    return result;
 }

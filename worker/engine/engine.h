@@ -42,7 +42,7 @@ bool engine_is_idle(const struct engine *engine);    /* nothing waits, runs or i
 
 /* One turn of the loop: queues a step if there is work and retires the oldest when the device is far enough
  * ahead. is_paused: admit nobody. input_ended: no further submit will come, so waiting for company is
- * pointless. */
+ * pointless. After a failure every further turn fails alike; what was in flight is lost. */
 enum status engine_step(struct engine *engine, bool is_paused, bool input_ended, struct run_metrics *metrics);
 
 /* A finished record, or NULL. The caller owns it: record_free and free. */

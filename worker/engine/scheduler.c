@@ -70,16 +70,17 @@ static void free_list(struct group *group) {
     }
 }
 
+void scheduler_abandon(struct scheduler *scheduler, struct group *group) {
+    /* A group has several samples, so it comes several times; it is freed once. */
+    if (group->n_in_flight >= 0)
+        list_push(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
+    group->n_in_flight = -1;
+}
+
 void scheduler_free(struct scheduler *scheduler) {
-    /* A group with several samples stands in running several times; it is freed once. */
-    for (int32_t i = 0; i < scheduler->n_running; i++) {
-        struct group *group = scheduler->running[i] ? scheduler->running[i]->group : NULL;
-        if (!group)
-            continue;
-        if (group->n_in_flight >= 0)
-            list_push(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
-        group->n_in_flight = -1;
-    }
+    for (int32_t i = 0; i < scheduler->n_running; i++)
+        if (scheduler->running[i])
+            scheduler_abandon(scheduler, scheduler->running[i]->group);
     free_list(scheduler->prefilling_head);
     free_list(scheduler->waiting_head);
     page_pool_release_all(&scheduler->pool);

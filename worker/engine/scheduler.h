@@ -73,6 +73,9 @@ enum status scheduler_init(struct scheduler *scheduler, const struct scheduler_l
                            uint64_t job_seed);
 /* Frees all groups that it still holds, with their records; no step may be in flight. */
 void scheduler_free(struct scheduler *scheduler);
+/* Before scheduler_free, for a group of which rows are still in flight: it is freed too, wherever else it is
+ * listed, and however often it is named. No further step. */
+void scheduler_abandon(struct scheduler *scheduler, struct group *group);
 
 /* Pages that a group needs in all; to be compared with what the pool can ever hold. */
 int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_samples);
