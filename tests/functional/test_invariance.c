@@ -26,9 +26,9 @@ static const struct invariance_variant common_variants[] = {
     {.name = "256 sequences", .max_num_seqs = 256},
     {.name = "permuted", .is_permuted = true},
     {.name = "chunks of 1", .chunk_rows = 1, .every = 7, .longest_prompt = 300},
-    {.name = "chunks of 7", .chunk_rows = 7, .every = 3},
+    {.name = "chunks of 7", .chunk_rows = 7, .every = 2},
     {.name = "chunks of 100", .chunk_rows = 100},
-    {.name = "narrow steps", .max_rows = 80, .every = 2},
+    {.name = "narrow steps", .max_rows = 80},
     {.name = "wide steps", .max_rows = 8192},
     {.name = "3 shards", .n_shards = 3},
 };
@@ -38,7 +38,7 @@ static const struct invariance_variant cpu_variants[] = {
     {.name = "2 threads", .options.n_threads = 2, .every = 3},
     {.name = "avx2", .options.cpu_isa = "avx2", .every = 2},
     {.name = "avx512", .options.cpu_isa = "avx512", .every = 2},
-    {.name = "portable", .options.cpu_isa = "portable", .every = 10, .longest_prompt = 300},
+    {.name = "portable", .options.cpu_isa = "portable", .every = 20, .longest_prompt = 130},
     {.name = "results late", .relay.is_late = true, .every = 2},
 };
 
@@ -81,7 +81,7 @@ static void run_variant(const struct invariance_model *model, enum dtype dtype,
 static void check_make(const struct invariance_variant *variant, const struct invariance_run *baseline,
                        const struct invariance_run *run) {
     int32_t n_slots = variant->max_num_seqs ? variant->max_num_seqs : 64;
-    assert_true(run->n_records >= INVARIANCE_RECORDS / 24);
+    assert_true(run->n_records >= 8);
     if (variant->every == 0 && n_slots > 1)
         assert_int_equal(run->n_records, INVARIANCE_RECORDS);
     assert_true(mean_running(run) <= n_slots);

@@ -32,12 +32,14 @@ static void set_width(struct plan *plan, int32_t max_num_seqs, int32_t batched_t
     plan->model.logit_rows = rows < 8 ? 8 : rows < max_num_seqs ? (int32_t)rows : max_num_seqs;
 }
 
-/* Everything but the KV pages beyond the scratch page and n_pages of them. */
+/* Everything, with the scratch page and n_pages more; SIZE_MAX when that is more than can be counted. */
 static size_t total_with_pages(struct plan *plan, const struct model_config *model, int64_t n_pages) {
     plan->state.n_pages = (int32_t)n_pages + 1;
     plan->activation_bytes = model_activation_bytes(model, plan->dtype, &plan->model);
     plan->state_bytes = state_bytes(&plan->state);
     plan->kv_bytes = kv_page_bytes(&plan->state) * (size_t)plan->state.n_pages;
+    if (plan->state_bytes == 0)
+        return SIZE_MAX;
     return plan->weight_bytes + plan->activation_bytes + plan->state_bytes;
 }
 
@@ -91,15 +93,20 @@ enum status plan_make(const struct job *job, const struct config *config, const 
     int64_t pages = 0, per_slot = plan.state.max_pages_per_slot;
     for (;;) {
         int32_t rows = config->max_num_batched_tokens ? config->max_num_batched_tokens : seqs + prefill;
+        if (!config->max_num_seqs && rows <= seqs && seqs > 1) {
+            seqs /= 2; /* the step is as narrow as it was asked to be: fewer sequences share it */
+            continue;
+        }
         RETURN_IF(rows <= seqs, STATUS_JOB,
                   "%s: max_num_batched_tokens: %d leaves no room for prompts beside %d sequences; give at "
                   "least %d, "
                   "or lower max_num_seqs",
                   job->config ? job->config : job->path, rows, seqs, seqs + 1);
         set_width(&plan, seqs, rows);
-        pages = pages_that_fit(&plan, model, (int64_t)seqs * per_slot);
+        int64_t all_full = (int64_t)seqs * per_slot, most_ids = INT32_MAX - 1;
+        pages = pages_that_fit(&plan, model, all_full < most_ids ? all_full : most_ids);
         /* An automatic width shrinks until half of the sequences could be as long as the model allows. */
-        if (config->max_num_seqs || seqs == 1 || pages * 2 >= (int64_t)seqs * per_slot)
+        if (config->max_num_seqs || seqs == 1 || pages * 2 >= all_full)
             break;
         seqs /= 2;
     }
