@@ -85,7 +85,11 @@ static enum status tokenize(const struct intake_options *options, struct tokeniz
     return STATUS_OK;
 }
 
-static enum status check_ids(const struct request *request, int32_t n_vocab) {
+static enum status check_values(const struct intake_options *options, const struct request *request) {
+    int32_t n_vocab = options->model->n_vocab;
+    RETURN_IF(!options->tokenizer && request->sampling.n_stop > 0, STATUS_RECORD,
+              "stop: the model has no tokenizer.json, so there is no text to find a stop string in; use "
+              "stop_token_ids");
     for (int32_t i = 0; i < request->n_prompt_token_ids; i++)
         RETURN_IF(request->prompt_token_ids[i] < 0 || request->prompt_token_ids[i] >= n_vocab, STATUS_RECORD,
                   "prompt_token_ids[%d]: %d is outside the vocabulary of %d tokens", i,
@@ -136,7 +140,7 @@ enum status intake_prepare(const struct intake_options *options, struct tokenize
         status_fail(STATUS_RECORD, "the prompt is empty; there is nothing to continue from");
         return intake_set_error(request, "empty_prompt");
     }
-    if (check_ids(request, options->model->n_vocab) != STATUS_OK)
+    if (check_values(options, request) != STATUS_OK)
         return intake_set_error(request, "invalid_value");
     if (fit_length(options, record, max_tokens) != STATUS_OK)
         return intake_set_error(request, "prompt_too_long");
