@@ -53,7 +53,7 @@ static struct writer *open_writer(void) {
     struct writer *writer;
     folder_empty(&folder);
     assert_int_equal(
-        writer_open(folder.name, &identity, &(struct writer_options){.seal_bytes = 1000}, &found, &writer),
+        writer_open(folder.name, &identity, &(struct writer_options){.seal_bytes = 4000}, &found, &writer),
         STATUS_OK);
     identity_free(&identity);
     return writer;
@@ -162,6 +162,29 @@ static void test_waiting_bytes(void **state) {
     free(metrics);
 }
 
+/* The ring of waiting records grows while its begin lies amid it: far more wait than it first has room for.
+ */
+static void test_many_wait(void **state) {
+    (void)state;
+    enum { N_BEFORE = 700, N_MANY = 3000 };
+    struct writer *writer = open_writer();
+    struct outlet *outlet = start(writer, 0);
+    struct run_metrics *metrics = calloc(1, sizeof *metrics);
+    for (int64_t i = 0; i < N_BEFORE; i++)
+        assert_int_equal(outlet_put(outlet, new_answer(i)), STATUS_OK);
+    for (int i = 0; i < 600 && outlet_waiting_bytes(outlet) > 0; i++)
+        outlet_wait_below(outlet, 1, 0.1);
+    for (int64_t i = N_BEFORE + 1; i < N_MANY; i++)
+        assert_int_equal(outlet_put(outlet, new_answer(i)), STATUS_OK);
+    assert_int_equal(outlet_put(outlet, new_answer(N_BEFORE)), STATUS_OK);
+    assert_int_equal(outlet_stop(outlet, metrics), STATUS_OK);
+    assert_int_equal(metrics->n_records, N_MANY);
+    assert_int_equal(writer_seal(writer), STATUS_OK);
+    expect_lines(0, N_MANY);
+    writer_close(writer);
+    free(metrics);
+}
+
 /* Stopped with a gap: what lies in front of it is written, what lies behind is dropped. */
 static void test_stop_drops_what_is_out_of_order(void **state) {
     (void)state;
@@ -251,6 +274,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_input_order),
         cmocka_unit_test(test_waiting_bytes),
+        cmocka_unit_test(test_many_wait),
         cmocka_unit_test(test_stop_drops_what_is_out_of_order),
         cmocka_unit_test(test_failure_of_the_writer_surfaces),
         cmocka_unit_test(test_text_is_made_from_tokens),
