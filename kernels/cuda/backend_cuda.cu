@@ -16,8 +16,7 @@ enum { MIN_COMPUTE_MAJOR = 8, STAGING_BYTES = 256 * 1024, PINNED_ALIGNMENT = 256
 __global__ void kernel_probe() {}
 
 /* Allocates zeroed device memory; STATUS_NO_FIT names what was wanted and what is free. */
-enum status device_allocate(struct backend_context *context, size_t bytes, size_t zeroed_from,
-                            const char *what, void **out) {
+enum status device_allocate(struct backend_context *context, size_t bytes, const char *what, void **out) {
     cudaError_t error = cudaMalloc(out, bytes > 0 ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError(); /* not sticky: forget it */
@@ -30,15 +29,12 @@ enum status device_allocate(struct backend_context *context, size_t bytes, size_
                            what, bytes, free_bytes, total_bytes, context->device);
     }
     TRY_CUDA(error, what);
-    if (bytes > zeroed_from) {
-        error = cudaMemsetAsync(static_cast<unsigned char *>(*out) + zeroed_from, 0, bytes - zeroed_from,
-                                context->stream);
-        if (error != cudaSuccess) {
-            cudaFree(*out);
-            *out = nullptr;
-        }
-        TRY_CUDA(error, what);
+    error = cudaMemsetAsync(*out, 0, bytes, context->stream);
+    if (error != cudaSuccess) {
+        cudaFree(*out);
+        *out = nullptr;
     }
+    TRY_CUDA(error, what);
     return STATUS_OK;
 }
 
@@ -63,7 +59,7 @@ enum status tensor_allocate(struct backend_context *context, enum tensor_kind ki
         status = status_fail(STATUS_DATA, "tensor [%lld, %lld]: its size overflows", (long long)rows,
                              (long long)cols);
     if (status == STATUS_OK)
-        status = device_allocate(context, tensor->bytes, 0, "tensor", &tensor->data);
+        status = device_allocate(context, tensor->bytes, "tensor", &tensor->data);
     if (status != STATUS_OK) {
         free(tensor);
         return status;
@@ -205,9 +201,7 @@ enum status state_init(struct backend_context *context, const struct state_limit
     context->layout = {limits->n_pages, limits->n_kv_heads, limits->head_dim};
     context->max_chunks = layout.max_chunks;
     context->max_decode_rows = layout.max_decode_rows;
-    /* K and V are read where they were written only, so they need no zeros. */
-    TRY(device_allocate(context, layout.total, layout.page_table, "the KV cache and the state",
-                        &context->arena));
+    TRY(device_allocate(context, layout.total, "the KV cache and the state", &context->arena));
 
     size_t max_tiles = (size_t)limits->max_rows / PREFILL_TILE_ROWS + (size_t)limits->max_segments;
     context->step_bytes =
@@ -215,7 +209,7 @@ enum status state_init(struct backend_context *context, const struct state_limit
         max_tiles * sizeof(struct segment);
     context->step_bytes = (context->step_bytes + 15) / 16 * 16;
     void *step = nullptr;
-    TRY(device_allocate(context, context->step_bytes, 0, "the arrays of a step", &step));
+    TRY(device_allocate(context, context->step_bytes, "the arrays of a step", &step));
     unsigned char *arena = static_cast<unsigned char *>(context->arena);
     struct state_view *state = &context->state;
     state->step = static_cast<unsigned char *>(step);

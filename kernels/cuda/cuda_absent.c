@@ -7,6 +7,5 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     (void)options;
     memset(out, 0, sizeof *out);
     return status_fail(STATUS_NO_DEVICE,
-                       "this pressrun was built without CUDA; install the CUDA toolkit and build with "
-                       "cuda=1, or use device: cpu");
+                       "built without CUDA; use device: cpu, or build where the CUDA toolkit is installed");
 }

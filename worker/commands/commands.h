@@ -22,7 +22,6 @@ struct command_options {
     bool strict;             /* run: record errors make exit 10 */
     uint64_t device_memory;  /* check: bytes of the device to plan for; 0: this machine's */
     const char *prompt;      /* prompt: the text */
-    const char *device;      /* prompt: auto, cpu, cuda[:n] */
     const char *batch_sizes; /* bench: "1,8,64" */
     const char *json_path;   /* bench: where the rows go; NULL: beside nothing */
     int32_t prompt_tokens;   /* bench */

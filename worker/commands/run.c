@@ -165,7 +165,7 @@ static enum status open_pipeline(struct run *run) {
 /* ---- the loop
  * ------------------------------------------------------------------------------------------------------- */
 
-static void show_progress(struct run *run, int64_t n_put, int64_t n_errors, int64_t n_tokens) {
+static void show_progress(struct run *run, int64_t n_put, int64_t n_errors) {
     double now = clock_seconds();
     if (now < run->next_progress_s)
         return;
@@ -174,7 +174,7 @@ static void show_progress(struct run *run, int64_t n_put, int64_t n_errors, int6
                                    .n_done = run->found.counts.n_records + n_put,
                                    .n_resumed = run->found.counts.n_records,
                                    .n_errors = n_errors,
-                                   .completion_tokens = n_tokens,
+                                   .completion_tokens = engine_generated(run->engine),
                                    .occupancy =
                                        (double)engine_running(run->engine) / run->session.plan.max_num_seqs};
     int64_t n_read;
@@ -222,7 +222,7 @@ static enum status feed(struct run *run, double wait_s, bool *moved) {
 
 static enum status generate(struct run *run) {
     struct run_metrics *metrics = run->metrics;
-    int64_t n_put = 0, n_errors = 0, n_tokens = 0;
+    int64_t n_put = 0, n_errors = 0;
     bool was_paused = false;
     double began = clock_seconds();
     metrics->startup_s = began - run->options->start_s;
@@ -235,7 +235,7 @@ static enum status generate(struct run *run) {
             double before = clock_seconds();
             TRY(feed(run, IDLE_WAIT_SECONDS, &moved));
             metrics->wait_input_s += clock_seconds() - before;
-            show_progress(run, n_put, n_errors, n_tokens);
+            show_progress(run, n_put, n_errors);
             continue;
         }
         bool is_paused = outlet_waiting_bytes(run->outlet) > run->config.max_waiting_bytes;
@@ -250,11 +250,9 @@ static enum status generate(struct run *run) {
         for (struct record *record; (record = engine_take(run->engine)) != NULL;) {
             n_put++;
             n_errors += record->request.error_code != NULL;
-            for (int32_t i = 0; record->completions && i < record->request.sampling.n; i++)
-                n_tokens += record->completions[i].n_tokens;
             TRY(outlet_put(run->outlet, record));
         }
-        show_progress(run, n_put, n_errors, n_tokens);
+        show_progress(run, n_put, n_errors);
     }
     metrics->generate_s = clock_seconds() - began;
     return STATUS_OK;

@@ -8,14 +8,14 @@ enum status command_verify(const struct command_options *options) {
     struct verify_report report = {0};
     enum status result = output_verify(options->target, &report);
     if (result == STATUS_OK || result == STATUS_INCOMPLETE)
-        printf(
-            "%s: %s, %lld records in %lld lines, %lld failed, %lld + %lld tokens, %lld members, %llu bytes "
-            "(%llu of text)\n",
-            options->target, report.is_complete ? "complete" : "incomplete",
-            (long long)report.counts.n_records, (long long)report.counts.n_lines,
-            (long long)report.counts.n_errors, (long long)report.counts.prompt_tokens,
-            (long long)report.counts.completion_tokens, (long long)report.counts.n_members,
-            (unsigned long long)report.file_bytes, (unsigned long long)report.text_bytes);
+        printf("%s: %s, %lld records in %lld lines, %lld failed, %lld tokens in, %lld out, %lld members, "
+               "%llu bytes "
+               "(%llu of text)\n",
+               options->target, report.is_complete ? "complete" : "incomplete",
+               (long long)report.counts.n_records, (long long)report.counts.n_lines,
+               (long long)report.counts.n_errors, (long long)report.counts.prompt_tokens,
+               (long long)report.counts.completion_tokens, (long long)report.counts.n_members,
+               (unsigned long long)report.file_bytes, (unsigned long long)report.text_bytes);
     verify_report_free(&report);
     return result;
 }

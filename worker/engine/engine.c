@@ -32,6 +32,7 @@ struct engine {
     struct sample_result *results; /* [max_samples] */
     struct sample_top *top;        /* [max_samples] */
     struct group *finished_head, *finished_tail;
+    int64_t n_generated; /* tokens kept */
     double last_retired_s;
     enum status failure; /* of the step that failed; every later one fails alike */
     char failure_message[1024];
@@ -130,6 +131,10 @@ int64_t engine_waiting(const struct engine *engine) {
 
 int32_t engine_running(const struct engine *engine) {
     return engine->options.limits.n_slots - engine->scheduler.n_free_slots;
+}
+
+int64_t engine_generated(const struct engine *engine) {
+    return engine->n_generated;
 }
 
 bool engine_is_idle(const struct engine *engine) {
@@ -246,6 +251,7 @@ static enum status retire_token(struct engine *engine, struct sequence *sequence
     const struct sampling *sampling = &group->record->request.sampling;
     struct completion *completion = sequence->completion;
     TRY(keep_token(sequence, result, top));
+    engine->n_generated++;
     if (completion->n_tokens == 1)
         completion->first_token_s = now;
     completion->last_token_s = now;

@@ -49,5 +49,7 @@ enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
 struct record *engine_take(struct engine *engine);
 /* Sequences that hold slots now. */
 int32_t engine_running(const struct engine *engine);
+/* Tokens kept so far, those of unfinished records included. */
+int64_t engine_generated(const struct engine *engine);
 
 #endif
