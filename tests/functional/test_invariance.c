@@ -26,7 +26,7 @@ static const struct invariance_variant common_variants[] = {
     {.name = "256 sequences", .max_num_seqs = 256},
     {.name = "permuted", .is_permuted = true},
     {.name = "chunks of 1", .chunk_rows = 1, .every = 7, .longest_prompt = 300},
-    {.name = "chunks of 7", .chunk_rows = 7, .every = 2},
+    {.name = "chunks of 7", .chunk_rows = 7},
     {.name = "chunks of 100", .chunk_rows = 100},
     {.name = "narrow steps", .max_rows = 80},
     {.name = "wide steps", .max_rows = 8192},
@@ -34,12 +34,12 @@ static const struct invariance_variant common_variants[] = {
 };
 
 static const struct invariance_variant cpu_variants[] = {
-    {.name = "1 thread", .options.n_threads = 1, .every = 3},
-    {.name = "2 threads", .options.n_threads = 2, .every = 3},
-    {.name = "avx2", .options.cpu_isa = "avx2", .every = 2},
-    {.name = "avx512", .options.cpu_isa = "avx512", .every = 2},
+    {.name = "1 thread", .options.n_threads = 1},
+    {.name = "2 threads", .options.n_threads = 2},
+    {.name = "avx2", .options.cpu_isa = "avx2"},
+    {.name = "avx512", .options.cpu_isa = "avx512"},
     {.name = "portable", .options.cpu_isa = "portable", .every = 20, .longest_prompt = 130},
-    {.name = "results late", .relay.is_late = true, .every = 2},
+    {.name = "results late", .relay.is_late = true},
 };
 
 static const struct invariance_variant cuda_variants[] = {
