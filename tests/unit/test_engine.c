@@ -384,6 +384,19 @@ static void check_samples(bool is_late) {
         assert_true(
             memcmp(four->completions[i].token_ids, four->completions[0].token_ids, 9 * sizeof(int32_t)) != 0);
     }
+    /* More samples than slots run in turns, and are what they are. */
+    record = make_record(3, 45);
+    record->request.sampling.n = 2 * N_SLOTS + 1;
+    struct record *many = answer(&fixture, record, 9);
+    for (int32_t i = 0; i < 4; i++)
+        assert_memory_equal(many->completions[i].token_ids, four->completions[i].token_ids,
+                            9 * sizeof(int32_t));
+    for (int32_t i = 4; i < 2 * N_SLOTS + 1; i++) {
+        assert_int_equal(many->completions[i].n_tokens, 9);
+        assert_true(memcmp(many->completions[i].token_ids, many->completions[i - 4].token_ids,
+                           9 * sizeof(int32_t)) != 0);
+    }
+    drop_record(many);
     drop_record(four);
     drop_record(alone);
     /* Greedy samples are all the same, on their own pages too. */
@@ -475,17 +488,11 @@ static void test_what_never_fits_is_refused(void **state) {
     (void)state;
     struct fixture fixture;
     fixture_open(&fixture, false, NULL);
-    struct record *record = make_record(0, 4);
-    record->request.sampling.n = N_SLOTS + 1;
-    assert_int_equal(engine_submit(fixture.engine, record, 2), STATUS_RECORD);
-    assert_non_null(strstr(status_message(), "max_num_seqs"));
-    assert_int_equal(engine_waiting(fixture.engine), 0);
-    drop_record(record); /* still the caller's */
-
-    record = make_record(0, (N_PAGES - 1) * PAGE_TOKENS);
+    struct record *record = make_record(0, (N_PAGES - 1) * PAGE_TOKENS);
     assert_int_equal(engine_submit(fixture.engine, record, 2), STATUS_RECORD);
     assert_non_null(strstr(status_message(), "KV pages"));
-    submit(&fixture, record, 1); /* the last token needs no KV: exactly all pages */
+    assert_int_equal(engine_waiting(fixture.engine), 0); /* still the caller's */
+    submit(&fixture, record, 1);                         /* the last token needs no KV: exactly all pages */
     OK(run(&fixture));
     assert_int_equal(fixture.records[0]->completions[0].n_tokens, 1);
     assert_int_equal(fixture.metrics.kv_pages_peak, N_PAGES - 1);

@@ -92,7 +92,7 @@ static struct record *make_record(int64_t index, int32_t n_prompt, int32_t n) {
 
 static struct group *make_group(int64_t index, int32_t n_prompt, int32_t max_tokens, int32_t n) {
     struct group *group;
-    assert_int_equal(group_new(make_record(index, n_prompt, n), max_tokens, &group), STATUS_OK);
+    assert_int_equal(group_new(make_record(index, n_prompt, n), max_tokens, n, &group), STATUS_OK);
     return group;
 }
 
@@ -610,7 +610,7 @@ static void test_failed_records_keep_their_turn(void **state) {
     struct record *record = make_record(1, 3, 1);
     record->request.error_code = "invalid_value";
     struct group *failed;
-    assert_int_equal(group_new(record, 1, &failed), STATUS_OK);
+    assert_int_equal(group_new(record, 1, 1, &failed), STATUS_OK);
     scheduler_submit(&scheduler, make_group(0, 4, 4, 1));
     scheduler_submit(&scheduler, failed);
     assert_null(scheduler_take_failed(&scheduler));

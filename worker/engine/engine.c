@@ -105,22 +105,31 @@ void engine_close(struct engine *engine) {
     free(engine);
 }
 
+/* How many samples of the record can run at a time; 0 when not even one fits. */
+static int32_t samples_that_fit(const struct scheduler_limits *limits, const struct record *record,
+                                int32_t max_tokens) {
+    int32_t n = record->request.sampling.n < limits->n_slots ? record->request.sampling.n : limits->n_slots;
+    while (n > 0 &&
+           scheduler_pages_needed(record->request.n_prompt_token_ids, max_tokens, n) > limits->n_pages - 1)
+        n--;
+    return n;
+}
+
 enum status engine_submit(struct engine *engine, struct record *record, int32_t max_tokens) {
     const struct scheduler_limits *limits = &engine->options.limits;
+    int32_t n = 0;
     if (!record->request.error_code) {
-        int32_t n = record->request.sampling.n;
-        RETURN_IF(n > limits->n_slots, STATUS_RECORD,
-                  "n: %d samples do not fit the %d sequences that may run at once (max_num_seqs)", n,
-                  limits->n_slots);
-        int64_t pages = scheduler_pages_needed(record->request.n_prompt_token_ids, max_tokens, n);
-        RETURN_IF(
-            pages > limits->n_pages - 1, STATUS_RECORD,
-            "%d prompt tokens and %d samples of up to %d tokens need %lld KV pages, but there are %d; lower "
-            "max_tokens or n, or give the job more memory",
-            record->request.n_prompt_token_ids, n, max_tokens, (long long)pages, limits->n_pages - 1);
+        n = samples_that_fit(limits, record, max_tokens);
+        RETURN_IF(n == 0, STATUS_RECORD,
+                  "%d prompt tokens and up to %d new ones need %lld KV pages, but there are %d; lower "
+                  "max_tokens, or "
+                  "give the job more memory",
+                  record->request.n_prompt_token_ids, max_tokens,
+                  (long long)scheduler_pages_needed(record->request.n_prompt_token_ids, max_tokens, 1),
+                  limits->n_pages - 1);
     }
     struct group *group;
-    TRY(group_new(record, max_tokens, &group));
+    TRY(group_new(record, max_tokens, n, &group));
     scheduler_submit(&engine->scheduler, group);
     return STATUS_OK;
 }
@@ -146,7 +155,12 @@ struct record *engine_take(struct engine *engine) {
     return take_finished(engine);
 }
 
+/* Hands the record back, unless samples of it are still to run. */
 static void finish_group(struct engine *engine, struct group *group) {
+    if (group->n_sequences > 0 && group_next_samples(group)) {
+        scheduler_resubmit(&engine->scheduler, group);
+        return;
+    }
     group->next = NULL;
     if (engine->finished_tail)
         engine->finished_tail->next = group;

@@ -115,6 +115,14 @@ void scheduler_submit(struct scheduler *scheduler, struct group *group) {
     scheduler->n_waiting++;
 }
 
+void scheduler_resubmit(struct scheduler *scheduler, struct group *group) {
+    group->next = scheduler->waiting_head;
+    scheduler->waiting_head = group;
+    if (!scheduler->waiting_tail)
+        scheduler->waiting_tail = group;
+    scheduler->n_waiting++;
+}
+
 struct group *scheduler_take_failed(struct scheduler *scheduler) {
     struct group *head = scheduler->waiting_head;
     if (!head || head->n_sequences > 0)
@@ -152,15 +160,16 @@ static enum admission admit(struct scheduler *scheduler, struct group *group, st
             .n_pages = each,
             .prompt = group->prompt,
             .n_prompt = group->n_prompt,
-            .sampling = {.temperature = sampling->temperature,
-                         .top_p = sampling->top_p,
-                         .min_p = sampling->min_p,
-                         .top_k = sampling->top_k,
-                         .repetition_penalty = sampling->repetition_penalty,
-                         .presence_penalty = sampling->presence_penalty,
-                         .frequency_penalty = sampling->frequency_penalty,
-                         .n_logprobs = sampling->logprobs,
-                         .key = identity_sample_key(scheduler->job_seed, &group->record->request, i)}};
+            .sampling = {
+                .temperature = sampling->temperature,
+                .top_p = sampling->top_p,
+                .min_p = sampling->min_p,
+                .top_k = sampling->top_k,
+                .repetition_penalty = sampling->repetition_penalty,
+                .presence_penalty = sampling->presence_penalty,
+                .frequency_penalty = sampling->frequency_penalty,
+                .n_logprobs = sampling->logprobs,
+                .key = identity_sample_key(scheduler->job_seed, &group->record->request, sequence->sample)}};
     }
     return ADMISSION_DONE;
 }
@@ -197,7 +206,8 @@ static int32_t admit_waiting(struct scheduler *scheduler, const struct step_requ
         plan->admission = admit(scheduler, group, scheduler->starts + n_starts);
         if (plan->admission != ADMISSION_DONE)
             break;
-        group->record->admitted_s = request->now_s;
+        if (group->first_sample == 0)
+            group->record->admitted_s = request->now_s;
         n_starts += group->n_sequences;
         rows += group->n_prompt;
         list_pop(&scheduler->waiting_head, &scheduler->waiting_tail);

@@ -82,6 +82,8 @@ int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_s
 
 /* Queues a group. Its prompt, max_tokens and n must fit the limits at all (the caller checks). */
 void scheduler_submit(struct scheduler *scheduler, struct group *group);
+/* Queues a group that has further samples to run in front of all others. */
+void scheduler_resubmit(struct scheduler *scheduler, struct group *group);
 
 /* What the engine knows when it asks for a step. */
 struct step_request {

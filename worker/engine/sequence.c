@@ -4,7 +4,26 @@
 
 #include "kernels/backend.h"
 
-enum status group_new(struct record *record, int32_t max_tokens, struct group **out) {
+/* The group's sequences become the samples from first_sample on, as many as there are places. */
+static void begin_samples(struct group *group, int32_t first_sample) {
+    struct record *record = group->record;
+    int32_t left = record->request.sampling.n - first_sample;
+    group->first_sample = first_sample;
+    group->n_sequences = left < group->n_places ? left : group->n_places;
+    group->n_prefilled = group->n_shared_pages = group->n_over = group->n_in_flight = 0;
+    for (int32_t i = 0; i < group->n_sequences; i++) {
+        struct sequence *sequence = &group->sequences[i];
+        *sequence = (struct sequence){.group = group,
+                                      .completion = &record->completions[first_sample + i],
+                                      .sample = first_sample + i,
+                                      .slot = -1,
+                                      .running_idx = -1,
+                                      .max_tokens = group->max_tokens,
+                                      .pages = sequence->pages};
+    }
+}
+
+enum status group_new(struct record *record, int32_t max_tokens, int32_t most_samples, struct group **out) {
     int32_t n = record->request.error_code ? 0 : record->request.sampling.n;
     struct group *group = calloc(1, sizeof *group);
     if (!group)
@@ -12,37 +31,39 @@ enum status group_new(struct record *record, int32_t max_tokens, struct group **
     group->record = record;
     group->prompt = record->request.prompt_token_ids;
     group->n_prompt = record->request.n_prompt_token_ids;
-    group->n_sequences = n;
+    group->max_tokens = max_tokens;
     if (n > 0) {
-        group->sequences = calloc((size_t)n, sizeof *group->sequences);
+        group->n_places = n < most_samples ? n : most_samples;
+        group->sequences = calloc((size_t)group->n_places, sizeof *group->sequences);
         record->completions = calloc((size_t)n, sizeof *record->completions);
-        if (!group->sequences || !record->completions) {
+        bool good = group->sequences && record->completions;
+        size_t pages = ((size_t)group->n_prompt + (size_t)max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        for (int32_t i = 0; good && i < group->n_places; i++) {
+            group->sequences[i].pages = calloc(pages, sizeof(int32_t));
+            good = group->sequences[i].pages != NULL;
+        }
+        if (!good) {
             group_free(group);
             return status_fail(STATUS_INTERNAL, "out of host memory");
         }
-    }
-    size_t pages = ((size_t)group->n_prompt + (size_t)max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    for (int32_t i = 0; i < n; i++) {
-        group->sequences[i] = (struct sequence){.group = group,
-                                                .completion = &record->completions[i],
-                                                .sample = i,
-                                                .slot = -1,
-                                                .running_idx = -1,
-                                                .max_tokens = max_tokens,
-                                                .pages = calloc(pages, sizeof(int32_t))};
-        if (!group->sequences[i].pages) {
-            group_free(group);
-            return status_fail(STATUS_INTERNAL, "out of host memory");
-        }
+        begin_samples(group, 0);
     }
     *out = group;
     return STATUS_OK;
 }
 
+bool group_next_samples(struct group *group) {
+    int32_t next = group->first_sample + group->n_sequences;
+    if (group->record->request.error_code || next >= group->record->request.sampling.n)
+        return false;
+    begin_samples(group, next);
+    return true;
+}
+
 void group_free(struct group *group) {
     if (!group)
         return;
-    for (int32_t i = 0; group->sequences && i < group->n_sequences; i++) {
+    for (int32_t i = 0; group->sequences && i < group->n_places; i++) {
         free(group->sequences[i].pages);
         buffer_free(&group->sequences[i].text);
     }

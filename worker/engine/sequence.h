@@ -1,4 +1,5 @@
-/* sequence: one sample in the making; group: the samples of one record, which share its prompt.
+/* sequence: one sample in the making; group: the samples of one record that run at a time, which share its
+ * prompt.
  *
  * Two clocks run side by side: what was queued on the device (n_prefilled, n_queued) and what came back
  * (n_tokens). The host is up to one step ahead, so a sequence may be over (is_over) while a step that still
@@ -33,17 +34,25 @@ struct group {
     struct record *record;
     const int32_t *prompt; /* [n_prompt], the record's */
     int32_t n_prompt;
-    int32_t n_prefilled;    /* prompt positions queued */
-    int32_t n_shared_pages; /* full prompt pages, held by each sequence */
-    int32_t n_sequences;
+    int32_t n_prefilled;        /* prompt positions queued */
+    int32_t n_shared_pages;     /* full prompt pages, held by each sequence */
+    int32_t max_tokens;         /* of each sample */
+    int32_t first_sample;       /* of the record, among those that run now */
+    int32_t n_sequences;        /* samples that run now */
+    int32_t n_places;           /* most of them at a time */
     int32_t n_over;             /* sequences that are over */
     int32_t n_in_flight;        /* entries of queued steps that point here */
-    struct sequence *sequences; /* [n_sequences] */
+    struct sequence *sequences; /* [n_places], the first n_sequences in use */
     struct group *next;         /* in the list that the group is in */
 };
 
-/* A group over record (taken over on success). max_tokens: most tokens of each sample. */
-enum status group_new(struct record *record, int32_t max_tokens, struct group **out);
+/* A group over record (taken over on success). max_tokens: most tokens of each sample. most_samples: how many
+ * of the record's samples run at a time; the others follow in turns, prefilling the prompt again (the same
+ * bits). */
+enum status group_new(struct record *record, int32_t max_tokens, int32_t most_samples, struct group **out);
+/* All sequences are over and none is in flight: makes the group ready to run the record's next samples. False
+ * when there are none, or the record failed. */
+bool group_next_samples(struct group *group);
 /* Frees the group, not its record. */
 void group_free(struct group *group);
 
