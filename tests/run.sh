@@ -37,9 +37,6 @@ export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 log=$TMPDIR/log
 
-# The machine may be shared: threads that wait must not spin on cores that others need.
-export OMP_WAIT_POLICY=passive
-
 n_passed=0 n_failed=0 n_skipped=0
 
 # run_test NAME COMMAND...

@@ -1,4 +1,5 @@
 /* limits: what this processor can do at best, for the floors of benchmarks. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -11,44 +12,60 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Sums what it reads, so that the reads stay. */
-static uint64_t read_all(const uint64_t *data, int64_t n, int n_threads) {
+/* What the threads measure with; one task each. */
+struct measurement {
+    const struct cpu_isa *isa;
+    int n_threads;
+    const uint64_t *data; /* [n_words] */
+    int64_t n_words;
+    int64_t rounds;
+    _Atomic uint64_t sink; /* takes what is computed, so that the compiler does not leave it out */
+};
+
+static void read_task(void *argument, int64_t task, int thread) {
+    (void)thread;
+    struct measurement *m = argument;
+    int64_t end = pool_share(m->n_words, m->n_threads, task + 1);
     uint64_t sum = 0;
-#pragma omp parallel for num_threads(n_threads) schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += data[i];
-    return sum;
+    for (int64_t i = pool_share(m->n_words, m->n_threads, task); i < end; i++)
+        sum += m->data[i];
+    m->sink += sum;
+}
+
+static void fma_task(void *argument, int64_t task, int thread) {
+    (void)task;
+    (void)thread;
+    struct measurement *m = argument;
+    m->sink += m->isa->fma_rounds(m->rounds, 0.5f) > 0;
+}
+
+static double seconds_of(struct backend_context *context, pool_task *task, struct measurement *m) {
+    double began = now();
+    pool_run(context->pool, m->n_threads, task, m);
+    return now() - began;
 }
 
 enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype,
                                struct device_limits *limits) {
     (void)dtype; /* bfloat16 is widened to float32 and multiplied there */
     const size_t bytes = (size_t)512 << 20;
-    int64_t n = (int64_t)(bytes / sizeof(uint64_t));
     uint64_t *data = malloc(bytes);
     RETURN_IF(!data, STATUS_NO_FIT, "measuring the read bandwidth needs %zu bytes of memory", bytes);
     memset(data, 1, bytes);
-    double best_read = 1e9, best_round = 1e9;
-    volatile uint64_t sink = 0;
-    volatile float float_sink = 0;
-    const int64_t rounds = 2000000;
+    struct measurement m = {
+        .isa = context->isa,
+        .n_threads = context->n_threads,
+        .data = data,
+        .n_words = (int64_t)(bytes / sizeof *data),
+        .rounds = 2000000,
+    };
+    double best_read = INFINITY, best_fma = INFINITY;
     for (int repeat = 0; repeat < 5; repeat++) {
-        double began = now();
-        sink = sink + read_all(data, n, context->n_threads);
-        double took = now() - began;
-        best_read = took < best_read ? took : best_read;
-
-        began = now();
-        float sum = 0;
-#pragma omp parallel for num_threads(context->n_threads) reduction(+ : sum)
-        for (int thread = 0; thread < context->n_threads; thread++)
-            sum += context->isa->fma_rounds(rounds, 0.5f);
-        took = now() - began;
-        float_sink = float_sink + sum;
-        best_round = took < best_round ? took : best_round;
+        best_read = fmin(best_read, seconds_of(context, read_task, &m));
+        best_fma = fmin(best_fma, seconds_of(context, fma_task, &m));
     }
     free(data);
     limits->read_bytes_per_s = (double)bytes / best_read;
-    limits->flops = 2.0 * 8 * PANEL_OUTPUTS * (double)rounds * context->n_threads / best_round;
+    limits->flops = 2.0 * 8 * PANEL_OUTPUTS * (double)m.rounds * m.n_threads / best_fma;
     return STATUS_OK;
 }

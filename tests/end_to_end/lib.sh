@@ -17,9 +17,6 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/pressrun-e2e.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 unset NO_COLOR
 
-# The machine may be shared: threads that wait must not spin on cores that others need.
-export OMP_WAIT_POLICY=passive
-
 fail() {
     echo "FAILED: $*" >&2
     exit 1

@@ -9,14 +9,13 @@
 #include "worker/base/buffer.h"
 #include "worker/base/file.h"
 #include "worker/base/json_file.h"
+#include "worker/base/parallel.h"
 #include "worker/text/quote.h"
 #include "worker/model/float_convert.h"
 #include "worker/text/utf8.h"
 
 enum { MAX_HEADER_BYTES = 100 << 20, LENGTH_BYTES = 8, MAX_INDEX_BYTES = 100 << 20, NAME_SHOWN = 200 };
-enum {
-    SERIAL_HASH_BYTES = 64 << 20
-}; /* a few milliseconds; below, waking threads takes longer than it saves */
+enum { SERIAL_HASH_BYTES = 64 << 20 }; /* a few milliseconds; threads would save less than they take */
 
 /* One mapped file. Its parsed header owns the tensors' names. */
 struct tensor_file {
@@ -464,14 +463,17 @@ void stored_tensor_hash(struct stored_tensor *tensor) {
     tensor->is_hashed = true;
 }
 
+static void hash_task(void *argument, int64_t task) {
+    struct safetensors *files = argument;
+    stored_tensor_hash(&files->tensors[task]);
+}
+
 struct hash128 safetensors_fingerprint(struct safetensors *files) {
     int32_t n = (int32_t)files->n_tensors;
     size_t n_bytes = 0;
     for (int32_t i = 0; i < n; i++)
         n_bytes += files->tensors[i].is_hashed ? 0 : files->tensors[i].bytes;
-#pragma omp parallel for schedule(dynamic, 1) if (n_bytes > SERIAL_HASH_BYTES)
-    for (int32_t i = 0; i < n; i++)
-        stored_tensor_hash(&files->tensors[i]);
+    parallel_run(n, n_bytes > SERIAL_HASH_BYTES, hash_task, files);
     static const char version[] = "tensors 1";
     struct hash128 hash = hash128_of(version, sizeof version);
     for (int32_t i = 0; i < n; i++) {

@@ -1,11 +1,14 @@
 #include "worker/model/weight_source.h"
 
+#include <stdatomic.h>
+
 #include "worker/base/arith.h"
+#include "worker/base/parallel.h"
 #include "worker/model/float_convert.h"
 
 enum {
     TILE = 64,                 /* edge of the square that is transposed at a time: 16 KiB of floats */
-    SERIAL_ELEMENTS = 1 << 21, /* a few milliseconds; below, waking threads takes longer than it saves */
+    SERIAL_ELEMENTS = 1 << 21, /* a few milliseconds; threads would save less than they take */
 };
 
 /* Stores a float as element `index` of out; returns 1 when what is stored is not finite. */
@@ -19,7 +22,7 @@ static inline int64_t store(enum dtype dtype, void *out, size_t index, float val
     return (narrow & 0x7F80u) == 0x7F80u;
 }
 
-/* Rows [row, row + TILE) of out, where the stored tensor has the same layout. */
+/* Elements [first, first + n) of out, where the stored tensor has the same layout. */
 static int64_t convert_rows(const struct stored_tensor *tensor, size_t first, size_t n, enum dtype dtype,
                             void *out) {
     float values[TILE * TILE];
@@ -50,6 +53,27 @@ static int64_t transpose_rows(const struct stored_tensor *tensor, size_t n_out, 
     return n_bad;
 }
 
+/* One tensor, for the threads: a task is TILE rows of out. */
+struct conversion {
+    const struct stored_tensor *tensor;
+    enum weight_layout layout;
+    enum dtype dtype;
+    size_t n_out;
+    size_t n_in;
+    void *out;
+    atomic_int_fast64_t n_bad;
+};
+
+static void convert_tile(void *argument, int64_t tile) {
+    struct conversion *c = argument;
+    size_t row = (size_t)tile * TILE;
+    size_t end = row + TILE < c->n_out ? row + TILE : c->n_out;
+    int64_t n_bad = c->layout == WEIGHT_IN_OUT
+                        ? transpose_rows(c->tensor, c->n_out, c->n_in, row, end, c->dtype, c->out)
+                        : convert_rows(c->tensor, row * c->n_in, (end - row) * c->n_in, c->dtype, c->out);
+    atomic_fetch_add(&c->n_bad, n_bad);
+}
+
 enum status weight_convert(const struct stored_tensor *tensor, enum weight_layout layout, int64_t n_out,
                            int64_t n_in, enum dtype dtype, void *out, int64_t *n_bad) {
     float probe;
@@ -58,18 +82,9 @@ enum status weight_convert(const struct stored_tensor *tensor, enum weight_layou
                   tensor->n % (size_t)n_out,
               STATUS_INTERNAL, "tensor \"%s\" of %zu elements taken for [%lld, %lld]", tensor->name,
               tensor->n, (long long)n_out, (long long)n_in);
-    int64_t bad = 0;
-    int64_t n_tiles = ceil_divide(n_out, TILE);
-#pragma omp parallel for schedule(static) reduction(+ : bad) if (tensor->n > SERIAL_ELEMENTS)
-    for (int64_t tile = 0; tile < n_tiles; tile++) {
-        size_t row = (size_t)tile * TILE;
-        size_t end = row + TILE < (size_t)n_out ? row + TILE : (size_t)n_out;
-        if (layout == WEIGHT_IN_OUT)
-            bad += transpose_rows(tensor, (size_t)n_out, (size_t)n_in, row, end, dtype, out);
-        else
-            bad += convert_rows(tensor, row * (size_t)n_in, (end - row) * (size_t)n_in, dtype, out);
-    }
-    *n_bad = bad;
+    struct conversion conversion = {tensor, layout, dtype, (size_t)n_out, (size_t)n_in, out, 0};
+    parallel_run(ceil_divide(n_out, TILE), tensor->n > SERIAL_ELEMENTS, convert_tile, &conversion);
+    *n_bad = conversion.n_bad;
     return STATUS_OK;
 }
 
@@ -85,8 +100,7 @@ static enum status convert(struct weight_source *source, struct stored_tensor *t
     TRY(weight_convert(tensor, layout, n_out, n_in, dtype, source->scratch.data, &n_bad));
     RETURN_IF(n_bad > 0, STATUS_DATA,
               "%s: tensor \"%s\": %lld of %zu values are NaN or infinite in %s; the file is damaged, or its "
-              "training "
-              "went wrong",
+              "training went wrong",
               tensor->file, tensor->name, (long long)n_bad, tensor->n,
               dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16");
     if (source->hashes)

@@ -30,7 +30,8 @@ enum status weight_source_vector(struct weight_source *source, const char *name,
                                  struct tensor **out);
 
 /* The conversion alone: tensor, stored in `layout`, to out [n_out, n_in] of dtype. *n_bad counts the elements
- * of out that are NaN or infinite. Uses OpenMP threads; each element is rounded to nearest even by itself. */
+ * of out that are NaN or infinite. Large ones are shared by threads; each element is rounded to nearest even
+ * by itself. */
 enum status weight_convert(const struct stored_tensor *tensor, enum weight_layout layout, int64_t n_out,
                            int64_t n_in, enum dtype dtype, void *out, int64_t *n_bad);
 
