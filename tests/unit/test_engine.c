@@ -290,9 +290,11 @@ static void check_stop_tokens(bool is_late) {
     struct record *record = make_record(1, 5);
     add_stop_token(record, 999999);
     add_stop_token(record, id);
+    fixture.n_streamed = 0;
     struct record *stopped = answer(&fixture, record, 12);
     assert_int_equal(stopped->completions[0].finish_reason, FINISH_STOP);
     assert_int_equal(stopped->completions[0].n_tokens, at + 1); /* the token itself is counted */
+    assert_int_equal(fixture.n_streamed, at);                   /* but is no text */
     assert_int_equal(stopped->completions[0].token_ids[at], id);
     drop_record(stopped);
 
@@ -517,6 +519,33 @@ static void test_paused_admits_nobody(void **state) {
     fixture_close(&fixture);
 }
 
+/* All may be waiting for the record whose samples run in turns, so a pause must not hold its later turns; and
+ * records in error must not pass it by meanwhile. */
+static void test_paused_ends_what_began(void **state) {
+    (void)state;
+    for (int is_late = 0; is_late < 2; is_late++) {
+        struct fixture fixture;
+        fixture_open(&fixture, is_late, NULL);
+        struct record *wide = make_record(0, 4), *wrong = make_record(1, 4);
+        wide->request.sampling.n = 2 * N_SLOTS + 1;
+        wrong->request.error_code = "invalid_value";
+        submit(&fixture, wide, 3);
+        OK(engine_step(fixture.engine, false, true, &fixture.metrics));
+        submit(&fixture, wrong, 1);
+        submit(&fixture, make_record(2, 4), 3);
+        for (int i = 0; i < 30; i++) {
+            OK(engine_step(fixture.engine, true, true, &fixture.metrics));
+            take_finished(&fixture);
+        }
+        assert_int_equal(fixture.n_finished, 1);
+        assert_non_null(fixture.records[0]);
+        assert_int_equal(engine_waiting(fixture.engine), 2);
+        OK(run(&fixture));
+        assert_int_equal(fixture.n_finished, 3);
+        fixture_close(&fixture);
+    }
+}
+
 /* ---- ends that come too soon ------------------------------------------------------------------------------
  */
 
@@ -647,6 +676,7 @@ int main(void) {
         cmocka_unit_test(test_records_in_error_come_back_in_their_turn),
         cmocka_unit_test(test_what_never_fits_is_refused),
         cmocka_unit_test(test_paused_admits_nobody),
+        cmocka_unit_test(test_paused_ends_what_began),
         cmocka_unit_test(test_close_with_work_in_flight),
         cmocka_unit_test(test_device_error_at_any_step),
         cmocka_unit_test(test_out_of_memory_at_any_allocation),

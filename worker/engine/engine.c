@@ -282,7 +282,7 @@ static enum status retire_token(struct engine *engine, struct sequence *sequence
             TRY(search_stop(engine, sequence, result->token, is_last, &found));
         is_stop = is_stop || found;
     }
-    if (engine->options.on_token)
+    if (engine->options.on_token && !is_stop)
         engine->options.on_token(engine->options.on_token_argument, sequence, result->token);
     if (is_stop || is_last) {
         completion->finish_reason = is_stop ? FINISH_STOP : FINISH_LENGTH;
@@ -373,7 +373,8 @@ static enum status queue_step(struct engine *engine, const struct step_plan *pla
 static enum status take_turn(struct engine *engine, bool is_paused, bool input_ended,
                              struct run_metrics *metrics) {
     struct scheduler *scheduler = &engine->scheduler;
-    for (struct group *group; (group = scheduler_take_failed(scheduler)) != NULL;)
+    /* In a pause records in error stay too: they would pile up behind the one that all wait for. */
+    for (struct group *group; !is_paused && (group = scheduler_take_failed(scheduler)) != NULL;)
         finish_group(engine, group);
 
     struct step_plan plan;

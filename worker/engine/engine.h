@@ -17,7 +17,8 @@ struct engine_options {
     struct scheduler_limits limits;
     uint64_t job_seed;
     double start_s; /* clock_seconds() that record times count from */
-    /* Called for each token that is kept, when not NULL (streaming). */
+    /* Called for each token that becomes text, when not NULL (streaming): not for the one that ends a sample
+     * by being a stop token or completing a stop string. */
     void (*on_token)(void *argument, const struct sequence *sequence, int32_t token);
     void *on_token_argument;
 };
@@ -41,8 +42,9 @@ int64_t engine_waiting(const struct engine *engine); /* submitted, not admitted 
 bool engine_is_idle(const struct engine *engine);    /* nothing waits, runs or is in flight */
 
 /* One turn of the loop: queues a step if there is work and retires the oldest when the device is far enough
- * ahead. is_paused: admit nobody. input_ended: no further submit will come, so waiting for company is
- * pointless. After a failure every further turn fails alike; what was in flight is lost. */
+ * ahead. is_paused: begin and hand back no record that waits (what runs, and further samples of what began,
+ * go on). input_ended: no further submit will come, so waiting for company is pointless. After a failure
+ * every further turn fails alike; what was in flight is lost. */
 enum status engine_step(struct engine *engine, bool is_paused, bool input_ended, struct run_metrics *metrics);
 
 /* A finished record, or NULL. The caller owns it: record_free and free. */

@@ -191,17 +191,25 @@ static bool is_admission_due(const struct scheduler *scheduler) {
     return false;
 }
 
+/* Whether the head of the waiting queue may come in at all. A record that began is let in during a pause too:
+ * what the pause waits for may be waiting for its further samples. */
+static bool may_enter(const struct scheduler *scheduler, const struct step_request *request) {
+    const struct group *head = scheduler->waiting_head;
+    return head && head->n_sequences > 0 && (!request->is_paused || head->first_sample > 0);
+}
+
 static int32_t admit_waiting(struct scheduler *scheduler, const struct step_request *request,
                              struct step_plan *plan) {
     int32_t n_starts = 0;
+    if (request->is_paused && !may_enter(scheduler, request))
+        return 0;
     plan->admission = scheduler->waiting_head ? ADMISSION_HELD_BACK : ADMISSION_NONE_WAITING;
     if (!request->force && scheduler->waiting_head && !is_admission_due(scheduler))
         return 0;
     int64_t rows = 0; /* no more prompts at a time than about two steps can hold */
     for (const struct group *group = scheduler->prefilling_head; group; group = group->next)
         rows += group->n_prompt - group->n_prefilled;
-    while (scheduler->waiting_head && scheduler->waiting_head->n_sequences > 0 &&
-           rows < 2 * (int64_t)scheduler->limits.max_rows) {
+    while (may_enter(scheduler, request) && rows < 2 * (int64_t)scheduler->limits.max_rows) {
         struct group *group = scheduler->waiting_head;
         plan->admission = admit(scheduler, group, scheduler->starts + n_starts);
         if (plan->admission != ADMISSION_DONE)
@@ -347,8 +355,7 @@ void scheduler_step(struct scheduler *scheduler, const struct step_request *requ
     struct batch *batch = &plan->batch;
     add_decode_rows(scheduler, batch);
     plan->n_useful_decode = batch->n_decode;
-    if (!request->is_paused)
-        plan->n_starts = admit_waiting(scheduler, request, plan);
+    plan->n_starts = admit_waiting(scheduler, request, plan);
     add_prefill_rows(scheduler, batch);
     plan->n_running = scheduler->limits.n_slots - scheduler->n_free_slots;
     if (batch->n_rows > 0 && batch->n_segments == 0)

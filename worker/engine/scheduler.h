@@ -87,7 +87,7 @@ void scheduler_resubmit(struct scheduler *scheduler, struct group *group);
 
 /* What the engine knows when it asks for a step. */
 struct step_request {
-    bool is_paused; /* admit nobody */
+    bool is_paused; /* begin no record; further samples of one that began are let in */
     bool force;     /* let waiting prompts in at once, without waiting for company */
     double now_s;   /* becomes record.admitted_s of whoever is admitted */
     int32_t (*decode_rows)(struct backend_context *, int32_t); /* of the backend: rounds decode rows up */
