@@ -12,10 +12,12 @@
  * by numerics_class: results are bit-for-bit equal within a class.
  *
  * Order of calls:
- *     backend_open -> weight_new ... -> state_init -> { slots_begin* pages_copy* step_begin operations
- * step_end step_wait }* -> close Operations between step_begin and step_end are queued in order; they may
- * still run when step_end returns. Up to max_steps_in_flight steps may be queued before the oldest is waited
- * for. */
+ *
+ *     backend_open, weight_new ..., state_init,
+ *     { slots_begin*, pages_copy*, step_begin, operations, step_end, step_wait }*, close
+ *
+ * Operations between step_begin and step_end are queued in order; they may still run when step_end returns.
+ * Up to max_steps_in_flight steps may be queued before the oldest is waited for. */
 #ifndef PRESSRUN_KERNELS_BACKEND_H
 #define PRESSRUN_KERNELS_BACKEND_H
 
@@ -29,8 +31,7 @@
 extern "C" {
 #endif
 
-/* ---- types ------------------------------------------------------------------------------------------------
- */
+/* ---- types ---- */
 
 enum dtype { DTYPE_FLOAT32, DTYPE_BFLOAT16 };
 
@@ -104,11 +105,12 @@ struct batch {
 
 /* What came out of one entry of the samples. */
 struct sample_result {
-    int32_t token;          /* sampled id; undefined when fault_layer >= 0 */
-    float logprob;          /* log-softmax of the token's raw logit, before penalties and temperature;
-                               defined when the slot has n_logprobs >= 0 */
-    int32_t fault_layer;    /* -1: all finite. Else where the first non-finite value of the sequence was seen:
-                               0 the embedding, 1..n_layers that layer's output, n_layers + 1 the logits */
+    int32_t token;       /* sampled id; undefined when fault_layer >= 0 */
+    float logprob;       /* log-softmax of the token's raw logit, before penalties and temperature;
+                            defined when the slot has n_logprobs >= 0 */
+    int32_t fault_layer; /* -1: all finite. Else where the first non-finite value of the sequence, or of the
+                            one that its prompt was computed for, was seen:
+                            0 the embedding, 1..n_layers that layer's output, n_layers + 1 the logits */
     int32_t fault_position; /* position of that value */
 };
 
@@ -135,7 +137,7 @@ struct state_limits {
 };
 
 /* Bytes of device memory that state_init allocates for limits (KV pages, page tables, token counts for the
- * penalties, step arrays and scratch). A pure function, the same for all backends; an upper bound within 1 %.
+ * penalties, step arrays and scratch). A pure function, the same for all backends; right within 1 %.
  * Returns 0 when a product does not fit size_t. */
 size_t state_bytes(const struct state_limits *limits);
 
@@ -145,8 +147,7 @@ struct device_limits {
     double flops;            /* multiply-adds of the dtype's matmul unit, counted twice, per second */
 };
 
-/* ---- operands of the operations
- * ---------------------------------------------------------------------------- */
+/* ---- operands of the operations ---- */
 
 /* hidden[r, :] = token_embedding[token[r], :] + position_embedding[position[r], :] for all rows of the batch.
  * position_embedding may be NULL. Clears the row's slot fault at position 0. */
@@ -208,15 +209,14 @@ struct sample_args {
     int32_t n;
 };
 
-/* ---- the backend
- * -------------------------------------------------------------------------------------------- */
+/* ---- the backend ---- */
 
 struct backend_context; /* private to the backend */
 
 struct backend {
     struct backend_context *context;
     const char *kind;            /* "cpu", "cuda" */
-    char numerics_class[32];     /* "cpu-1", "cuda-mma-1": part of a job's identity */
+    char numerics_class[32];     /* "cpu-1", "cuda-mma-1-sm90": part of a job's identity */
     char device[128];            /* for people: "AMD EPYC, 2 threads, avx512"; "NVIDIA H100 80GB HBM3" */
     int32_t max_steps_in_flight; /* 1: step_end returns with the step done; 2: it runs beside the host */
 

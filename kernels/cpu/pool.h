@@ -2,9 +2,9 @@
  *
  * Tasks are claimed one by one, so a thread that the system has put aside holds up nobody: the others take
  * its share. A fork-join runtime waits for every thread at every operation instead, which on a shared
- * processor costs a scheduling slice (milliseconds) each time. Idle threads spin for some microseconds, as
- * long as the next operation of a step takes to come, and then sleep, so they burn no quota while the program
- * waits for anything else. */
+ * processor costs a scheduling slice (milliseconds) each time. Idle threads spin for a fraction of a
+ * millisecond, longer than the next operation of a step takes to come, and then sleep, so they burn no quota
+ * while the program waits for anything else. */
 #ifndef PRESSRUN_KERNELS_CPU_POOL_H
 #define PRESSRUN_KERNELS_CPU_POOL_H
 

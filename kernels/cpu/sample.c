@@ -5,9 +5,11 @@
  *
  * With l the logits after penalties, L their largest and t the temperature, tokens are ranked by l (ties:
  * lowest id) and weigh w = exp((l - L) / t). Instead of sorting a vocabulary, a bound that the survivors are
- * known to meet gathers few candidates, and selection among them is exact: top_k   the k-th largest of the
- * maxima of blocks of 64 is a lower bound of the k-th largest value; top_p   values whose weights sum to at
- * most (1 - top_p) of all weights can be left out; min_p   is itself a bound. */
+ * known to meet gathers few candidates, and selection among them is exact.
+ *
+ *     top_k   the k-th largest of the maxima of blocks of 64 is a lower bound of the k-th largest value
+ *     top_p   values whose weights sum to at most (1 - top_p) of all weights can be left out
+ *     min_p   is itself a bound */
 #include <float.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -206,6 +208,11 @@ static void sample_entry(struct backend_context *context, const float *raw, int3
         return;
     if (!context->isa->sample_block_maxima(raw, n, draw.maxima))
         cpu_note_fault(context, slot, row_position, context->limits.n_layers + 1);
+    /* A prompt's rows note their fault in the slot that they were computed in; its other samples see it here.
+     */
+    uint64_t of_row = context->faults[batch->slot[batch->sample_row[entry]]];
+    if (of_row != NO_FAULT)
+        cpu_note_fault(context, slot, (int32_t)(of_row >> 32), (int32_t)(uint32_t)of_row);
     if (context->faults[slot] != NO_FAULT) {
         result->fault_layer = (int32_t)(uint32_t)context->faults[slot];
         result->fault_position = (int32_t)(context->faults[slot] >> 32);

@@ -295,6 +295,7 @@ enum status device_open(struct backend_context *context, char *name, size_t name
               "cuda:%d (%s) cannot be used: %s; is it in exclusive use or the driver too old?",
               context->device, properties.name, cudaGetErrorString(error));
     context->n_multiprocessors = properties.multiProcessorCount;
+    context->compute_capability = properties.major * 10 + properties.minor;
     /* Only the code built for compute capability 9.0 waits for the previous kernel itself. */
     context->dependent_launch = properties.major == 9 && probe.ptxVersion >= 90 && !context->no_graphs;
     snprintf(name, name_bytes, "%s", properties.name);
@@ -330,7 +331,8 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     }
     out->context = context;
     out->kind = "cuda";
-    snprintf(out->numerics_class, sizeof out->numerics_class, "cuda-mma-1");
+    /* Tensor cores of different generations round their sums differently. */
+    snprintf(out->numerics_class, sizeof out->numerics_class, "cuda-mma-1-sm%d", context->compute_capability);
     out->max_steps_in_flight = STEPS_IN_FLIGHT;
     out->close = context_close;
     out->memory_info = memory_info;

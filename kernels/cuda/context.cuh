@@ -74,7 +74,8 @@ enum step_mode { STEP_NONE, STEP_LAUNCH, STEP_RECORD, STEP_REPLAY };
 struct backend_context {
     int device;
     int n_multiprocessors;
-    bool dependent_launch; /* kernels may be launched before the previous one is complete */
+    int compute_capability; /* 90 for 9.0 */
+    bool dependent_launch;  /* kernels may be launched before the previous one is complete */
     bool no_graphs;
     cudaStream_t stream;
     struct tensor *tensors; /* list head */

@@ -600,5 +600,14 @@ void case_faults(struct operations *ops) {
     expect_fault(ops, &results[4], 4, 14, "slot with an old fault");
     expect_fault(ops, &results[5], 3, 3, "NaN in a sampled row");
     expect_fault(ops, &results[1], -1, 0, "row that the norm did not read");
+
+    /* Samples of one prompt read the row of the slot that computed it, and share its fault. */
+    row[0] = 2;
+    ops_step_begin(ops, &batch);
+    ops_write(ops, sampler.logits, DTYPE_FLOAT32, SLOTS, VOCAB, logits);
+    OPS_OK(ops, backend->sample(backend->context, &args));
+    ops_step_end(ops, &batch, results, NULL);
+    expect_fault(ops, &results[0], 2, 12, "sample of a row with a fault");
+    expect_fault(ops, &results[1], -1, 0, "sample of a clean row");
     sampler_free(&sampler);
 }
