@@ -33,7 +33,7 @@ run_job() {
 new_job whole
 expect 0 strace -f -qq -y -o "$work/trace" -e trace="$calls" "$pressrun" run "$work/whole/job.yaml" --quiet
 records "$work/whole/out.jsonl.gz" >"$work/whole.records"
-read -r _ sealed members < <(python3 tests/end_to_end/seals.py "$work/whole/out.jsonl.gz")
+read -r _ sealed members < <(python3 reference/seals.py "$work/whole/out.jsonl.gz")
 [[ $members -ge 50 && $sealed -eq $n_records ]] || fail "$members members with $sealed records"
 python3 - "$work/trace" "$work/whole" <<'PYTHON'
 import re, sys
@@ -77,7 +77,7 @@ resume() {
     local folder=$work/$1 where=$2 sealed_bytes=0 sealed=0
     rm -f "$work/at_kill"
     if [[ -e $folder/out.jsonl.gz.part ]]; then
-        read -r sealed_bytes sealed _ < <(python3 tests/end_to_end/seals.py "$folder/out.jsonl.gz.part")
+        read -r sealed_bytes sealed _ < <(python3 reference/seals.py "$folder/out.jsonl.gz.part")
         head -c "$sealed_bytes" "$folder/out.jsonl.gz.part" >"$work/at_kill"
         [[ ! -e $folder/out.jsonl.gz ]] || fail "$where: the final name exists beside .part"
     elif [[ -e $folder/out.jsonl.gz ]]; then

@@ -73,7 +73,7 @@ for other in again narrow; do
 done
 
 # Greedy float32 texts are PyTorch's.
-python3 tests/end_to_end/golden_text.py weights/shakespeare tests/golden/network_shakespeare.safetensors \
+python3 reference/greedy_text.py weights/shakespeare tests/golden/network_shakespeare.safetensors \
     >"$work/golden"
 jq -c '{prompt, max_tokens: (.token_ids | length)}' <"$work/golden" >"$work/golden.jsonl"
 expect 0 "$pressrun" run jobs/shakespeare.yaml --quiet --set config.device="$device" --set dtype=float32 \

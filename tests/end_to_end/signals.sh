@@ -13,7 +13,7 @@ new_job() {
 }
 part=$work/job/out.jsonl.gz.part
 n_sealed() {
-    python3 tests/end_to_end/seals.py "$part" | cut -d ' ' -f 2
+    python3 reference/seals.py "$part" | cut -d ' ' -f 2
 }
 
 # wait_for WHAT COMMAND...: until the command succeeds, 30 seconds at most.
@@ -64,7 +64,7 @@ os.execv(sys.argv[1], sys.argv[1:])' "$pressrun" run "$work/job/job.yaml" >"$wor
     [[ ! -e $work/job/out.jsonl.gz ]] || fail "SIG$signal: published although stopped"
     [[ $sealed -lt 40 ]] || fail "SIG$signal: the job was through before the signal"
     # Nothing lies behind the last seal, and the manifest says what happened.
-    [[ $(python3 tests/end_to_end/seals.py "$part" | cut -d ' ' -f 1) -eq $(stat -c %s "$part") ]] ||
+    [[ $(python3 reference/seals.py "$part" | cut -d ' ' -f 1) -eq $(stat -c %s "$part") ]] ||
         fail "SIG$signal: an unsealed end"
     expect 90 "$pressrun" verify "$part"
     jq -e --argjson n "$sealed" '.state == "stopped" and (.complete | not) and .counts.records == $n' \

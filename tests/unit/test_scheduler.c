@@ -306,7 +306,7 @@ static void play_segments(struct world *world, const struct step_plan *plan) {
     assert_in_range(batch->n_segments, 0, world->limits.n_slots);
     for (int32_t i = 0; i < batch->n_segments; i++) {
         const struct segment *segment = &batch->segments[i];
-        int32_t g, s;
+        int32_t g = -1, s = -1;
         owner_of_slot(world, segment->slot, &g, &s);
         struct expected_group *group = &world->groups[g];
         assert_int_equal(s, 0);

@@ -1,4 +1,4 @@
-"""Golden greedy texts of the PyTorch twin as JSON lines: golden_text.py MODEL GOLDEN.safetensors [MAX_CASES]
+"""Golden greedy texts of the PyTorch twin as JSON lines: greedy_text.py MODEL GOLDEN.safetensors [MAX_CASES]
 
 Each line: {"prompt_token_ids": [...], "prompt": text, "token_ids": [...], "text": text}. Texts are those of a
 character tokenizer (each token is its text). Standard library only.

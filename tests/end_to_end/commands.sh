@@ -1,0 +1,201 @@
+#!/usr/bin/env bash
+# What each command prints, and what a job's keys do to its records.
+source "${BASH_SOURCE[0]%/*}/lib.sh"
+need jq
+need_device
+
+# prints PATTERN...: each matches a line of the last command's stdout.
+prints() {
+    local pattern
+    for pattern in "$@"; do
+        grep -Eq -- "$pattern" "$work/stdout" || fail "no line '$pattern' in: $(cat "$work/stdout")"
+    done
+}
+tiny=tests/models/tiny
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+expect 0 "$pressrun" --version
+prints '^pressrun [0-9]+\.[0-9]+\.[0-9]+ ' 'libyaml [0-9].*zlib [0-9].*jansson [0-9].*xxHash [0-9]'
+expect 0 "$pressrun" --help
+prints 'pressrun run JOB.yaml' 'pressrun check' 'pressrun prompt' 'pressrun bench' 'pressrun verify' 'pressrun inspect'
+for command in run check prompt bench verify inspect; do
+    expect 0 "$pressrun" "$command" --help
+    prints "^usage: pressrun $command "
+    [[ $(wc -l <"$work/stdout") -ge 3 && ! -s $work/stderr ]] || fail "$command --help tells little"
+done
+# A full disk under standard output is an error, not silence.
+if [[ -w /dev/full ]]; then
+    code=0
+    "$pressrun" --help >/dev/full 2>/dev/null || code=$?
+    [[ $code -eq 0 || $code -eq 74 ]] || fail "--help into a full disk: exit code $code"
+    code=0
+    "$pressrun" inspect $tiny >/dev/full 2>"$work/stderr" || code=$?
+    [[ $code -eq 74 ]] || fail "inspect into a full disk: exit code $code"
+fi
+
+expect 0 "$pressrun" inspect $tiny
+prints '^family +gpt2$' '^shape +2 layers, 64 wide, 4 heads' '^context +2048' '^vocabulary +1000' '^end tokens +0$' \
+    '^tokenizer +BPE, 1000 tokens, 743 merges, ByteLevel' '^fingerprint +[0-9a-f]{32}$' '^tensors +28$' \
+    '^ +wte.weight +BF16 +\[1000, 64\]$'
+[[ ! -s $work/stderr ]] || fail "inspect: $(cat "$work/stderr")"
+
+# ---- check ---------------------------------------------------------------------------------------------------------
+
+tiny_job "$work/check" <<<'sampling: {max_tokens: 8}'
+jq -nc 'range(5) | {prompt: "check \(.)"}' >"$work/check/prompts.jsonl"
+before=$(ls "$work/check")
+expect 0 "$pressrun" check "$work/check/job.yaml"
+prints '^model ' '^device ' '^memory +[0-9.]+ MiB: weights ' '^batch +[0-9]+ sequences' \
+    '^prompts +5, 0 wrong, 5 sequences' '^upper bound +40 output tokens, [0-9]+ steps'
+expect 0 env CUDA_VISIBLE_DEVICES= "$pressrun" check "$work/check/job.yaml" --device-memory 80GiB
+prints '^device +a GPU with 80.0 GiB'
+expect 0 "$pressrun" check "$work/check/job.yaml" --shard 0/2
+prints '^prompts +3, 0 wrong'
+echo '{"prompt": "x", "top_k": -9}' >>"$work/check/prompts.jsonl"
+expect 0 "$pressrun" check "$work/check/job.yaml"
+prints '^prompts +6, 1 wrong'
+grep -Eq '^pressrun: warning: line 6: invalid_value: .*top_k' "$work/stderr" || fail "check: $(cat "$work/stderr")"
+expect 10 "$pressrun" check "$work/check/job.yaml" --strict
+[[ $(ls "$work/check") == "$before" ]] || fail "check has written something"
+
+# ---- run, and prompt beside it -------------------------------------------------------------------------------------
+
+tiny_job "$work/run" <<<'sampling: {max_tokens: 24, temperature: 0, ignore_eos: true}'
+for ((i = 0; i < 4; i++)); do echo "prompt number $i"; done >"$work/run/prompts.txt"
+run() {
+    expect 0 "$pressrun" run "$work/run/job.yaml" --restart --quiet "$@"
+    [[ ! -s $work/stderr ]] || fail "--quiet: $(head -n 3 "$work/stderr")"
+}
+lines() {
+    records "$work/run/out.jsonl.gz"
+}
+# holds WHAT FILTER: a condition on the list of records.
+holds() {
+    zcat "$work/run/out.jsonl.gz" | jq -es "$2" >/dev/null || fail "$1: $(lines | head -n 4)"
+}
+
+run --set "prompts=$work/run/prompts.txt"
+lines >"$work/greedy"
+while IFS= read -r prompt <&3; do
+    expect 0 "$pressrun" prompt $tiny "$prompt" --device "$device" --set config.threads=1 --temperature 0 \
+        --max-tokens 24 --set ignore_eos=true
+    { sed -n "$(grep -nxF "$prompt" "$work/run/prompts.txt" | cut -d : -f 1)p" "$work/greedy" | jq -j .text; echo; } \
+        >"$work/wanted"
+    expect_same "$work/wanted" "$work/stdout" "prompt beside run"
+    grep -Eq '^pressrun: [0-9]+ prompt tokens, 24 tokens, first token after' "$work/stderr" || fail "prompt's summary"
+done 3<"$work/run/prompts.txt"
+
+# It streams: the first bytes are there while it works on the rest.
+mkfifo "$work/pipe"
+"$pressrun" prompt $tiny 'once upon' --device "$device" --set config.threads=1 --max-tokens 2000 \
+    --set ignore_eos=true >"$work/pipe" 2>/dev/null &
+worker=$!
+exec 4<"$work/pipe"
+head -c 1 <&4 >"$work/first"
+kill -0 "$worker" 2>/dev/null && [[ $(stat -c %s "$work/first") -eq 1 ]] || fail "prompt does not stream"
+cat <&4 >/dev/null
+exec 4<&-
+wait "$worker" || fail "prompt of 2000 tokens"
+
+# The same prompts in every way they can come.
+gzip -c "$work/run/prompts.txt" >"$work/run/prompts.txt.gz"
+head -n 2 "$work/run/prompts.txt" | gzip >"$work/run/members.txt.gz"
+tail -n 2 "$work/run/prompts.txt" | gzip >>"$work/run/members.txt.gz"
+sed 's/$/\r/' "$work/run/prompts.txt" >"$work/run/crlf.txt"
+{ printf '\357\273\277'; cat "$work/run/prompts.txt"; } >"$work/run/bom.txt"
+jq -Rc '{prompt: .}' "$work/run/prompts.txt" >"$work/run/objects.jsonl"
+jq -Rc '{text: .}' "$work/run/prompts.txt" >"$work/run/column.ndjson"
+for prompts in prompts.txt.gz members.txt.gz crlf.txt bom.txt objects.jsonl; do
+    run --set "prompts=$work/run/$prompts"
+    lines >"$work/other"
+    expect_same "$work/greedy" "$work/other" "$prompts"
+done
+run --set "prompts=$work/run/column.ndjson" --set prompt_field=text
+lines >"$work/other"
+expect_same "$work/greedy" "$work/other" "prompt_field"
+for prompts in prompts.txt prompts.txt.gz objects.jsonl; do
+    "$pressrun" run "$work/run/job.yaml" --restart --quiet --set prompts=- <"$work/run/$prompts" ||
+        fail "$prompts as standard input"
+    lines >"$work/other"
+    expect_same "$work/greedy" "$work/other" "$prompts as standard input"
+done
+: >"$work/run/empty.txt"
+run --set "prompts=$work/run/empty.txt"
+holds "no prompts, no records" 'length == 0'
+expect 0 "$pressrun" verify "$work/run/out.jsonl.gz"
+
+# ---- records -------------------------------------------------------------------------------------------------------
+
+metadata='{"z" :1.0,  "a":"\u00e9 é", "list":[1e30, null,{}] }'
+cat >"$work/run/prompts.jsonl" <<END
+{"custom_id": "first", "prompt": "prompt number 0", "metadata": $metadata}
+{"prompt": "prompt number 1", "n": 2, "temperature": 1}
+{"prompt": "prompt number 2", "logprobs": 2, "max_tokens": 3}
+{"custom_id": "first", "prompt": "prompt number 1", "max_new_tokens": 5}
+{"prompt": "prompt number 3", "temperature": 1, "seed": 7}
+{"prompt": "another prompt", "temperature": 1, "seed": 7, "n": 1}
+{"custom_id": "bad", "prompt": "", "metadata": 7}
+{"prompt_token_ids": [5, 6, 7], "max_tokens": 4}
+END
+run
+lines >"$work/mixed"
+zcat "$work/run/out.jsonl.gz" | sed -n 1p | grep -qF "\"metadata\":$metadata" || fail "metadata is not copied as it is"
+holds "lines and samples" 'map([.line, .sample // 0]) == [[1,0],[2,0],[2,1],[3,0],[4,0],[5,0],[6,0],[7,0],[8,0]]'
+holds "custom_id" '[.[0,4,7].custom_id] == ["first", "first", "bad"] and (map(has("custom_id")) | map(select(.)) | length) == 3'
+holds "greedy text" ".[0].text == $(sed -n 1p "$work/greedy" | jq .text)"
+holds "two samples of one prompt are equal" '.[1].text != .[2].text'
+holds "logprobs" '.[3] | (.token_ids | length) == 3 and (.logprobs.token_logprobs | length) == 3 and
+    (.logprobs.top | map(length)) == [2, 2, 2] and .logprobs.token_logprobs[0] == .logprobs.top[0][0][1] and
+    .token_ids[0] == .logprobs.top[0][0][0] and (.logprobs.token_logprobs | all(. < 0 and . > -30))'
+holds "token_ids without being asked" '.[0] | has("token_ids") or has("logprobs") | not'
+holds "max_new_tokens" '.[4].usage.completion_tokens == 5'
+holds "a failed record" '.[7] | .error.code == "empty_prompt" and .metadata == 7 and (has("text") | not) and
+    (has("usage") | not)'
+holds "prompt_token_ids" '.[8].usage == {prompt_tokens: 3, completion_tokens: 4}'
+
+# A record with a seed of its own does not depend on its line; one without depends on its id alone.
+tac "$work/run/prompts.jsonl" >"$work/run/turned.jsonl"
+run --set "prompts=$work/run/turned.jsonl"
+lines >"$work/turned"
+jq -s 'map(select(.custom_id == "first" or (.usage.prompt_tokens == 3)) | del(.line)) | sort' "$work/mixed" >"$work/a"
+jq -s 'map(select(.custom_id == "first" or (.usage.prompt_tokens == 3)) | del(.line)) | sort' "$work/turned" >"$work/b"
+expect_same "$work/a" "$work/b" "records by custom_id in another order"
+[[ $(jq -s '.[5].text' "$work/mixed") == "$(jq -s '.[3].text' "$work/turned")" ]] || fail "a seed depends on the line"
+
+# Stop strings are cut, stop tokens end, and both say stop.
+text=$(sed -n 2p "$work/greedy" | jq -r '.text[6:9]')
+jq -nc --arg s "$text" '{prompt: "prompt number 1", stop: $s}, {prompt: "prompt number 1", stop: ["none such", $s]}' \
+    >"$work/run/prompts.jsonl"
+run --set output_token_ids=true
+holds "stop string" "all(.finish_reason == \"stop\" and (.text | length) <= 6) and
+    .[0].text == .[1].text and (.[0].text as \$t | $(sed -n 2p "$work/greedy" | jq .text) | startswith(\$t))"
+jq -nc '{prompt: "prompt number 1"}' >"$work/run/prompts.jsonl"
+run --set output_token_ids=true
+ids=$(zcat "$work/run/out.jsonl.gz" | jq -c .token_ids)
+holds "token_ids" '.[0].token_ids | length == 24'
+jq -nc --argjson ids "$ids" '{prompt: "prompt number 1", stop_token_ids: [$ids[5]]}' >"$work/run/prompts.jsonl"
+run --set output_token_ids=true
+holds "stop token" ".[0] | .finish_reason == \"stop\" and .token_ids[-1] == $ids[5] and (.token_ids | length) <= 6"
+
+# A prompt that is too long: an error, or cut from the left to leave room for the answer.
+jq -nc '{prompt_token_ids: [range(40) | . + 1], max_tokens: 4}, {prompt_token_ids: [range(36) | . + 5], max_tokens: 4}' \
+    >"$work/run/prompts.jsonl"
+run --set max_model_len=40
+holds "too long" '.[0].error.code == "prompt_too_long" and .[1].usage.completion_tokens == 4'
+run --set max_model_len=40 --set on_too_long=truncate_left
+holds "truncated" '.[0].usage == {prompt_tokens: 36, completion_tokens: 4, truncated_tokens: 4} and
+    .[0].text == .[1].text and (.[1].usage | has("truncated_tokens") | not)'
+# max_tokens is cut to the room that is left.
+run --set max_model_len=38 --set on_too_long=truncate_left
+holds "room left" '.[1].usage.completion_tokens == 2 and .[1].finish_reason == "length"'
+
+# ---- bench ---------------------------------------------------------------------------------------------------------
+
+expect 0 "$pressrun" bench "$work/run/job.yaml" --batch-sizes 1,4 --new-tokens 8 --repeats 1 --json "$work/bench.jsonl"
+prints '^device ' '^ +batch +tokens/s' '^ +1 ' '^ +4 '
+jq -es 'map(.batch_size) == [1, 4] and all(.bench == "engine" and .new_tokens == 8 and .prompt_tokens == 16 and
+    .tokens_per_s > 0 and .prefill_tokens_per_s > 0 and .decode_tokens_per_s > 0 and .decode_step_us > 0 and
+    .floor_share > 0 and (.device | length) > 0 and (.commit | length) > 0)' "$work/bench.jsonl" >/dev/null ||
+    fail "bench rows: $(cat "$work/bench.jsonl")"
+expect 0 "$pressrun" verify "$work/run/out.jsonl.gz" # bench leaves the job's output alone
