@@ -7,6 +7,7 @@ used as they are stored (the committed ones: bfloat16), the arithmetic is float3
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -47,8 +48,10 @@ def evaluate_directory(directory, text_path, device="cpu"):
     text = Path(text_path).read_text(encoding="utf-8")
     _, validation = split_text(text)
     tokenizer = Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
-    ids = torch.tensor(tokenizer.encode(validation, add_special_tokens=False).ids, device=device)
-    return window_loss(from_directory(directory, device=device), ids), ids.numel()
+    ids = tokenizer.encode(validation, add_special_tokens=False).ids
+    if tokenizer.decode(ids, skip_special_tokens=False) != validation:
+        sys.exit(f"{text_path}: has characters that {directory} does not know; give the model's own text")
+    return window_loss(from_directory(directory, device=device), torch.tensor(ids, device=device)), len(ids)
 
 
 def main():

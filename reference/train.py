@@ -194,6 +194,9 @@ def main():
     start = 0
     if arguments.resume:
         state = torch.load(checkpoint_path, map_location=arguments.device, weights_only=True)
+        wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        if {name: tensor.shape for name, tensor in state["model"].items()} != wanted:
+            sys.exit(f"{checkpoint_path}: a model of another shape; give the text and options of its beginning")
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
