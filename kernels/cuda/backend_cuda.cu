@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "kernels/cuda/context.cuh"
 #include "kernels/state_layout.h"
