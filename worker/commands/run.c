@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "worker/base/clock.h"
@@ -19,6 +20,19 @@
 #include "worker/version.h"
 
 static const double IDLE_WAIT_SECONDS = 0.05; /* how long to wait at a time for input or output to move */
+
+/* The first failure, with its message. */
+struct failure {
+    enum status status;
+    char message[2048];
+};
+
+static void failure_note(struct failure *failure, enum status status) {
+    if (failure->status != STATUS_OK || status == STATUS_OK)
+        return;
+    failure->status = status;
+    snprintf(failure->message, sizeof failure->message, "%s", status_message());
+}
 
 /* Everything a run holds; zeroed, then filled from top to bottom. */
 struct run {
@@ -39,6 +53,7 @@ struct run {
     char started_at[32];
     int64_t n_expected; /* selected lines; -1 while unknown */
     bool is_input_ended;
+    struct failure input; /* what ended the input before its end */
     double next_progress_s;
 };
 
@@ -115,21 +130,41 @@ static enum status open_input(struct run *run) {
     return prompt_reader_open(&run->job, &run->config, run->options->shard, &run->reader);
 }
 
-/* Passes over the prompts that are answered already. */
+/* Passes over the prompts that are answered already, in NAME.part or in NAME. */
 static enum status skip_answered(struct run *run) {
     int64_t answered = run->found.counts.n_records, skipped = 0;
+    const char *ending = run->found.is_complete ? "" : ".part";
     if (answered == 0)
         return STATUS_OK;
     struct hash128 hash;
     TRY(prompt_reader_skip(run->reader, answered, &skipped, &hash));
     RETURN_IF(skipped < answered, STATUS_CANNOT_CREATE,
-              "%s: has %lld prompts, but %s.part answers %lld: the input is not the one that the job "
+              "%s: has %lld prompts, but %s%s answers %lld: the input is not the one that the job "
               "began with; give the old input, or --restart to begin anew",
-              run->job.prompts, (long long)skipped, run->output, (long long)answered);
+              run->job.prompts, (long long)skipped, run->output, ending, (long long)answered);
     RETURN_IF(!hash128_equal(hash, run->found.input_hash), STATUS_CANNOT_CREATE,
-              "%s: the first %lld prompts are not those that %s.part answers; give the old input, or "
+              "%s: the first %lld prompts are not those that %s%s answers; give the old input, or "
               "--restart to begin anew",
-              run->job.prompts, (long long)answered, run->output);
+              run->job.prompts, (long long)answered, run->output, ending);
+    return STATUS_OK;
+}
+
+/* A finished job needs its prompts no longer. Where they are still there, though, they must be those that it
+ * answered: lines added since would be passed over without a word. */
+static enum status check_finished_input(struct run *run) {
+    struct stat info;
+    bool is_there = strcmp(run->job.prompts, "-") != 0 && stat(run->job.prompts, &info) == 0;
+    if (!is_there || !S_ISREG(info.st_mode))
+        return STATUS_OK;
+    TRY(open_input(run));
+    TRY(skip_answered(run));
+    int64_t more;
+    struct hash128 hash;
+    TRY(prompt_reader_skip(run->reader, 1, &more, &hash));
+    RETURN_IF(more > 0, STATUS_CANNOT_CREATE,
+              "%s: has more prompts than the %lld that %s answers; choose another output, or --restart to "
+              "answer all anew",
+              run->job.prompts, (long long)run->found.counts.n_records, run->output);
     return STATUS_OK;
 }
 
@@ -184,9 +219,9 @@ static void show_progress(struct run *run, int64_t n_put, int64_t n_errors) {
     progress_update(run->progress, &state);
 }
 
-/* Hands the engine as many records as it can soon use. *moved when one was handed over. */
-static enum status feed(struct run *run, double wait_s, bool *moved) {
-    *moved = false;
+/* Hands the engine as many records as it can soon use. An input that cannot be read on is an input that ends:
+ * what was read before is answered first. */
+static enum status feed(struct run *run, double wait_s) {
     int64_t wanted = 2 * (int64_t)run->session.plan.max_num_seqs;
     while (!run->is_input_ended && engine_waiting(run->engine) < wanted) {
         struct record *record;
@@ -196,7 +231,11 @@ static enum status feed(struct run *run, double wait_s, bool *moved) {
         case INTAKE_NONE_YET:
             return STATUS_OK;
         case INTAKE_FAILED:
-            return failure;
+            failure_note(&run->input, failure);
+            if (!engine_is_idle(run->engine))
+                log_info("%s; the prompts before it are answered, then the job ends", status_message());
+            run->is_input_ended = true;
+            return STATUS_OK;
         case INTAKE_END:
             run->is_input_ended = true;
             return STATUS_OK;
@@ -214,7 +253,6 @@ static enum status feed(struct run *run, double wait_s, bool *moved) {
             free(record);
             return result;
         }
-        *moved = true;
         wait_s = 0;
     }
     return STATUS_OK;
@@ -224,16 +262,14 @@ static enum status generate(struct run *run) {
     struct run_metrics *metrics = run->metrics;
     int64_t n_put = 0, n_errors = 0;
     bool was_paused = false;
-    double began = clock_seconds();
-    metrics->startup_s = began - run->options->start_s;
+    metrics->startup_s = clock_seconds() - run->options->start_s;
     while (!stop_requested()) {
-        bool moved;
-        TRY(feed(run, 0, &moved));
+        TRY(feed(run, 0));
         if (engine_is_idle(run->engine)) {
             if (run->is_input_ended)
                 break;
             double before = clock_seconds();
-            TRY(feed(run, IDLE_WAIT_SECONDS, &moved));
+            TRY(feed(run, IDLE_WAIT_SECONDS));
             metrics->wait_input_s += clock_seconds() - before;
             show_progress(run, n_put, n_errors);
             continue;
@@ -254,8 +290,8 @@ static enum status generate(struct run *run) {
         }
         show_progress(run, n_put, n_errors);
     }
-    metrics->generate_s = clock_seconds() - began;
-    return STATUS_OK;
+    bool has_failed = run->input.status != STATUS_OK && engine_is_idle(run->engine);
+    return has_failed ? status_fail(run->input.status, "%s", run->input.message) : STATUS_OK;
 }
 
 /* ---- the end
@@ -283,41 +319,36 @@ static enum status publish(struct run *run) {
 }
 
 /* Seals what is in order whatever happened before, and reports the first failure. */
-static enum status finish(struct run *run, enum status result) {
-    char why[2048];
-    snprintf(why, sizeof why, "%s", status_message());
+static enum status finish(struct run *run, enum status generated) {
+    struct failure failure = {0};
+    failure_note(&failure, generated);
+    run->metrics->generate_s = clock_seconds() - run->options->start_s - run->metrics->startup_s;
     progress_close(run->progress);
     run->progress = NULL;
-    if (run->outlet) {
-        enum status written = outlet_stop(run->outlet, run->metrics);
-        run->outlet = NULL;
-        if (result == STATUS_OK && written != STATUS_OK) {
-            result = written;
-            snprintf(why, sizeof why, "%s", status_message());
-        }
-    }
+    failure_note(&failure, outlet_stop(run->outlet, run->metrics));
+    run->outlet = NULL;
     finish_metrics(run);
-    bool is_stopped = result == STATUS_OK && stop_requested();
-    if (result == STATUS_OK && !is_stopped) {
-        TRY(publish(run));
-    } else {
-        /* A file that cannot be written is left as it is: its seals hold. */
-        enum status sealed = result == STATUS_IO ? STATUS_IO : writer_seal(run->writer);
-        if (sealed == STATUS_OK)
-            sealed = write_manifest(run, is_stopped ? "stopped" : "failed", false);
-        if (is_stopped && sealed != STATUS_OK)
-            return sealed;
-    }
+
+    /* A signal that comes when all is answered stops nothing. */
+    bool is_whole = run->is_input_ended && engine_is_idle(run->engine);
+    bool is_stopped = failure.status == STATUS_OK && !is_whole;
+    if (failure.status == STATUS_OK && is_whole)
+        failure_note(&failure, publish(run));
+    else /* a writer that failed seals nothing more; what it sealed holds */
+        failure_note(&failure, writer_seal(run->writer));
+    bool is_complete = failure.status == STATUS_OK && is_whole;
+    if (!is_complete)
+        failure_note(&failure,
+                     write_manifest(run, failure.status == STATUS_OK ? "stopped" : "failed", false));
     struct output_counts counts = writer_counts(run->writer);
     if (!run->options->is_quiet)
-        summary_print(stderr, run->output, run->metrics, &counts, result == STATUS_OK && !is_stopped,
-                      run->options->use_color);
+        summary_print(stderr, run->output, run->metrics, &counts, is_complete, run->options->use_color);
+    if (failure.status != STATUS_OK)
+        return status_fail(failure.status, "%s", failure.message);
     if (is_stopped)
         return status_fail(STATUS_STOPPED,
                            "stopped by %s behind record %lld; the same command goes on from there",
                            stop_signal_name(), (long long)counts.n_records);
-    if (result != STATUS_OK)
-        return status_fail(result, "%s", why);
     if (run->options->strict && counts.n_errors > 0)
         return status_fail(STATUS_RECORD, "%s: %lld of %lld records failed (--strict)", run->output,
                            (long long)counts.n_errors, (long long)counts.n_records);
@@ -330,13 +361,14 @@ static enum status run_job(struct run *run) {
     run->output = shard_output(run->job.output, options->shard);
     RETURN_IF(!run->output, STATUS_INTERNAL, "out of host memory");
     TRY(stop_install(run->config.grace_s));
-    /* Missing prompts are found before anything is written. A finished job needs them no longer. */
+    /* Missing prompts are found before anything is written, where the job is not finished. */
     if (options->restart || !file_exists(run->output))
         TRY(open_input(run));
     TRY(session_open(&run->job, &run->config, &run->session));
     bool is_done;
     TRY(open_output(run, &is_done));
     if (is_done) {
+        TRY(check_finished_input(run));
         log_info("%s: complete already (%lld records); nothing to do", run->output,
                  (long long)run->found.counts.n_records);
         RETURN_IF(options->strict && run->found.counts.n_errors > 0, STATUS_RECORD,
@@ -349,17 +381,25 @@ static enum status run_job(struct run *run) {
     return finish(run, generate(run));
 }
 
+/* RFC 3339, UTC, in microseconds: two runs of one process id never share it. */
+static void write_start_time(char *out, size_t size) {
+    struct timespec now;
+    struct tm utc;
+    char fraction[16];
+    clock_gettime(CLOCK_REALTIME, &now);
+    strftime(out, size, "%Y-%m-%dT%H:%M:%S", gmtime_r(&now.tv_sec, &utc));
+    snprintf(fraction, sizeof fraction, ".%06dZ", (int)(now.tv_nsec / 1000));
+    strncat(out, fraction, size - strlen(out) - 1);
+}
+
 enum status command_run(const struct command_options *options) {
     struct run run = {.options = options, .n_expected = -1};
     run.metrics = calloc(1, sizeof *run.metrics);
     RETURN_IF(!run.metrics, STATUS_INTERNAL, "out of host memory");
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(run.started_at, sizeof run.started_at, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    write_start_time(run.started_at, sizeof run.started_at);
 
-    enum status result = run_job(&run);
-    char why[2048];
-    snprintf(why, sizeof why, "%s", status_message());
+    struct failure failure = {0};
+    failure_note(&failure, run_job(&run));
     progress_close(run.progress);
     if (run.outlet)
         outlet_stop(run.outlet, run.metrics);
@@ -375,5 +415,5 @@ enum status command_run(const struct command_options *options) {
     job_free(&run.job);
     config_free(&run.config);
     free(run.metrics);
-    return result == STATUS_OK ? STATUS_OK : status_fail(result, "%s", why);
+    return failure.status == STATUS_OK ? STATUS_OK : status_fail(failure.status, "%s", failure.message);
 }
