@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Host memory: whole jobs of the tiny model under Valgrind, without an error and without a leak: one that ends well
-# (with failing records, samples, log-probabilities, stop strings, resumed and verified), one that fails, one that is
-# stopped. The same command finds each defect that tests/memory/planted.c plants.
+# (with failing records, samples, log-probabilities, stop strings, verified), some that fail at once or on the way, one
+# that is stopped and resumed. The same command finds each defect that tests/memory/planted.c plants.
 # shellcheck source=tests/end_to_end/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../end_to_end/lib.sh"
 [[ $device == cpu ]] || { echo "the driver's own memory is not Valgrind-clean; device memory: device_memory"; exit 77; }
 need valgrind
 
 # check CODE COMMAND...: under Valgrind, which turns any error or leak into exit 99.
+valgrind=(valgrind --quiet --error-exitcode=99 --leak-check=full "--show-leak-kinds=definite,indirect"
+    "--errors-for-leak-kinds=definite,indirect")
 check() {
     local wanted=$1
     shift
-    expect "$wanted" valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect \
-        --errors-for-leak-kinds=definite,indirect "$@"
+    expect "$wanted" "${valgrind[@]}" "$@"
 }
 
 planted=$(dirname "$pressrun")/tests/memory/planted
@@ -48,15 +49,27 @@ check 0 "$pressrun" prompt tests/models/tiny 'First' --device cpu --max-tokens 3
 check 0 "$pressrun" inspect tests/models/tiny
 check 10 "${run[@]}" --restart --strict
 
-# A job that fails before it writes, and one whose output belongs to another job.
+# Jobs that fail: before anything is written, at another job's output, on the way.
 check 66 "${run[@]}" --set prompts="$work/none.txt" --set output="$work/other.jsonl.gz"
 check 73 "${run[@]}" --set seed=8
+gzip -c "$work/prompts.jsonl" | head -c -9 >"$work/cut.jsonl.gz"
+check 65 "${run[@]}" --set prompts="$work/cut.jsonl.gz" --set output="$work/other.jsonl.gz"
 
-# A job that is stopped while it waits for its input, and resumed.
+# A job that is stopped once it has sealed a record and waits for more, and resumed.
 mkfifo "$work/pipe"
-sleep 60 >"$work/pipe" &
-holder=$!
-(sleep 8 && pkill -TERM -f "run $work/job.yaml .*piped.jsonl.gz") &
-check 75 "${run[@]}" --set prompts=- --set output="$work/piped.jsonl.gz" <"$work/pipe"
-kill "$holder" 2>/dev/null || true
-check 0 "${run[@]}" --set prompts=- --set output="$work/piped.jsonl.gz" <"$work/prompts.jsonl"
+piped=(--set prompts=- --set output="$work/piped.jsonl.gz" --set config.seal_bytes=1)
+"${valgrind[@]}" "${run[@]}" "${piped[@]}" <"$work/pipe" >"$work/stdout" 2>"$work/stderr" &
+worker=$!
+exec 4>"$work/pipe"
+head -n 2 "$work/prompts.jsonl" >&4
+for ((i = 0; i < 1200; i++)); do # a minute
+    [[ $(zcat "$work/piped.jsonl.gz.part" 2>/dev/null | wc -l) -lt 3 ]] || break
+    sleep 0.05
+done
+kill -TERM "$worker"
+code=0
+wait "$worker" || code=$?
+exec 4>&-
+[[ $code -eq 75 && $i -lt 1200 ]] || fail "stopped: exit code $code instead of 75: $(tail -n 20 "$work/stderr")"
+check 0 "${run[@]}" "${piped[@]}" <"$work/prompts.jsonl"
+[[ $(zcat "$work/piped.jsonl.gz" | wc -l) -eq 7 ]] || fail "resumed: $(zcat "$work/piped.jsonl.gz" | wc -l) lines"
