@@ -249,6 +249,22 @@ static void test_the_largest_values(void **state) {
     config_free(&config);
 }
 
+/* A config.json that describes more weights than can be counted: the sum must not start again from zero. */
+static void test_what_cannot_be_counted_does_not_fit(void **state) {
+    (void)state;
+    struct model_config model = make_model(2, 4, 16, 128, 1000);
+    model.n_embd = model.n_vocab = INT32_MAX;
+    model.tie_word_embeddings = false;
+    struct job job = make_job();
+    struct config config;
+    struct plan plan;
+    struct plan_device device = {.is_gpu = true, .free_bytes = (size_t)1 << 60};
+    config_defaults(&config);
+    assert_true(model_weight_bytes(&model, DTYPE_BFLOAT16) == SIZE_MAX);
+    assert_int_equal(plan_make(&job, &config, &model, &device, &plan), STATUS_NO_FIT);
+    config_free(&config);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many_shapes_fit),
@@ -257,6 +273,7 @@ int main(void) {
         cmocka_unit_test(test_defaults_of_types),
         cmocka_unit_test(test_refusals_name_what_to_change),
         cmocka_unit_test(test_the_largest_values),
+        cmocka_unit_test(test_what_cannot_be_counted_does_not_fit),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -40,7 +40,10 @@ static size_t total_with_pages(struct plan *plan, const struct model_config *mod
     plan->kv_bytes = kv_page_bytes(&plan->state) * (size_t)plan->state.n_pages;
     if (plan->state_bytes == 0)
         return SIZE_MAX;
-    return plan->weight_bytes + plan->activation_bytes + plan->state_bytes;
+    size_t total;
+    bool fits = size_add(plan->weight_bytes, plan->activation_bytes, &total) &&
+                size_add(total, plan->state_bytes, &total);
+    return fits ? total : SIZE_MAX;
 }
 
 /* Most pages up to wanted that fit the budget; 0 when not even one does. */
