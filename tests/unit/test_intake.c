@@ -256,6 +256,7 @@ static void test_vocabulary(void **state) {
     record = prepare(&fixture, "{\"prompt\":\"hello there\"}", &max_tokens);
     assert_null(record.request.error_code);
     assert_true(record.n_prompt_tokens > 1 && record.request.prompt_token_ids != NULL);
+    assert_null(record.request.prompt.bytes); /* waiting records hold no text that nobody reads */
     record_free(&record);
     /* An error that the reader found stays, and nothing else is looked at. */
     expect_error(&fixture, "{\"prompt\":\"a\",\"nonsense\":1}", "unknown_key", "nonsense");

@@ -19,7 +19,7 @@ struct request {
     int64_t index;   /* 0-based among the selected lines */
     char *custom_id; /* NULL when the record has none */
     size_t custom_id_size;
-    struct text_span prompt;   /* bytes NULL when the record gives token ids */
+    struct text_span prompt;   /* bytes NULL when the record gives token ids, and once it is tokenized */
     int32_t *prompt_token_ids; /* [n_prompt_token_ids]; NULL when the record gives text, until the tokenizer
                                   fills it */
     int32_t n_prompt_token_ids;

@@ -29,6 +29,20 @@ void record_totals(const struct record *record, bool *is_error, int64_t *prompt_
         *completion_tokens += record->completions[i].n_tokens;
 }
 
+size_t record_bytes(const struct record *record) {
+    const struct request *request = &record->request;
+    size_t bytes = sizeof *record + request->custom_id_size + request->prompt.size + request->metadata.size +
+                   (size_t)request->n_prompt_token_ids * sizeof *request->prompt_token_ids;
+    for (int32_t i = 0; record->completions && i < request->sampling.n; i++) {
+        const struct completion *completion = &record->completions[i];
+        size_t each = sizeof *completion->token_ids;
+        each += completion->logprobs ? sizeof *completion->logprobs : 0;
+        each += completion->top ? (size_t)completion->n_top * sizeof *completion->top : 0;
+        bytes += sizeof *completion + completion->text.capacity + (size_t)completion->n_tokens * each;
+    }
+    return bytes;
+}
+
 /* ---- pieces: reserve first, then write through a pointer --------------------------------------------------
  */
 

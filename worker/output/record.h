@@ -41,6 +41,9 @@ void record_free(struct record *record);
 void record_totals(const struct record *record, bool *is_error, int64_t *prompt_tokens,
                    int64_t *completion_tokens);
 
+/* Host memory that the record holds, but for what allocators add. */
+size_t record_bytes(const struct record *record);
+
 /* Appends the record's JSON lines (n lines, or one error line), each with '\n'. Field order is fixed:
  * line, custom_id, sample, text, finish_reason, token_ids, logprobs, usage, metadata, timing; an error line:
  * line, custom_id, error, metadata, timing (queue_s alone). token_ids are written when asked for, and always

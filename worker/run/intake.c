@@ -82,6 +82,9 @@ static enum status tokenize(const struct intake_options *options, struct tokeniz
     }
     request->prompt_token_ids = list.ids;
     request->n_prompt_token_ids = (int32_t)list.n;
+    /* Nothing reads the text any more, and records wait in their thousands. */
+    free(request->prompt.bytes);
+    request->prompt = (struct text_span){0};
     return STATUS_OK;
 }
 
@@ -158,12 +161,6 @@ static void fail(struct intake *intake, enum status status) {
     intake->is_ended = true;
     pthread_cond_signal(&intake->has_items);
     pthread_mutex_unlock(&intake->mutex);
-}
-
-static size_t record_bytes(const struct record *record) {
-    const struct request *request = &record->request;
-    return sizeof *record + request->prompt.size + request->metadata.size + request->custom_id_size +
-           (size_t)request->n_prompt_token_ids * sizeof(int32_t);
 }
 
 /* Waits for room; false when the intake is being stopped. */

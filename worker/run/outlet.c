@@ -29,17 +29,6 @@ struct outlet {
     struct run_metrics counted;
 };
 
-static size_t record_bytes(const struct record *record) {
-    size_t bytes = sizeof *record + record->request.prompt.size + record->request.metadata.size +
-                   (size_t)record->request.n_prompt_token_ids * sizeof(int32_t);
-    for (int32_t i = 0; record->completions && i < record->request.sampling.n; i++) {
-        const struct completion *completion = &record->completions[i];
-        bytes += sizeof *completion + completion->text.size + (size_t)completion->n_tokens * sizeof(int32_t) +
-                 (size_t)completion->n_tokens * (size_t)completion->n_top * sizeof(struct top_logprob);
-    }
-    return bytes;
-}
-
 /* Text of a completion whose tokens nobody needed to look at before. */
 static enum status render_text(const struct tokenizer *tokenizer, const struct record *record,
                                struct completion *completion) {
@@ -55,11 +44,11 @@ static enum status render_text(const struct tokenizer *tokenizer, const struct r
     return detokenizer_finish(&detokenizer, &completion->text);
 }
 
-static void count_record(struct run_metrics *counted, const struct record *record,
+static void count_record(struct run_metrics *counted, const struct record *record, int64_t prompt_tokens,
                          int64_t completion_tokens) {
     counted->n_records++;
     counted->n_errors += record->request.error_code != NULL;
-    counted->prompt_tokens += record->n_prompt_tokens;
+    counted->prompt_tokens += prompt_tokens;
     counted->completion_tokens += completion_tokens;
     for (int32_t i = 0; !record->request.error_code && i < record->request.sampling.n; i++) {
         const struct completion *completion = &record->completions[i];
@@ -75,18 +64,17 @@ static void count_record(struct run_metrics *counted, const struct record *recor
 }
 
 static enum status write_record(struct outlet *outlet, struct record *record) {
-    bool is_error = record->request.error_code != NULL;
-    int64_t completion_tokens = 0;
-    for (int32_t i = 0; !is_error && i < record->request.sampling.n; i++) {
+    bool is_error;
+    int64_t prompt_tokens, completion_tokens;
+    record_totals(record, &is_error, &prompt_tokens, &completion_tokens);
+    for (int32_t i = 0; !is_error && i < record->request.sampling.n; i++)
         TRY(render_text(outlet->options.tokenizer, record, &record->completions[i]));
-        completion_tokens += record->completions[i].n_tokens;
-    }
     buffer_clear(&outlet->lines);
     int32_t n_lines;
     TRY(record_write(record, outlet->options.output_token_ids, &outlet->lines, &n_lines));
     TRY(writer_append(outlet->writer, outlet->lines.data, outlet->lines.size, n_lines, is_error,
-                      record->n_prompt_tokens, completion_tokens, record->request.input_hash));
-    count_record(&outlet->counted, record, completion_tokens);
+                      prompt_tokens, completion_tokens, record->request.input_hash));
+    count_record(&outlet->counted, record, prompt_tokens, completion_tokens);
     return STATUS_OK;
 }
 
