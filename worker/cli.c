@@ -265,8 +265,7 @@ static enum status apply_option(struct parsed *parsed, int id, const struct opti
         return STATUS_OK;
     case OPTION_SEED:
         TRY(parse_count(option->name, value, 0, INT64_MAX, &count));
-        options->seed = (uint64_t)count;
-        return STATUS_OK;
+        return add_named(parsed, "", "seed", value);
     default:
         return status_fail(STATUS_USAGE, "an option is unknown");
     }
@@ -357,14 +356,10 @@ static enum status run_command(const struct command *command, int argc, char **a
     }
     for (int i = 0; i < parsed.n_made; i++)
         free(parsed.made[i]);
-    if (fflush(stdout) != 0 && result == STATUS_OK) {
-        log_error("standard output: %s", strerror(errno));
-        result = STATUS_IO;
-    }
     return result;
 }
 
-enum status cli_main(int argc, char **argv) {
+static enum status run_line(int argc, char **argv) {
     double start_s = clock_seconds();
     const char *name = argc > 1 ? argv[1] : "";
     if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
@@ -398,4 +393,13 @@ enum status cli_main(int argc, char **argv) {
         status_fail(STATUS_USAGE, "command \"%s\" is unknown%s", name,
                     nearest_hint(name, strlen(name), names, hint));
     return usage_error(NULL);
+}
+
+enum status cli_main(int argc, char **argv) {
+    enum status result = run_line(argc, argv);
+    if (fflush(stdout) != 0 && result == STATUS_OK) {
+        log_error("standard output: %s", strerror(errno));
+        result = STATUS_IO;
+    }
+    return result;
 }

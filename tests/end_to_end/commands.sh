@@ -26,12 +26,12 @@ for command in run check prompt bench verify inspect; do
 done
 # A full disk under standard output is an error, not silence.
 if [[ -w /dev/full ]]; then
-    code=0
-    "$pressrun" --help >/dev/full 2>/dev/null || code=$?
-    [[ $code -eq 0 || $code -eq 74 ]] || fail "--help into a full disk: exit code $code"
-    code=0
-    "$pressrun" inspect $tiny >/dev/full 2>"$work/stderr" || code=$?
-    [[ $code -eq 74 ]] || fail "inspect into a full disk: exit code $code"
+    for words in --help --version 'run --help' "inspect $tiny"; do
+        code=0
+        # shellcheck disable=SC2086 # several words
+        "$pressrun" $words >/dev/full 2>"$work/stderr" || code=$?
+        [[ $code -eq 74 ]] || fail "$words into a full disk: exit code $code"
+    done
 fi
 
 expect 0 "$pressrun" inspect $tiny
@@ -39,6 +39,10 @@ prints '^family +gpt2$' '^shape +2 layers, 64 wide, 4 heads' '^context +2048' '^
     '^tokenizer +BPE, 1000 tokens, 743 merges, ByteLevel' '^fingerprint +[0-9a-f]{32}$' '^tensors +28$' \
     '^ +wte.weight +BF16 +\[1000, 64\]$'
 [[ ! -s $work/stderr ]] || fail "inspect: $(cat "$work/stderr")"
+mkdir "$work/no_tokenizer"
+cp $tiny/config.json $tiny/*.safetensors "$work/no_tokenizer"
+expect 0 "$pressrun" inspect "$work/no_tokenizer"
+prints '^tokenizer +none'
 
 # ---- check ---------------------------------------------------------------------------------------------------------
 
@@ -85,6 +89,14 @@ while IFS= read -r prompt <&3; do
     expect_same "$work/wanted" "$work/stdout" "prompt beside run"
     grep -Eq '^pressrun: [0-9]+ prompt tokens, 24 tokens, first token after' "$work/stderr" || fail "prompt's summary"
 done 3<"$work/run/prompts.txt"
+
+# The seed is one value, however it is given.
+expect 0 "$pressrun" prompt $tiny seeded --device "$device" --seed 3 --quiet
+cp "$work/stdout" "$work/seeded"
+expect 0 "$pressrun" prompt $tiny seeded --device "$device" --set seed=3 --quiet
+expect_same "$work/seeded" "$work/stdout" "--seed 3 and --set seed=3"
+expect 0 "$pressrun" prompt $tiny seeded --device "$device" --quiet
+cmp -s "$work/seeded" "$work/stdout" && fail "the seed changes nothing"
 
 # It streams: the first bytes are there while it works on the rest.
 mkfifo "$work/pipe"

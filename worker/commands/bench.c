@@ -13,7 +13,7 @@
 #include "worker/run/session.h"
 #include "worker/version.h"
 
-enum { MAX_BATCH_SIZES = 64, MAX_REPEATS = 1000 };
+enum { MAX_BATCH_SIZES = 64 };
 
 /* One batch size's medians. */
 struct point {

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "worker/base/file.h"
 #include "worker/base/log.h"
 #include "worker/commands/commands.h"
 #include "worker/run/intake.h"
@@ -119,12 +118,7 @@ static enum status check(const struct command_options *options, struct job *job,
     TRY(model_config_load(job->model, &model, defaults));
     char fingerprint[33];
     TRY(model_fingerprint(job->model, fingerprint)); /* reads and so checks every weight file */
-    char *path = path_join(job->model, "tokenizer.json");
-    RETURN_IF(!path, STATUS_INTERNAL, "out of host memory");
-    bool has_tokenizer = file_exists(path);
-    free(path);
-    if (has_tokenizer)
-        TRY(tokenizer_open(job->model, tokenizer));
+    TRY(session_open_tokenizer(job->model, tokenizer));
 
     struct plan_device device = {
         .is_gpu = true, .free_bytes = options->device_memory, .total_bytes = options->device_memory};

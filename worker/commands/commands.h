@@ -23,11 +23,10 @@ struct command_options {
     uint64_t device_memory;  /* check: bytes of the device to plan for; 0: this machine's */
     const char *prompt;      /* prompt: the text */
     const char *batch_sizes; /* bench: "1,8,64" */
-    const char *json_path;   /* bench: where the rows go; NULL: beside nothing */
+    const char *json_path;   /* bench: where the rows go too; NULL: to the table alone */
     int32_t prompt_tokens;   /* bench */
     int32_t new_tokens;      /* bench */
     int32_t repeats;         /* bench */
-    uint64_t seed;
 };
 
 enum status command_run(const struct command_options *options);

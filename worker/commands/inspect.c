@@ -4,7 +4,7 @@
 #include "worker/commands/commands.h"
 #include "worker/model/model.h"
 #include "worker/model/safetensors.h"
-#include "worker/text/tokenizer.h"
+#include "worker/run/session.h"
 
 static void print_tensors(struct safetensors *files) {
     printf("tensors      %d\n", safetensors_count(files));
@@ -21,7 +21,7 @@ static enum status inspect(const char *folder, struct tokenizer **tokenizer, str
                            struct sampling *defaults) {
     struct model_config config;
     TRY(model_config_load(folder, &config, defaults));
-    TRY(tokenizer_open(folder, tokenizer));
+    TRY(session_open_tokenizer(folder, tokenizer));
     TRY(safetensors_open_folder(folder, files));
     char fingerprint[33];
     TRY(model_fingerprint(folder, fingerprint));
@@ -46,7 +46,8 @@ static enum status inspect(const char *folder, struct tokenizer **tokenizer, str
     for (int32_t i = 0; i < config.n_eos; i++)
         printf(" %d", config.eos_ids[i]);
     printf("%s\n", config.n_eos ? "" : " none");
-    printf("tokenizer    %s\n", tokenizer_description(*tokenizer));
+    printf("tokenizer    %s\n",
+           *tokenizer ? tokenizer_description(*tokenizer) : "none: prompts must be token ids");
     printf("fingerprint  %s\n", fingerprint);
     print_tensors(*files);
     return STATUS_OK;

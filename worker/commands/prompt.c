@@ -48,8 +48,9 @@ static void on_token(void *argument, const struct sequence *sequence, int32_t to
 
 static enum status make_job(const struct command_options *options, struct job *job, struct config *config) {
     TRY(job_from_values(options->target, options->overrides, options->n_overrides, job, config));
+    RETURN_IF(job->sampling.n != 1, STATUS_USAGE,
+              "n: %d answers cannot be streamed at once; ask with several seeds", job->sampling.n);
     job->on_too_long = ON_TOO_LONG_TRUNCATE_LEFT;
-    job->seed = options->seed;
     config->max_num_seqs = 1;
     return STATUS_OK;
 }
@@ -70,7 +71,10 @@ static enum status generate(struct session *session, const struct job *job, cons
                                     .start_s = start_s};
     struct tokenizer_scratch *scratch = NULL;
     int32_t max_tokens = 1;
-    enum status result = tokenizer_scratch_new(session->tokenizer, &scratch);
+    enum status result =
+        record->request.prompt.bytes ? STATUS_OK : status_fail(STATUS_INTERNAL, "out of host memory");
+    if (result == STATUS_OK)
+        result = tokenizer_scratch_new(session->tokenizer, &scratch);
     if (result == STATUS_OK)
         result = intake_prepare(&intake, scratch, record, &max_tokens);
     tokenizer_scratch_free(scratch);
@@ -96,7 +100,9 @@ static enum status generate(struct session *session, const struct job *job, cons
     }
     struct run_metrics *metrics = calloc(1, sizeof *metrics);
     struct record *done = NULL;
-    while (metrics && result == STATUS_OK && stream->failure == STATUS_OK && !(done = engine_take(engine)))
+    if (!metrics)
+        result = status_fail(STATUS_INTERNAL, "out of host memory");
+    while (result == STATUS_OK && stream->failure == STATUS_OK && !(done = engine_take(engine)))
         result = engine_step(engine, false, true, metrics);
     free(metrics);
     if (done && done->request.error_code)

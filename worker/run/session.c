@@ -29,6 +29,15 @@ enum status session_open_device(const struct config *config, struct backend *bac
     return STATUS_OK;
 }
 
+enum status session_open_tokenizer(const char *folder, struct tokenizer **out) {
+    *out = NULL;
+    char *path = path_join(folder, "tokenizer.json");
+    RETURN_IF(!path, STATUS_INTERNAL, "out of host memory");
+    bool has_tokenizer = file_exists(path);
+    free(path);
+    return has_tokenizer ? tokenizer_open(folder, out) : STATUS_OK;
+}
+
 static enum status load(const struct job *job, const struct config *config, struct session *session) {
     double began = clock_seconds();
     bool is_gpu;
@@ -42,12 +51,7 @@ static enum status load(const struct job *job, const struct config *config, stru
     TRY(plan_make(job, config, &session->model_config, &device, &session->plan));
 
     began = clock_seconds();
-    char *tokenizer_path = path_join(job->model, "tokenizer.json");
-    RETURN_IF(!tokenizer_path, STATUS_INTERNAL, "out of host memory");
-    bool has_tokenizer = file_exists(tokenizer_path);
-    free(tokenizer_path);
-    if (has_tokenizer)
-        TRY(tokenizer_open(job->model, &session->tokenizer));
+    TRY(session_open_tokenizer(job->model, &session->tokenizer));
     TRY(model_load(job->model, &session->model_config, session->plan.dtype, backend, session->fingerprint,
                    &session->model));
     TRY(model_prepare(session->model, &session->plan.model));

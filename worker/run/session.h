@@ -26,6 +26,9 @@ void session_close(struct session *session);
 /* The engine's limits that go with the session's plan. */
 struct scheduler_limits session_scheduler_limits(const struct session *session);
 
+/* The model folder's tokenizer; NULL where it has none (a model that is prompted with token ids alone). */
+enum status session_open_tokenizer(const char *folder, struct tokenizer **out);
+
 /* Opens the device that config asks for; *is_gpu tells which it became. */
 enum status session_open_device(const struct config *config, struct backend *backend, bool *is_gpu);
 
