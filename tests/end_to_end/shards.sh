@@ -32,3 +32,18 @@ grep -q 'complete, 0 records' "$work/stdout" || fail "the surplus shard: $(cat "
 cp "$work/out.0-of-3.jsonl.gz" "$work/out.1-of-3.jsonl.gz"
 expect 73 "$pressrun" run "$work/job.yaml" --quiet --shard 1/3
 grep -q 'belongs to another job (.*shard' "$work/stderr" || fail "another shard's file: $(cat "$work/stderr")"
+
+# The recipe of jobs/README.md, word for word; only the answers are cut short.
+mkdir -p "$work/recipe/bin" "$work/recipe/out"
+cp -r jobs "$work/recipe"
+ln -s "$repo/weights" "$repo/configs" "$work/recipe"
+cat >"$work/recipe/bin/pressrun" <<END
+#!/bin/sh
+exec '$pressrun' "\$@" --set config.device='$device' --set max_tokens=2
+END
+chmod +x "$work/recipe/bin/pressrun"
+awk '/^## Shards in a shell/ { here = 1 } /^```$/ && inside { exit } inside { print } here && /^```sh$/ { inside = 1 }' \
+    jobs/README.md >"$work/recipe/loop.sh"
+grep -q 'pressrun run .*--shard' "$work/recipe/loop.sh" || fail "jobs/README.md has no loop over shards"
+(cd "$work/recipe" && PATH=$PWD/bin:$PATH expect 0 bash loop.sh)
+[[ $(cat "$work/stdout") == "every line once" ]] || fail "the recipe says: $(head -n 5 "$work/stdout")"

@@ -100,6 +100,7 @@ kill -TERM "$worker"
 kill -HUP "$worker"
 kill -CONT "$worker"
 ends "$worker" 75 "a second signal"
+jq -e '.state == "running"' "$work/job/out.jsonl.gz.manifest.json" >/dev/null || fail "a second signal waits its turn"
 expect 0 "$pressrun" run "$work/job/job.yaml" --quiet
 records "$work/job/out.jsonl.gz" >"$work/records"
 expect_same "$work/whole" "$work/records" "resumed behind a second signal"
@@ -121,6 +122,20 @@ exec 4>&-
     fail "resumed from standard input: $(tail -n 1 "$work/stderr")"
 records "$work/job/out.jsonl.gz" >"$work/records"
 expect_same "$work/whole" "$work/records" "resumed from standard input"
+
+# What is finished and not sealed yet is sealed on the way out.
+new_job 'seal_seconds: 86400' 'progress_seconds: 0.1'
+sed -i '/^seal_bytes/d' "$work/job/config.yaml"
+"$pressrun" run "$work/job/job.yaml" --set prompts=- <"$work/pipe" >"$work/stdout" 2>"$work/stderr" &
+worker=$!
+exec 4>"$work/pipe"
+head -n 3 "$work/job/prompts.jsonl" >&4
+wait_for "three finished records" grep -q '^pressrun: 3 prompts' "$work/stderr"
+! has_sealed 1 || fail "sealed too early for what is tested here"
+kill -TERM "$worker"
+ends "$worker" 75 "SIGTERM with unsealed records"
+[[ $(n_sealed) -eq 3 ]] || fail "$(n_sealed) of 3 finished records were sealed"
+exec 4>&-
 
 # Before anything came, and with the pipe's other end still silent.
 new_job
