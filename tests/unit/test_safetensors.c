@@ -127,8 +127,8 @@ static void check_conversion(int64_t n_out, int64_t n_in, enum weight_layout lay
 
 static void test_conversion(void **state) {
     (void)state;
-    static const int64_t sizes[][2] = {{1, 1},    {3, 5},   {64, 64}, {65, 63},
-                                       {130, 70}, {1, 200}, {200, 1}, {384, 300}};
+    static const int64_t sizes[][2] = {{1, 1},   {3, 5},   {64, 64},   {65, 63},    {130, 70},
+                                       {1, 200}, {200, 1}, {384, 300}, {2100, 1001} /* shared by threads */};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
             check_conversion(sizes[i][0], sizes[i][1], layout, DTYPE_FLOAT32);
