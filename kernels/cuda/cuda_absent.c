@@ -6,6 +6,7 @@
 enum status backend_open_cuda(const struct backend_options *options, struct backend *out) {
     (void)options;
     memset(out, 0, sizeof *out);
-    return status_fail(STATUS_NO_DEVICE,
-                       "built without CUDA; use device: cpu, or build where the CUDA toolkit is installed");
+    return status_fail(
+        STATUS_NO_DEVICE,
+        "cuda: built without CUDA; use device: cpu, or build where the CUDA toolkit is installed");
 }

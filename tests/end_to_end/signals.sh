@@ -105,8 +105,9 @@ expect 0 "$pressrun" run "$work/job/job.yaml" --quiet
 records "$work/job/out.jsonl.gz" >"$work/records"
 expect_same "$work/whole" "$work/records" "resumed behind a second signal"
 
-# A pipe that stays open: records are sealed while the worker waits for more, and SIGTERM ends the wait.
-new_job 'seal_seconds: 0.05'
+# A pipe that stays open: records are sealed while the worker waits for more, and SIGTERM ends the wait (by itself, not
+# because grace_s is over).
+new_job 'seal_seconds: 0.05' 'grace_s: 3600'
 mkfifo "$work/pipe"
 "$pressrun" run "$work/job/job.yaml" --set prompts=- <"$work/pipe" >"$work/stdout" 2>"$work/stderr" &
 worker=$!
@@ -138,7 +139,7 @@ ends "$worker" 75 "SIGTERM with unsealed records"
 exec 4>&-
 
 # Before anything came, and with the pipe's other end still silent.
-new_job
+new_job 'grace_s: 3600'
 "$pressrun" run "$work/job/job.yaml" --set prompts=- <"$work/pipe" >"$work/stdout" 2>"$work/stderr" &
 worker=$!
 exec 4>"$work/pipe"

@@ -16,7 +16,7 @@ python3 - "$pressrun" "$work/out.jsonl.gz" "$work" <<'PYTHON'
 import os, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import get_ident
-sys.path.insert(0, "tests/end_to_end")
+sys.path.insert(0, "reference")
 from seals import sealed
 program, good, folder = sys.argv[1:]
 data = open(good, "rb").read()

@@ -55,15 +55,18 @@ check 73 "${run[@]}" --set seed=8
 gzip -c "$work/prompts.jsonl" | head -c -9 >"$work/cut.jsonl.gz"
 check 65 "${run[@]}" --set prompts="$work/cut.jsonl.gz" --set output="$work/other.jsonl.gz"
 
-# A job that is stopped once it has sealed a record and waits for more, and resumed.
+# A job that is stopped once it has sealed a record, with others in flight, others waiting and its input open; resumed.
 mkfifo "$work/pipe"
-piped=(--set prompts=- --set output="$work/piped.jsonl.gz" --set config.seal_bytes=1)
+cp "$work/prompts.jsonl" "$work/piped.jsonl"
+for ((i = 0; i < 10; i++)); do echo '{"prompt": "and so on", "max_tokens": 60}'; done >>"$work/piped.jsonl"
+piped=(--set prompts=- --set output="$work/piped.jsonl.gz" --set config.seal_bytes=1 --set config.max_num_seqs=1
+    --set config.grace_s=3600)
 "${valgrind[@]}" "${run[@]}" "${piped[@]}" <"$work/pipe" >"$work/stdout" 2>"$work/stderr" &
 worker=$!
 exec 4>"$work/pipe"
-head -n 2 "$work/prompts.jsonl" >&4
+cat "$work/piped.jsonl" >&4
 for ((i = 0; i < 1200; i++)); do # a minute
-    [[ $(zcat "$work/piped.jsonl.gz.part" 2>/dev/null | wc -l) -lt 3 ]] || break
+    [[ $(zcat "$work/piped.jsonl.gz.part" 2>/dev/null | wc -l) -lt 1 ]] || break
     sleep 0.05
 done
 kill -TERM "$worker"
@@ -71,5 +74,7 @@ code=0
 wait "$worker" || code=$?
 exec 4>&-
 [[ $code -eq 75 && $i -lt 1200 ]] || fail "stopped: exit code $code instead of 75: $(tail -n 20 "$work/stderr")"
-check 0 "${run[@]}" "${piped[@]}" <"$work/prompts.jsonl"
-[[ $(zcat "$work/piped.jsonl.gz" | wc -l) -eq 7 ]] || fail "resumed: $(zcat "$work/piped.jsonl.gz" | wc -l) lines"
+n_sealed=$(zcat "$work/piped.jsonl.gz.part" | wc -l)
+[[ $n_sealed -lt 17 ]] || fail "stopped too late for what is tested here: $n_sealed lines"
+check 0 "${run[@]}" "${piped[@]}" <"$work/piped.jsonl"
+[[ $(zcat "$work/piped.jsonl.gz" | wc -l) -eq 17 ]] || fail "resumed: $(zcat "$work/piped.jsonl.gz" | wc -l) lines"
