@@ -12,8 +12,7 @@
 
 enum { JOB_SEED = 2024, KV_PAGES = 2400 };
 
-/* ---- the records -----------------------------------------------------------------------------------------
- */
+/* ---- the records ---- */
 
 /* Draw number `what` of record `index`, in [0, 1). */
 static double draw(int32_t index, uint32_t what) {
@@ -95,8 +94,7 @@ static struct record *make_record(const struct invariance_model *model, const st
     return record;
 }
 
-/* ---- a run ------------------------------------------------------------------------------------------------
- */
+/* ---- a run ---- */
 
 struct bench {
     struct backend backend;
@@ -208,8 +206,7 @@ void invariance_run_free(struct invariance_run *run) {
     }
 }
 
-/* ---- the comparison ---------------------------------------------------------------------------------------
- */
+/* ---- the comparison ---- */
 
 static bool same_bits(float a, float b) {
     return memcmp(&a, &b, sizeof a) == 0;

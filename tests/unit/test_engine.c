@@ -198,8 +198,7 @@ static struct buffer text_of(const struct fixture *fixture, const struct complet
     return text;
 }
 
-/* ---- how answers end --------------------------------------------------------------------------------------
- */
+/* ---- how answers end ---- */
 
 /* What stop strings must make of an answer that ran to its end: the whole text so far is searched anew after
  * each token. */
@@ -369,8 +368,7 @@ static void test_lengths(void **state) {
     check_lengths(true);
 }
 
-/* ---- what answers hold ------------------------------------------------------------------------------------
- */
+/* ---- what answers hold ---- */
 
 static void check_samples(bool is_late) {
     struct fixture fixture;
@@ -458,8 +456,7 @@ static void test_logprobs(void **state) {
     check_logprobs(true);
 }
 
-/* ---- records that do not run ------------------------------------------------------------------------------
- */
+/* ---- records that do not run ---- */
 
 static void test_records_in_error_come_back_in_their_turn(void **state) {
     (void)state;
@@ -546,8 +543,7 @@ static void test_paused_ends_what_began(void **state) {
     }
 }
 
-/* ---- ends that come too soon ------------------------------------------------------------------------------
- */
+/* ---- ends that come too soon ---- */
 
 /* Records of every kind: one token, several, samples, stops, an error, more than there are slots. */
 static void submit_mixed(struct fixture *fixture) {

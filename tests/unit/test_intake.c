@@ -103,8 +103,7 @@ static void expect_error(const struct fixture *fixture, const char *line, const 
     record_free(&record);
 }
 
-/* ---- levels -----------------------------------------------------------------------------------------------
- */
+/* ---- levels ---- */
 
 static void test_precedence(void **state) {
     (void)state;
@@ -165,8 +164,7 @@ static void test_seeds(void **state) {
     fixture_close(&fixture);
 }
 
-/* ---- lengths ----------------------------------------------------------------------------------------------
- */
+/* ---- lengths ---- */
 
 static void test_max_tokens_is_cut_to_the_room(void **state) {
     (void)state;
@@ -236,8 +234,7 @@ static void test_too_long_is_cut_from_the_left(void **state) {
     fixture_close(&fixture);
 }
 
-/* ---- tokens -----------------------------------------------------------------------------------------------
- */
+/* ---- tokens ---- */
 
 static void test_vocabulary(void **state) {
     (void)state;
@@ -279,8 +276,7 @@ static void test_without_a_tokenizer(void **state) {
     fixture_close(&fixture);
 }
 
-/* ---- the thread -------------------------------------------------------------------------------------------
- */
+/* ---- the thread ---- */
 
 static struct intake *start(struct fixture *fixture, const char *path) {
     struct prompt_reader *reader;

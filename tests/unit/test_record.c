@@ -201,8 +201,7 @@ static void test_broken_clocks(void **state) {
     record_free(&record);
 }
 
-/* ---- numbers ----------------------------------------------------------------------------------------------
- */
+/* ---- numbers ---- */
 
 static void test_integers(void **state) {
     (void)state;

@@ -102,8 +102,7 @@ static void drop_group(struct group *group) {
     group_free(group);
 }
 
-/* ---- the naive account ----------------------------------------------------------------------------------
- */
+/* ---- the naive account ---- */
 
 static int32_t slots_held(const struct world *world) {
     int32_t n = 0;
@@ -167,8 +166,7 @@ static int32_t foretell_admissions(const struct world *world, bool is_paused, bo
     return n;
 }
 
-/* ---- playing a step --------------------------------------------------------------------------------------
- */
+/* ---- playing a step ---- */
 
 static void find_sample(struct world *world, const struct sequence *sequence, int32_t *group,
                         int32_t *sample) {
@@ -400,8 +398,7 @@ static int32_t play_step(struct world *world, bool is_paused, bool force) {
     return plan.batch.n_rows;
 }
 
-/* ---- random runs -----------------------------------------------------------------------------------------
- */
+/* ---- random runs ---- */
 
 static void make_world(struct world *world, uint64_t seed) {
     memset(world, 0, sizeof *world);
@@ -492,8 +489,7 @@ static void test_random_runs(void **state) {
     free(world);
 }
 
-/* ---- rules, one by one -----------------------------------------------------------------------------------
- */
+/* ---- rules, one by one ---- */
 
 static int32_t as_many(struct backend_context *context, int32_t n) {
     (void)context;

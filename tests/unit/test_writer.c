@@ -30,8 +30,7 @@ static int teardown(void **state) {
     return 0;
 }
 
-/* ---- system calls that fail, die, or are missing ----------------------------------------------------------
- */
+/* ---- system calls that fail, die, or are missing ---- */
 
 enum fault_kind {
     FAULT_ONCE,  /* call number `at` fails, later ones work */
@@ -242,8 +241,7 @@ static void test_publish_needs_totals_and_syncs(void **state) {
     writer_close(writer);
 }
 
-/* ---- when seals are written -------------------------------------------------------------------------------
- */
+/* ---- when seals are written ---- */
 
 static void test_seal_by_time_and_bytes(void **state) {
     (void)state;
@@ -328,8 +326,7 @@ static void test_append_refuses_half_lines(void **state) {
     writer_close(writer);
 }
 
-/* ---- what is there already --------------------------------------------------------------------------------
- */
+/* ---- what is there already ---- */
 
 /* Opening must be refused with that status and words, and change nothing. */
 static void assert_refused(enum status status, const char *words) {
@@ -564,8 +561,7 @@ static void test_identity_must_fit(void **state) {
     buffer_free(&identity.text);
 }
 
-/* ---- damage -----------------------------------------------------------------------------------------------
- */
+/* ---- damage ---- */
 
 /* Offsets of the members of a .part, by its seals; the last is the file's size. */
 static int member_offsets(const char *path, uint64_t *offsets, int max) {
@@ -679,8 +675,7 @@ static void test_damaged_middle_is_kept(void **state) {
     buffer_free(&whole);
 }
 
-/* ---- two workers ------------------------------------------------------------------------------------------
- */
+/* ---- two workers ---- */
 
 static void test_second_worker_is_refused(void **state) {
     (void)state;
@@ -747,8 +742,7 @@ static void test_many_workers(void **state) {
     }
 }
 
-/* ---- a random run against a naive model -------------------------------------------------------------------
- */
+/* ---- a random run against a naive model ---- */
 
 /* The model knows how many records were appended, and that what a seal holds is a prefix of them. */
 struct model {

@@ -93,8 +93,7 @@ static enum status write_manifest(struct run *run, const char *state, bool is_co
     return manifest_write(&info);
 }
 
-/* ---- opening
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 /* The job with every value that a default left open, as the identity needs it. */
 static struct job effective_job(const struct run *run) {
@@ -197,8 +196,7 @@ static enum status open_pipeline(struct run *run) {
     return progress_open(&progress, &run->progress);
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the loop ---- */
 
 static void show_progress(struct run *run, int64_t n_put, int64_t n_errors) {
     double now = clock_seconds();
@@ -294,8 +292,7 @@ static enum status generate(struct run *run) {
     return has_failed ? status_fail(run->input.status, "%s", run->input.message) : STATUS_OK;
 }
 
-/* ---- the end
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the end ---- */
 
 static void finish_metrics(struct run *run) {
     struct run_metrics *metrics = run->metrics;

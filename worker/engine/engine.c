@@ -169,8 +169,7 @@ static void finish_group(struct engine *engine, struct group *group) {
     engine->finished_tail = group;
 }
 
-/* ---- retiring: what came back
- * ------------------------------------------------------------------------------------ */
+/* ---- retiring: what came back ---- */
 
 static enum status keep_token(struct sequence *sequence, const struct sample_result *result,
                               const struct sample_top *top) {
@@ -324,8 +323,7 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
     return STATUS_OK;
 }
 
-/* ---- queueing
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- queueing ---- */
 
 static void count_step(struct engine *engine, const struct step_plan *plan, bool has_company,
                        struct run_metrics *metrics) {

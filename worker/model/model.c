@@ -17,7 +17,7 @@ static const struct model_family *find_family(const char *model_type) {
     return NULL;
 }
 
-/* ---- sizes --------------------------------------------------------------------------------------------- */
+/* ---- sizes ---- */
 
 static size_t saturating_add(size_t a, size_t b) {
     size_t sum;
@@ -91,7 +91,7 @@ void model_parameter_counts(const struct model_config *config, int64_t *body, in
     *head = config->n_vocab * n_embd;
 }
 
-/* ---- fingerprint --------------------------------------------------------------------------------------- */
+/* ---- fingerprint ---- */
 
 enum { MAX_JSON_BYTES = 256 << 20 };
 
@@ -132,7 +132,7 @@ enum status model_fingerprint(const char *folder, char out[33]) {
     return result;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------- */
+/* ---- loading ---- */
 
 /* A tensor that nothing reads means that the model is not what config.json says it is. */
 static enum status check_all_used(struct safetensors *files, const struct model_family *family) {

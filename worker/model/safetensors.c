@@ -31,7 +31,7 @@ struct safetensors {
     size_t n_tensors;
 };
 
-/* ---- one tensor of a header ---------------------------------------------------------------------------- */
+/* ---- one tensor of a header ---- */
 
 static const struct dtype_entry {
     const char *name;
@@ -126,7 +126,7 @@ static enum status read_tensor(const struct tensor_file *file, const json_t *ent
     return STATUS_OK;
 }
 
-/* ---- one file ------------------------------------------------------------------------------------------ */
+/* ---- one file ---- */
 
 static enum status check_metadata(const char *path, const json_t *metadata) {
     RETURN_IF(!json_is_object(metadata), STATUS_DATA, "%s: __metadata__ is %s, expected an object of strings",
@@ -268,7 +268,7 @@ enum status safetensors_open_file(const char *path, struct safetensors **out) {
     return STATUS_OK;
 }
 
-/* ---- a folder ------------------------------------------------------------------------------------------ */
+/* ---- a folder ---- */
 
 /* A shard's name is a plain file name: the index must not lead out of the folder. */
 static bool is_plain_name(const char *name) {
@@ -390,7 +390,7 @@ void safetensors_close(struct safetensors *files) {
     free(files);
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------- */
+/* ---- tensors ---- */
 
 int32_t safetensors_count(const struct safetensors *files) {
     return (int32_t)files->n_tensors;

@@ -43,8 +43,7 @@ size_t record_bytes(const struct record *record) {
     return bytes;
 }
 
-/* ---- pieces: reserve first, then write through a pointer --------------------------------------------------
- */
+/* ---- pieces: reserve first, then write through a pointer ---- */
 
 static char *put(char *at, const char *text, size_t size) {
     memcpy(at, text, size);
@@ -102,8 +101,7 @@ static enum status append_string(struct buffer *out, const char *text, size_t si
     return buffer_append_byte(out, '"');
 }
 
-/* ---- fields -----------------------------------------------------------------------------------------------
- */
+/* ---- fields ---- */
 
 static enum status append_start(struct buffer *out, const struct request *request) {
     TRY(buffer_reserve(out, 64));
@@ -214,8 +212,7 @@ static enum status append_timing(struct buffer *out, const struct record *record
     return STATUS_OK;
 }
 
-/* ---- lines ------------------------------------------------------------------------------------------------
- */
+/* ---- lines ---- */
 
 static enum status append_error_line(struct buffer *out, const struct record *record) {
     const struct request *request = &record->request;

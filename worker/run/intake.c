@@ -31,8 +31,7 @@ struct intake {
     char failure_message[1024];
 };
 
-/* ---- one request
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- one request ---- */
 
 enum status intake_set_error(struct request *request, const char *code) {
     free(request->error_message);
@@ -151,8 +150,7 @@ enum status intake_prepare(const struct intake_options *options, struct tokenize
     return STATUS_OK;
 }
 
-/* ---- the thread
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- the thread ---- */
 
 static void fail(struct intake *intake, enum status status) {
     pthread_mutex_lock(&intake->mutex);
