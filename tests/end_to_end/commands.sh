@@ -85,7 +85,8 @@ lines >"$work/greedy"
 for quiet in '' --quiet; do
     # shellcheck disable=SC2086 # no word, or one
     expect 0 "$pressrun" run "$work/run/job.yaml" --set "prompts=$work/run/prompts.txt" $quiet
-    [[ -z $quiet && $(wc -l <"$work/stderr") -eq 1 || $quiet && ! -s $work/stderr ]] || fail "a finished job, $quiet: $(cat "$work/stderr")"
+    [[ -z $quiet && $(wc -l <"$work/stderr") -eq 1 || $quiet && ! -s $work/stderr ]] ||
+        fail "a finished job, $quiet: $(cat "$work/stderr")"
 done
 while IFS= read -r prompt <&3; do
     expect 0 "$pressrun" prompt $tiny "$prompt" --device "$device" --set config.threads=1 --temperature 0 \
