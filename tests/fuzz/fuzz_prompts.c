@@ -38,11 +38,9 @@ static void check_request(const struct request *request) {
 /* Number of requests of a shard. */
 static int64_t read_all(const char *path, struct shard shard) {
     struct job job = {.prompts = (char *)path, .prompt_field = "prompt"};
-    struct config config;
     struct prompt_reader *reader;
-    config_defaults(&config);
-    config.max_line_bytes = 4096;
-    if (prompt_reader_open(&job, &config, shard, &reader) != STATUS_OK)
+    job.max_line_bytes = 4096;
+    if (prompt_reader_open(&job, shard, &reader) != STATUS_OK)
         abort();
     int64_t n = 0;
     for (;;) {

@@ -142,14 +142,12 @@ static int check_row(const struct bad_line *row, size_t i, const char *name) {
     struct buffer text = {0};
     assert_int_equal(buffer_printf(&text, "{\"prompt\":\"good\"}\n%s\n", row->line), STATUS_OK);
     struct job job = {.prompts = (char *)temp_file(name, text.data, text.size), .prompt_field = "prompt"};
-    struct config config;
     struct prompt_reader *reader;
     struct request request;
     bool end;
-    config_defaults(&config);
     if (row->code && strcmp(row->code, "line_too_long") == 0)
-        config.max_line_bytes = 128;
-    assert_int_equal(prompt_reader_open(&job, &config, (struct shard){0, 1}, &reader), STATUS_OK);
+        job.max_line_bytes = 128;
+    assert_int_equal(prompt_reader_open(&job, (struct shard){0, 1}, &reader), STATUS_OK);
     assert_int_equal(prompt_reader_next(reader, &request, &end), STATUS_OK);
     assert_null(request.error_code);
     request_free(&request);
@@ -254,13 +252,11 @@ static void test_streams(void **state) {
         const struct bad_stream *row = &stream_rows[i];
         const char *path = temp_file(row->name, row->bytes, row->size);
         struct job job = {.prompts = (char *)path};
-        struct config config;
         struct prompt_reader *reader;
         struct request request;
         bool end = false;
         enum status status = STATUS_OK;
-        config_defaults(&config);
-        assert_int_equal(prompt_reader_open(&job, &config, (struct shard){0, 1}, &reader), STATUS_OK);
+        assert_int_equal(prompt_reader_open(&job, (struct shard){0, 1}, &reader), STATUS_OK);
         while (status == STATUS_OK && !end) {
             status = prompt_reader_next(reader, &request, &end);
             if (status == STATUS_OK && !end)

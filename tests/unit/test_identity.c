@@ -59,6 +59,7 @@ static void test_text(void **state) {
                                             "max_model_len=256\n"
                                             "seed=42\n"
                                             "on_too_long=\"error\"\n"
+                                            "max_line_bytes=16777216\n"
                                             "prompts=\"jsonl\"\n"
                                             "prompt_field=\"prompt\"\n"
                                             "output_token_ids=false\n"

@@ -282,8 +282,7 @@ static struct intake *start(struct fixture *fixture, const char *path) {
     struct prompt_reader *reader;
     struct intake *intake;
     fixture->job.prompts = (char *)path;
-    assert_int_equal(prompt_reader_open(&fixture->job, &fixture->config, (struct shard){0, 1}, &reader),
-                     STATUS_OK);
+    assert_int_equal(prompt_reader_open(&fixture->job, (struct shard){0, 1}, &reader), STATUS_OK);
     assert_int_equal(intake_start(&fixture->options, reader, &intake), STATUS_OK);
     return intake;
 }

@@ -47,7 +47,7 @@ static void test_minimal(void **state) {
     assert_true(config.gpu_memory_utilization == 0.9 && config.cuda_graphs);
     assert_int_equal(config.max_num_seqs, 0);
     assert_true(config.seal_seconds == 2 && config.seal_bytes == 1 << 20);
-    assert_true(config.max_waiting_bytes == 256 << 20 && config.max_line_bytes == 16 << 20);
+    assert_true(config.max_waiting_bytes == 256 << 20 && job_max_line_bytes(&job) == 16 << 20);
     assert_true(config.read_ahead_records == 4096 && config.read_ahead_bytes == 64 << 20);
     assert_true(config.grace_s == 20 && config.progress_seconds == 5 && config.cpu_memory == 0);
     unload();
@@ -59,12 +59,12 @@ static void test_everything(void **state) {
                              "max_num_batched_tokens: auto\ngpu_memory_utilization: 0.5\ncpu_memory: 2GiB\n"
                              "cuda_graphs: false\nseal_seconds: 0.5\nseal_bytes: 64KiB\n"
                              "max_waiting_bytes: 1MiB\nread_ahead_records: 10\nread_ahead_bytes: 1000\n"
-                             "max_line_bytes: 4096\ngrace_s: 1\nprogress_seconds: 1.5\n");
+                             "grace_s: 1\nprogress_seconds: 1.5\n");
     load(temp_text("job.yaml",
                    "model: /abs/model\nprompts: \"-\"\noutput: o.gz\nconfig: config.yaml\n"
                    "dtype: bfloat16\nkv_cache_dtype: float32\nmax_model_len: 128\n"
                    "seed: 9223372036854775807\non_too_long: truncate_left\nprompt_field: question\n"
-                   "output_token_ids: true\n"
+                   "output_token_ids: true\nmax_line_bytes: 4096\n"
                    "sampling:\n  max_new_tokens: 120\n  temperature: 0\n  top_p: 0.9\n  top_k: -1\n"
                    "  min_p: 0.05\n  repetition_penalty: 1.1\n  presence_penalty: 1\n"
                    "  frequency_penalty: -1e0\n  n: 2\n  logprobs: 5\n  ignore_eos: true\n"
@@ -104,7 +104,7 @@ static void test_everything(void **state) {
     assert_false(config.cuda_graphs);
     assert_true(config.seal_seconds == 0.5 && config.seal_bytes == 65536);
     assert_true(config.max_waiting_bytes == 1 << 20 && config.read_ahead_records == 10);
-    assert_true(config.read_ahead_bytes == 1000 && config.max_line_bytes == 4096);
+    assert_true(config.read_ahead_bytes == 1000 && job_max_line_bytes(&job) == 4096);
     assert_true(config.grace_s == 1 && config.progress_seconds == 1.5);
     unload();
 }

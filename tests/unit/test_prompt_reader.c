@@ -18,12 +18,9 @@
 
 static struct prompt_reader *open_reader(const char *path, struct shard shard, uint64_t max_line_bytes) {
     struct job job = {.prompts = (char *)path, .prompt_field = "prompt"};
-    struct config config;
     struct prompt_reader *reader = NULL;
-    config_defaults(&config);
-    if (max_line_bytes)
-        config.max_line_bytes = max_line_bytes;
-    enum status status = prompt_reader_open(&job, &config, shard, &reader);
+    job.max_line_bytes = max_line_bytes;
+    enum status status = prompt_reader_open(&job, shard, &reader);
     if (status != STATUS_OK)
         fail_msg("%s: %s", path, status_message());
     return reader;
@@ -470,10 +467,8 @@ static void test_cannot_open(void **state) {
                  {temp_path(""), STATUS_JOB}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct job job = {.prompts = (char *)cases[i].path};
-        struct config config;
         struct prompt_reader *reader = NULL;
-        config_defaults(&config);
-        assert_int_equal(prompt_reader_open(&job, &config, WHOLE, &reader), cases[i].status);
+        assert_int_equal(prompt_reader_open(&job, WHOLE, &reader), cases[i].status);
         assert_null(reader);
     }
 }

@@ -64,7 +64,7 @@ static void add_record(struct totals *totals, const struct record *record, int32
 static enum status read_prompts(const struct intake_options *intake, struct shard shard,
                                 struct totals *totals) {
     struct prompt_reader *reader;
-    TRY(prompt_reader_open(intake->job, intake->config, shard, &reader));
+    TRY(prompt_reader_open(intake->job, shard, &reader));
     struct tokenizer_scratch *scratch = NULL;
     enum status result = intake->tokenizer ? tokenizer_scratch_new(intake->tokenizer, &scratch) : STATUS_OK;
     bool end = false;

@@ -126,7 +126,7 @@ static enum status open_output(struct run *run, bool *is_done) {
 static enum status open_input(struct run *run) {
     if (run->reader)
         return STATUS_OK;
-    return prompt_reader_open(&run->job, &run->config, run->options->shard, &run->reader);
+    return prompt_reader_open(&run->job, run->options->shard, &run->reader);
 }
 
 /* Passes over the prompts that are answered already, in NAME.part or in NAME. */

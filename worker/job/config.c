@@ -47,7 +47,6 @@ static const struct config_key keys[] = {
     KEY(max_waiting_bytes, CONFIG_BYTES, 1, TIB, false),
     KEY(read_ahead_records, CONFIG_UINT64, 1, 1 << 24, false),
     KEY(read_ahead_bytes, CONFIG_BYTES, 1, TIB, false),
-    KEY(max_line_bytes, CONFIG_BYTES, 1, GIB, false),
     KEY(grace_s, CONFIG_REAL, 0, 86400, false),
     KEY(progress_seconds, CONFIG_REAL, 0.1, 86400, false),
 };
@@ -65,7 +64,6 @@ static const char *const config_names[] = {"device",
                                            "max_waiting_bytes",
                                            "read_ahead_records",
                                            "read_ahead_bytes",
-                                           "max_line_bytes",
                                            "grace_s",
                                            "progress_seconds",
                                            NULL};
@@ -81,7 +79,6 @@ void config_defaults(struct config *config) {
         .max_waiting_bytes = 256 << 20,
         .read_ahead_records = 4096,
         .read_ahead_bytes = 64 << 20,
-        .max_line_bytes = 16 << 20,
         .grace_s = 20,
         .progress_seconds = 5,
     };

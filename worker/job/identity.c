@@ -75,6 +75,7 @@ static enum status append_all(struct buffer *out, const struct job *job, const s
     TRY(buffer_printf(out, "max_model_len=%" PRId32 "\n", job->max_model_len));
     TRY(buffer_printf(out, "seed=%" PRIu64 "\n", job->seed));
     TRY(append_line(out, "on_too_long", job->on_too_long == ON_TOO_LONG_ERROR ? "error" : "truncate_left"));
+    TRY(buffer_printf(out, "max_line_bytes=%" PRIu64 "\n", job_max_line_bytes(job)));
     TRY(append_line(out, "prompts", prompts_text(job->prompts)));
     TRY(append_line(out, "prompt_field", job->prompt_field ? job->prompt_field : "prompt"));
     TRY(buffer_printf(out, "output_token_ids=%s\n", job->output_token_ids ? "true" : "false"));

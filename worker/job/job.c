@@ -12,10 +12,9 @@
 #include "worker/job/prompt_reader.h"
 #include "worker/text/quote.h"
 
-static const char *const job_names[] = {"model",       "prompts",        "output",           "config",
-                                        "dtype",       "kv_cache_dtype", "max_model_len",    "seed",
-                                        "on_too_long", "prompt_field",   "output_token_ids", "sampling",
-                                        NULL};
+static const char *const job_names[] = {
+    "model", "prompts",     "output",       "config",           "dtype",    "kv_cache_dtype", "max_model_len",
+    "seed",  "on_too_long", "prompt_field", "output_token_ids", "sampling", "max_line_bytes", NULL};
 
 /* What job_load knows while it reads. */
 struct loader {
@@ -121,6 +120,8 @@ static enum status set_job(struct loader *loader, const struct field *field, boo
     }
     if (strcmp(key, "prompt_field") == 0)
         return set_prompt_field(loader, field);
+    if (strcmp(key, "max_line_bytes") == 0)
+        return field_byte_size(field, 1, (uint64_t)1 << 30, &job->max_line_bytes);
     if (strcmp(key, "output_token_ids") == 0)
         return field_bool(field, &job->output_token_ids);
     if (strcmp(key, "sampling") == 0)

@@ -24,6 +24,7 @@ struct job {
     int32_t max_model_len;     /* 0: the model's context length */
     uint64_t seed;             /* default 0 */
     enum on_too_long on_too_long;
+    uint64_t max_line_bytes;  /* longest input line; 0: the default, 16 MiB */
     char *prompt_field;       /* JSONL column that holds the prompt; default "prompt" */
     bool output_token_ids;    /* write token_ids into records (always with logprobs) */
     struct sampling sampling; /* job level */
@@ -46,7 +47,6 @@ struct config {
     uint64_t max_waiting_bytes;  /* finished records that wait for an earlier one; default 256 MiB */
     uint64_t read_ahead_records; /* default 4096 */
     uint64_t read_ahead_bytes;   /* default 64 MiB */
-    uint64_t max_line_bytes;     /* longest input line; default 16 MiB */
     double grace_s;              /* default 20 */
     double progress_seconds;     /* plain progress lines; default 5 */
 };
@@ -60,6 +60,10 @@ enum status job_load(const char *path, const char *const *overrides, int n_overr
  * output stay NULL. */
 enum status job_from_values(const char *model, const char *const *values, int n_values, struct job *job,
                             struct config *config);
+/* The longest input line, in bytes. */
+static inline uint64_t job_max_line_bytes(const struct job *job) {
+    return job->max_line_bytes ? job->max_line_bytes : (uint64_t)16 << 20;
+}
 void job_free(struct job *job);
 /* Loads a config file alone, or sets one key of it from the value of --set ("config.KEY=value" without its
  * "config."). config holds the defaults or earlier values. Errors as for job_load. */

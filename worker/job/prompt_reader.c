@@ -56,24 +56,22 @@ bool prompt_format_of_name(const char *name, enum prompt_format *format) {
     return stat(name, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
 }
 
-static enum status reader_init(struct prompt_reader *reader, const struct job *job,
-                               const struct config *config) {
+static enum status reader_init(struct prompt_reader *reader, const struct job *job) {
     RETURN_IF(!prompt_format_of_name(job->prompts, &reader->format), STATUS_JOB,
               "%s: no known ending; expected .txt or .jsonl, either with .gz behind it", job->prompts);
     reader->name = strcmp(job->prompts, "-") == 0 ? "standard input" : job->prompts;
-    reader->max_line_bytes = config->max_line_bytes;
+    reader->max_line_bytes = job_max_line_bytes(job);
     reader->chunk = malloc(CHUNK_BYTES);
     reader->prompt_field = strdup(job->prompt_field ? job->prompt_field : "prompt");
     RETURN_IF(!reader->chunk || !reader->prompt_field, STATUS_INTERNAL, "out of host memory");
     return input_stream_open(job->prompts, &reader->input);
 }
 
-enum status prompt_reader_open(const struct job *job, const struct config *config, struct shard shard,
-                               struct prompt_reader **out) {
+enum status prompt_reader_open(const struct job *job, struct shard shard, struct prompt_reader **out) {
     struct prompt_reader *reader = calloc(1, sizeof *reader);
     RETURN_IF(!reader, STATUS_INTERNAL, "out of host memory");
     reader->shard = shard;
-    enum status status = reader_init(reader, job, config);
+    enum status status = reader_init(reader, job);
     if (status != STATUS_OK) {
         prompt_reader_close(reader);
         return status;
@@ -254,7 +252,7 @@ static enum status fill_request(const struct prompt_reader *reader, bool is_too_
         return request_refuse(
             out, "line_too_long",
             "the line is longer than max_line_bytes (%zu), and was skipped; raise it in the "
-            "config or shorten the line",
+            "job or shorten the line",
             reader->max_line_bytes);
     const char *bytes = reader->text.data + NUMBER_BYTES;
     size_t size = reader->text.size - NUMBER_BYTES, bad_offset;

@@ -58,9 +58,8 @@ enum status request_refuse(struct request *out, const char *code, const char *fo
 extern const char *const request_names[];
 
 struct prompt_reader;
-/* Reads job->prompts; config gives the limits. */
-enum status prompt_reader_open(const struct job *job, const struct config *config, struct shard shard,
-                               struct prompt_reader **out);
+/* Reads job->prompts. */
+enum status prompt_reader_open(const struct job *job, struct shard shard, struct prompt_reader **out);
 /* Next request, or *end. The request is the caller's. */
 enum status prompt_reader_next(struct prompt_reader *reader, struct request *out, bool *end);
 /* Skips n selected lines (hashing them); the chain hash behind the last. *skipped < n when the input ends
