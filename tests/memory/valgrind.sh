@@ -8,7 +8,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../end_to_end/lib.sh"
 need valgrind
 
 # check CODE COMMAND...: under Valgrind, which turns any error or leak into exit 99.
-valgrind=(valgrind --quiet --error-exitcode=99 --leak-check=full "--show-leak-kinds=definite,indirect"
+# Fair: else the engine's thread may keep the others from running until it is done.
+valgrind=(valgrind --fair-sched=try --quiet --error-exitcode=99 --leak-check=full "--show-leak-kinds=definite,indirect"
     "--errors-for-leak-kinds=definite,indirect")
 check() {
     local wanted=$1
@@ -58,7 +59,7 @@ check 65 "${run[@]}" --set prompts="$work/cut.jsonl.gz" --set output="$work/othe
 # A job that is stopped once it has sealed a record, with others in flight, others waiting and its input open; resumed.
 mkfifo "$work/pipe"
 cp "$work/prompts.jsonl" "$work/piped.jsonl"
-for ((i = 0; i < 10; i++)); do echo '{"prompt": "and so on", "max_tokens": 60}'; done >>"$work/piped.jsonl"
+for ((i = 0; i < 10; i++)); do echo '{"prompt": "and so on", "max_tokens": 120, "ignore_eos": true}'; done >>"$work/piped.jsonl"
 piped=(--set prompts=- --set output="$work/piped.jsonl.gz" --set config.seal_bytes=1 --set config.max_num_seqs=1
     --set config.grace_s=3600)
 "${valgrind[@]}" "${run[@]}" "${piped[@]}" <"$work/pipe" >"$work/stdout" 2>"$work/stderr" &
