@@ -241,11 +241,10 @@ static enum status feed(struct run *run, double wait_s) {
             break;
         }
         enum status result = engine_submit(run->engine, record, max_tokens);
-        if (result == STATUS_RECORD) {
-            result = intake_set_error(&record->request, "does_not_fit");
-            if (result == STATUS_OK)
-                result = engine_submit(run->engine, record, 1);
-        }
+        /* The plan has room for a sequence of full length: no answer depends on the memory. */
+        if (result == STATUS_RECORD)
+            result = status_fail(STATUS_INTERNAL, "line %lld: %s", (long long)record->request.line,
+                                 status_message());
         if (result != STATUS_OK) {
             record_free(record);
             free(record);
