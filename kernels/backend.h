@@ -42,7 +42,16 @@ static inline size_t dtype_bytes(enum dtype dtype) {
 /* A tensor in backend memory. Owned by the backend that made it; released with tensor_free or by close. */
 struct tensor;
 
-enum activation { ACTIVATION_NONE, ACTIVATION_GELU_TANH };
+enum activation {
+    ACTIVATION_NONE,
+    ACTIVATION_GELU_TANH,
+    ACTIVATION_SILU_GATED /* silu(gate) * up, of a weight made by weight_pair_new; silu(x) = x / (1 + e^-x) */
+};
+
+enum norm_kind {
+    NORM_LAYER, /* (x - mean) / sqrt(variance + epsilon) * weight + bias */
+    NORM_RMS    /* x / sqrt(mean of x^2 + epsilon) * weight */
+};
 
 enum {
     PAGE_TOKENS = 32,          /* positions per KV page */
@@ -157,13 +166,15 @@ struct embed_args {
     const struct tensor *position_embedding; /* weight [n_positions, n_embd], or NULL */
 };
 
-/* out[i, :] = layer_norm(hidden[row(i), :]) * weight + bias. Mean and variance in float32, partial sums over
- * 64 consecutive features, combined in ascending order. A non-finite sum is noted as the fault of the row's
- * slot at `site` (struct sample_result.fault_layer) unless an earlier position or site is noted already. */
+/* out[i, :] = the norm of hidden[row(i), :] over its features. Mean and variance, or mean of squares, in
+ * float32, partial sums over 64 consecutive features, combined in ascending order. A non-finite sum is noted
+ * as the fault of the row's slot at `site` (struct sample_result.fault_layer) unless an earlier position or
+ * site is noted already. */
 struct norm_args {
+    enum norm_kind kind;
     const struct tensor *hidden; /* [max_rows, n_embd] float32 */
     const struct tensor *weight; /* vector [n_embd] float32 */
-    const struct tensor *bias;   /* vector [n_embd] float32, or NULL */
+    const struct tensor *bias;   /* vector [n_embd] float32, or NULL; NULL for NORM_RMS */
     struct tensor *out;          /* [>= n, n_embd] compute dtype */
     float epsilon;
     bool sampled_rows; /* false: i runs over all n_rows rows. true: i runs over n samples from
@@ -175,7 +186,8 @@ struct norm_args {
 
 /* out[r, :] = activation(weight . in[r, :] + bias), or out[r, :] += that when accumulate (the residual).
  * W.X^T with the weight as first operand; K in ascending order in float32, the same order for every n_rows.
- */
+ * A gated activation takes a weight made by weight_pair_new, no bias and no accumulate; n_out is then the
+ * width of one of the pair. */
 struct matmul_args {
     const struct tensor *weight; /* weight [n_out, n_in] compute dtype */
     const struct tensor *bias;   /* vector [n_out] float32, or NULL */
@@ -186,16 +198,21 @@ struct matmul_args {
     bool accumulate; /* out is float32 and holds the residual stream */
 };
 
-/* Attention over KV pages for one layer. First appends K and V of its rows to their slots' pages, then
- * out[r, h, :] = softmax(scale * q[r, h, :] . K[0..position(r), h / group, :]) . V. Decode: rows [0,
- * n_decode), one position each, chunks of DECODE_CHUNK_TOKENS absolute positions combined in index order.
- * Prefill: the segments' rows, causal, KV tiles at absolute positions ascending, all K and V read back from
- * the pages. K and V beyond a sequence's length count as zero whatever the page holds. */
+/* Attention over KV pages for one layer. First rotates q and k of its rows by their position when there is a
+ * rope table (RoFormer, Su et al. 2021, halves paired as Hugging Face checkpoints expect: with c and s of
+ * pair i at the row's position, (x[i], x[i + head_dim / 2]) becomes (x[i] c - x[i + head_dim / 2] s, x[i +
+ * head_dim / 2] c + x[i] s), in float32, rounded to the compute dtype). Then appends K and V of its rows to
+ * their slots' pages, then out[r, h, :] = softmax(scale * q[r, h, :] . K[0..position(r), h / group, :]) . V.
+ * Decode: rows [0, n_decode), one position each, chunks of DECODE_CHUNK_TOKENS absolute positions combined in
+ * index order. Prefill: the segments' rows, causal, KV tiles at absolute positions ascending, all K and V
+ * read back from the pages. K and V beyond a sequence's length count as zero whatever the page holds. */
 struct attention_args {
-    const struct tensor *qkv; /* [max_rows, (n_heads + 2 n_kv_heads) head_dim] compute dtype: q, k, v */
-    struct tensor *out;       /* [max_rows, n_heads head_dim] compute dtype */
-    int32_t layer;            /* [0, n_layers) */
-    float scale;              /* usually 1 / sqrt(head_dim) */
+    const struct tensor *qkv;  /* [max_rows, (n_heads + 2 n_kv_heads) head_dim] compute dtype: q, k, v */
+    struct tensor *out;        /* [max_rows, n_heads head_dim] compute dtype */
+    const struct tensor *rope; /* [> every position, head_dim] float32: a row holds the cosines of the
+                                  head_dim / 2 pairs, then their sines; or NULL: positions are not rotated */
+    int32_t layer;             /* [0, n_layers) */
+    float scale;               /* usually 1 / sqrt(head_dim) */
 };
 
 /* Samples entries [first_sample, first_sample + n) of the batch. Row i of logits belongs to entry
@@ -235,6 +252,9 @@ struct backend {
      * table. The host memory is free for other use when the call returns. */
     enum status (*weight_new)(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
                               const void *host, struct tensor **out);
+    /* One weight of two matrices [n_out, n_in], for a gated activation. */
+    enum status (*weight_pair_new)(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                   int64_t n_in, const void *gate, const void *up, struct tensor **out);
     /* A float32 vector [n] (bias, norm weight). */
     enum status (*vector_new)(struct backend_context *context, int64_t n, const float *host,
                               struct tensor **out);
