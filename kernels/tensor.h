@@ -24,6 +24,7 @@ struct tensor {
     void *data; /* memory of the backend, `bytes` long, padding of the layout included */
     int64_t rows;
     int64_t cols;
+    int64_t pair_rows; /* rows of each matrix of a weight made by weight_pair_new; else 0 */
     size_t bytes;
     enum dtype dtype;
     enum tensor_kind kind;

@@ -22,6 +22,8 @@ struct bench {
     struct backend_context *context; /* of backend, for its stream */
     FILE *json;                      /* NULL: no file */
     double copy_bytes_per_us;        /* device-to-device copy, read plus written */
+    bool sweep;                      /* also try every tile shape of matmul */
+    const char *layers;              /* matmul: only layers whose name holds this; NULL: all */
     uint64_t random;                 /* state of the generator; fixed seed */
     bool failed;                     /* a result was wrong */
 };

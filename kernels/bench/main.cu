@@ -18,6 +18,8 @@ const char HELP[] = "usage: kernel_bench [--op matmul|softmax|attention] [--json
                     "prints it beside cuBLAS or the device's copy bandwidth.\n"
                     "\n"
                     "  --op NAME    one operation; default: all\n"
+                    "  --sweep 1    matmul: also the best of all tile shapes, found by trying\n"
+                    "  --layers TEXT  matmul: only layers whose name holds TEXT\n"
                     "  --json FILE  also write one JSON object per line and result\n"
                     "  --device N   CUDA device; default: 0\n";
 
@@ -166,6 +168,7 @@ double bench_time(struct bench *bench, const std::function<void(int)> &body) {
 int main(int argc, char **argv) {
     const char *operation = nullptr, *json = nullptr;
     struct backend_options options = {};
+    struct bench bench = {};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             fputs(HELP, stdout);
@@ -176,6 +179,10 @@ int main(int argc, char **argv) {
         const char *name = argv[i], *value = argv[++i];
         if (strcmp(name, "--op") == 0)
             operation = value;
+        else if (strcmp(name, "--sweep") == 0)
+            bench.sweep = strcmp(value, "0") != 0;
+        else if (strcmp(name, "--layers") == 0)
+            bench.layers = value;
         else if (strcmp(name, "--json") == 0)
             json = value;
         else if (strcmp(name, "--device") == 0)
@@ -193,7 +200,6 @@ int main(int argc, char **argv) {
     if (!known)
         return usage("unknown operation", operation);
 
-    struct bench bench = {};
     bench.random = 42;
     bench_must(backend_open_cuda(&options, &bench.backend));
     bench.context = bench.backend.context;

@@ -1,32 +1,49 @@
-/* The matmul ladder: out[r, o] = sum over k of weight[o, k] in[r, k], bfloat16 with float32 sums.
+/* The matmul ladder: out[r, o] = sum over k of weight[o, k] in[r, k], bfloat16 with float32 sums; added to a
+ * float32 residual in the layers that do so in a model.
  *
  *   naive    one thread per output, operands from global memory
  *   tiled    32 x 32 outputs a block, operands through shared memory, fma
- *   shipped  the backend's matmul: tensor cores behind a ring of asynchronous copies
- *   cublas   cublasGemmEx, loaded at run time; the other rows are stated as shares of it */
+ *   mma      matmul_mma.cu: tensor cores behind a ring of asynchronous copies, for every GPU
+ *   shipped  the backend's matmul: on Hopper matmul_wgmma.cu where it is the better one
+ *   best     with --sweep: the fastest of all tile shapes, found by trying
+ *   cublas   cublasGemmEx to bfloat16, loaded at run time; the other rows are stated as shares of it
+ *
+ * naive and tiled are timed where they take milliseconds at most. Weights are rotated over more than the L2
+ * cache holds, except in the layers of the shipped model, which stay there in use. */
 #include <algorithm>
 #include <cmath>
 #include <cublas_v2.h>
 #include <dlfcn.h>
+#include <map>
+#include <memory>
 
 #include "kernels/bench/bench.cuh"
+#include "kernels/cuda/matmul.cuh"
 
 namespace {
 
 enum { NAIVE_THREADS = 256, TILE = 32, TILE_ROWS = 8, CHECKED = 512 };
 
+static constexpr double NAIVE_FLOPS = 2e9; /* more is not timed */
+
 struct layer {
     const char *name;
     int n_out;
     int n_in;
+    bool residual; /* added to the residual */
+    bool rotated;
 };
 
 const layer LAYERS[] = {
-    {"char qkv", 1152, 384},     {"char fc", 1536, 384},   {"char proj", 384, 1536}, {"gpt2 qkv", 2304, 768},
-    {"gpt2 fc", 3072, 768},      {"gpt2 proj", 768, 3072}, {"1b qkv", 3072, 2048},   {"1b o", 2048, 2048},
-    {"1b gate+up", 16384, 2048}, {"1b down", 2048, 8192},
+    {"char qkv", 1152, 384, false, false},     {"char fc", 1536, 384, false, false},
+    {"char proj", 384, 1536, true, false},     {"gpt2 qkv", 2304, 768, false, true},
+    {"gpt2 fc", 3072, 768, false, true},       {"gpt2 proj", 768, 3072, true, true},
+    {"1b qkv", 3072, 2048, false, true},       {"1b o", 2048, 2048, true, true},
+    {"1b gate+up", 16384, 2048, false, true},  {"1b down", 2048, 8192, true, true},
+    {"1b lm head", 128256, 2048, false, true}, {"8b gate+up", 28672, 4096, false, true},
+    {"8b down", 4096, 14336, true, true},
 };
-const int ROWS[] = {1, 16, 64, 256, 1024};
+const int ROWS[] = {1, 16, 64, 128, 256, 512, 1024, 4096};
 
 __global__ void __launch_bounds__(NAIVE_THREADS)
     kernel_matmul_naive(bfloat16 *out, const bfloat16 *weight, const bfloat16 *in, int n_out, int n_in) {
@@ -113,99 +130,158 @@ cublas cublas_open(cudaStream_t stream) {
     return blas;
 }
 
-/* Largest difference of some outputs from their float64 sums, over the largest of these. */
-double matmul_error(struct bench *bench, const std::vector<uint16_t> &out,
+/* Largest difference of some outputs from their float64 sums, over the largest of these. out: float32 when
+ * the layer is added to a residual of zeros, else bfloat16. */
+double matmul_error(struct bench *bench, const layer &layer, const std::vector<unsigned char> &out,
                     const std::vector<uint16_t> &weight, const std::vector<uint16_t> &in, int n_rows,
-                    int n_out, int n_in) {
+                    bool out_float32) {
     double largest = 0, difference = 0;
     for (int i = 0; i < CHECKED; i++) {
         int row = std::min(n_rows - 1, (int)((bench_random(bench) + 1) / 2 * (float)n_rows));
-        int output = std::min(n_out - 1, (int)((bench_random(bench) + 1) / 2 * (float)n_out));
+        int output = std::min(layer.n_out - 1, (int)((bench_random(bench) + 1) / 2 * (float)layer.n_out));
         double sum = 0;
-        for (int k = 0; k < n_in; k++)
-            sum += (double)bench_widen(weight[(size_t)output * n_in + k]) *
-                   bench_widen(in[(size_t)row * n_in + k]);
-        double delta = std::fabs(sum - bench_widen(out[(size_t)row * n_out + output]));
+        for (int k = 0; k < layer.n_in; k++)
+            sum += (double)bench_widen(weight[(size_t)output * layer.n_in + k]) *
+                   bench_widen(in[(size_t)row * layer.n_in + k]);
+        size_t index = (size_t)row * layer.n_out + output;
+        double got = out_float32 ? reinterpret_cast<const float *>(out.data())[index]
+                                 : bench_widen(reinterpret_cast<const uint16_t *>(out.data())[index]);
+        double delta = std::fabs(sum - got);
         largest = std::max(largest, std::fabs(sum));
         difference = delta <= difference ? difference : delta; /* NaN stays */
     }
     return difference / largest;
 }
 
-void bench_layer(struct bench *bench, const cublas &blas, const layer &layer) {
+/* Shares of cuBLAS, for the geometric means: [rows][variant]. */
+using shares = std::map<int, std::map<std::string, std::vector<double>>>;
+
+void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, shares *shares) {
     struct backend *backend = &bench->backend;
     const int n_out = layer.n_out, n_in = layer.n_in, max_rows = ROWS[sizeof ROWS / sizeof ROWS[0] - 1];
-    size_t weight_bytes = (size_t)n_out * n_in * 2;
-    int n_weights = (int)std::min((size_t)128, BENCH_L2_BYTES / weight_bytes + 1);
+    size_t weight_bytes = (size_t)n_out * n_in * 2, out_bytes = (size_t)max_rows * n_out * 2;
+    int n_weights = layer.rotated ? (int)std::min((size_t)128, BENCH_L2_BYTES / weight_bytes + 1) : 1;
     std::vector<uint16_t> weight = bench_random_bfloat16(bench, (size_t)n_out * n_in, 1.0f);
     std::vector<uint16_t> in = bench_random_bfloat16(bench, (size_t)max_rows * n_in, 1.0f);
-    std::vector<uint16_t> out((size_t)max_rows * n_out);
     std::vector<struct tensor *> weights(n_weights);
+    std::vector<std::unique_ptr<bench_memory>> rows_of; /* the same row-major, for the others */
     struct tensor *in_tensor, *out_tensor;
-    for (struct tensor *&copy : weights)
+    for (struct tensor *&copy : weights) {
         bench_must(backend->weight_new(backend->context, DTYPE_BFLOAT16, n_out, n_in, weight.data(), &copy));
+        rows_of.push_back(std::make_unique<bench_memory>(weight_bytes, weight.data()));
+    }
     bench_must(backend->tensor_new(backend->context, DTYPE_BFLOAT16, max_rows, n_in, &in_tensor));
-    bench_must(backend->tensor_new(backend->context, DTYPE_BFLOAT16, max_rows, n_out, &out_tensor));
+    bench_must(backend->tensor_new(backend->context, layer.residual ? DTYPE_FLOAT32 : DTYPE_BFLOAT16,
+                                   max_rows, n_out, &out_tensor));
     bench_must(backend->tensor_write(backend->context, in_tensor, max_rows, in.data()));
     cudaStream_t stream = bench->context->stream;
+    bench_memory plain_out(out_bytes); /* of those that do not add */
+    bfloat16 *y = plain_out.as<bfloat16>();
+    const bfloat16 *x = static_cast<const bfloat16 *>(in_tensor->data);
 
     for (int n_rows : ROWS) {
-        auto pointers = [&](int i, bfloat16 **y, const bfloat16 **w, const bfloat16 **x) {
-            *y = static_cast<bfloat16 *>(out_tensor->data);
-            *w = static_cast<const bfloat16 *>(weights[i % n_weights]->data);
-            *x = static_cast<const bfloat16 *>(in_tensor->data);
-        };
+        auto row_major = [&](int i) { return rows_of[i % n_weights]->as<const bfloat16>(); };
         std::function<void(int)> naive = [&](int i) {
-            bfloat16 *y;
-            const bfloat16 *w, *x;
-            pointers(i, &y, &w, &x);
             kernel_matmul_naive<<<dim3(ceil_div(n_out, NAIVE_THREADS), n_rows), NAIVE_THREADS, 0, stream>>>(
-                y, w, x, n_out, n_in);
+                y, row_major(i), x, n_out, n_in);
             bench_must(cudaGetLastError(), "naive");
         };
         std::function<void(int)> tiled = [&](int i) {
-            bfloat16 *y;
-            const bfloat16 *w, *x;
-            pointers(i, &y, &w, &x);
             kernel_matmul_tiled<<<dim3(ceil_div(n_out, TILE), ceil_div(n_rows, TILE)), TILE * TILE_ROWS, 0,
-                                  stream>>>(y, w, x, n_rows, n_out, n_in);
+                                  stream>>>(y, row_major(i), x, n_rows, n_out, n_in);
             bench_must(cudaGetLastError(), "tiled");
         };
-        std::function<void(int)> shipped = [&](int i) {
+        auto arguments = [&](int i) {
             struct matmul_args args = {};
             args.weight = weights[i % n_weights];
             args.in = in_tensor;
             args.out = out_tensor;
             args.n_rows = n_rows;
-            bool chained = i > 0; /* as in a step, where a kernel comes before */
+            args.accumulate = layer.residual;
+            bench->context->chained = i > 0; /* as in a step, where a kernel comes before */
+            return args;
+        };
+        std::function<void(int)> shipped = [&](int i) {
+            struct matmul_args args = arguments(i);
             bench->context->mode = STEP_LAUNCH;
-            bench->context->chained = chained;
             bench_must(backend->matmul(backend->context, &args));
             bench->context->mode = STEP_NONE;
         };
+        std::function<void(int)> mma = [&](int i) {
+            struct matmul_args args = arguments(i);
+            matmul_params p;
+            bench_must(matmul_params_for(&args, &p));
+            bench_must(matmul_mma(bench->context, p));
+        };
+        int variant = 0;
+        std::string best_name;
+        char name[64];
+        std::function<void(int)> swept = [&](int i) {
+            struct matmul_args args = arguments(i);
+            matmul_params p;
+            bench_must(matmul_params_for(&args, &p));
+            bench_must(matmul_wgmma_launch(bench->context, p, in_tensor, variant, name, sizeof name));
+        };
         std::function<void(int)> baseline = [&](int i) {
-            bfloat16 *y;
-            const bfloat16 *w, *x;
-            pointers(i, &y, &w, &x);
             const float one = 1, zero = 0;
-            if (blas.gemm(blas.handle, CUBLAS_OP_T, CUBLAS_OP_N, n_out, n_rows, n_in, &one, w, CUDA_R_16BF,
-                          n_in, x, CUDA_R_16BF, n_in, &zero, y, CUDA_R_16BF, n_out, CUBLAS_COMPUTE_32F,
-                          CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
+            if (blas.gemm(blas.handle, CUBLAS_OP_T, CUBLAS_OP_N, n_out, n_rows, n_in, &one, row_major(i),
+                          CUDA_R_16BF, n_in, x, CUDA_R_16BF, n_in, &zero, y, CUDA_R_16BF, n_out,
+                          CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
                 bench_must(status_fail(STATUS_INTERNAL, "cublasGemmEx failed"));
         };
-        double baseline_us = 0;
+        double flops = 2.0 * n_rows * n_out * n_in, baseline_us = 0;
+        const bool sweeps = bench->sweep && bench->context->has_wgmma, plain = flops <= NAIVE_FLOPS;
+        if (sweeps) {
+            double best_us = 0;
+            int best = 0;
+            for (variant = 0; variant < matmul_wgmma_variants(); variant++) {
+                struct matmul_args args = arguments(0);
+                matmul_params p;
+                bench_must(matmul_params_for(&args, &p));
+                if (!matmul_wgmma_can(p, variant))
+                    continue;
+                double us = bench_time(bench, swept);
+                if (best_us == 0 || us < best_us) {
+                    best_us = us;
+                    best = variant;
+                    best_name = std::string("best ") + name;
+                }
+            }
+            variant = best;
+        }
         const struct {
             const char *name;
             const std::function<void(int)> *body;
-        } rungs[] = {{"cublas", &baseline}, {"naive", &naive}, {"tiled", &tiled}, {"shipped", &shipped}};
+            bool wanted, adds;
+        } rungs[] = {{"cublas", &baseline, blas.gemm != nullptr, false},
+                     {"naive", &naive, plain, false},
+                     {"tiled", &tiled, plain, false},
+                     {"mma", &mma, true, layer.residual},
+                     {best_name.c_str(), &swept, sweeps, layer.residual},
+                     {"shipped", &shipped, true, layer.residual}};
+        std::vector<unsigned char> bits; /* of the first tensor-core kernel: all give the same */
         for (const auto &rung : rungs) {
-            if (rung.body == &baseline && !blas.gemm)
+            if (!rung.wanted)
                 continue;
-            std::vector<uint16_t> junk(out.size(), 0x7FC0); /* NaN: an output left unwritten is seen */
-            bench_must(backend->tensor_write(backend->context, out_tensor, max_rows, junk.data()));
+            void *result = rung.adds || rung.body == &shipped || rung.body == &mma || rung.body == &swept
+                               ? out_tensor->data
+                               : plain_out.data;
+            /* An output left unwritten is seen: NaN. What adds starts from zeros. */
+            size_t bytes = (size_t)n_rows * n_out * (rung.adds ? 4 : 2);
+            bench_must(cudaMemset(result, rung.adds ? 0 : 0xFF, bytes), "cudaMemset");
+            (*rung.body)(0);
+            std::vector<unsigned char> out(bytes);
+            bench_must(cudaStreamSynchronize(stream), "check");
+            bench_must(cudaMemcpy(out.data(), result, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
             bench_row row = {};
+            row.error = matmul_error(bench, layer, out, weight, in, n_rows, rung.adds);
+            if (result == out_tensor->data) {
+                if (bits.empty())
+                    bits = out;
+                if (bits != out)
+                    row.error = NAN;
+            }
             row.us = bench_time(bench, *rung.body);
-            bench_must(backend->tensor_read(backend->context, out_tensor, max_rows, out.data()));
             if (rung.body == &baseline)
                 baseline_us = row.us;
             row.operation = "matmul";
@@ -213,12 +289,13 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer) {
             row.shape = std::string(layer.name) + " " + std::to_string(n_out) + "x" + std::to_string(n_in) +
                         " M=" + std::to_string(n_rows);
             row.bytes = (double)weight_bytes + 2.0 * n_rows * (n_in + n_out);
-            row.flops = 2.0 * n_rows * n_out * n_in;
+            row.flops = flops;
             row.baseline_us = baseline_us;
             row.baseline = "cublas";
-            row.error = matmul_error(bench, out, weight, in, n_rows, n_out, n_in);
             row.tolerance = 0x1p-8; /* the rounding of a bfloat16 result */
             bench_report(bench, row);
+            if (baseline_us > 0 && rung.body != &baseline)
+                (*shares)[n_rows][rung.body == &swept ? "best" : rung.name].push_back(baseline_us / row.us);
         }
     }
     backend->tensor_free(backend->context, in_tensor);
@@ -231,6 +308,19 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer) {
 
 void bench_matmul(struct bench *bench) {
     cublas blas = cublas_open(bench->context->stream);
+    shares shares;
     for (const layer &layer : LAYERS)
-        bench_layer(bench, blas, layer);
+        if (!bench->layers || std::string(layer.name).find(bench->layers) != std::string::npos)
+            bench_layer(bench, blas, layer, &shares);
+    for (const auto &rows : shares)
+        for (const auto &variant : rows.second) {
+            double sum = 0, least = 1e9;
+            for (double share : variant.second) {
+                sum += std::log(share);
+                least = std::min(least, share);
+            }
+            printf("matmul M=%-5d %-8s geometric mean %.3f of cublas, least %.3f, %zu layers\n", rows.first,
+                   variant.first.c_str(), std::exp(sum / (double)variant.second.size()), least,
+                   variant.second.size());
+        }
 }

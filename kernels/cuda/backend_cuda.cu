@@ -37,39 +37,6 @@ enum status device_allocate(struct backend_context *context, size_t bytes, const
     return STATUS_OK;
 }
 
-/* A zeroed tensor of any kind. */
-enum status tensor_allocate(struct backend_context *context, enum tensor_kind kind, enum dtype dtype,
-                            int64_t rows, int64_t cols, struct tensor **out) {
-    *out = nullptr;
-    RETURN_IF(rows < 0 || cols <= 0 || cols > INT32_MAX - 8 || rows > INT32_MAX, STATUS_DATA,
-              "tensor [%lld, %lld]: expected up to 2^31 - 9 of each", (long long)rows, (long long)cols);
-    RETURN_IF(context->mode == STEP_RECORD || context->mode == STEP_REPLAY, STATUS_INTERNAL,
-              "tensor_new: called while a step is recorded or replayed; make tensors before step_begin");
-    TRY_CUDA(cudaSetDevice(context->device), "tensor_new");
-    struct tensor *tensor = static_cast<struct tensor *>(calloc(1, sizeof *tensor));
-    RETURN_IF(!tensor, STATUS_INTERNAL, "tensor_new: out of host memory");
-    tensor->rows = rows;
-    tensor->cols = cols;
-    tensor->dtype = dtype;
-    tensor->kind = kind;
-    enum status status = STATUS_OK;
-    if (__builtin_mul_overflow((size_t)rows, (size_t)tensor_stride(tensor) * dtype_bytes(dtype),
-                               &tensor->bytes))
-        status = status_fail(STATUS_DATA, "tensor [%lld, %lld]: its size overflows", (long long)rows,
-                             (long long)cols);
-    if (status == STATUS_OK)
-        status = device_allocate(context, tensor->bytes, "tensor", &tensor->data);
-    if (status != STATUS_OK) {
-        free(tensor);
-        return status;
-    }
-    cuda_graphs_drop(context);
-    tensor->next = context->tensors;
-    context->tensors = tensor;
-    *out = tensor;
-    return STATUS_OK;
-}
-
 /* Copies the first rows between host (dense) and device (padded rows), and waits. */
 enum status tensor_copy(struct backend_context *context, const struct tensor *tensor, int64_t rows,
                         void *host, bool to_device, const char *operation) {
@@ -96,20 +63,20 @@ enum status tensor_copy(struct backend_context *context, const struct tensor *te
     return STATUS_OK;
 }
 
-void tensor_free(struct backend_context *context, struct tensor *tensor) {
-    if (!tensor)
-        return;
-    cudaSetDevice(context->device);
-    if (context->mode == STEP_RECORD || context->mode == STEP_REPLAY)
-        cuda_step_abandon(context); /* its operations may use this tensor: step_end will refuse */
-    cuda_graphs_drop(context);
-    for (struct tensor **link = &context->tensors; *link; link = &(*link)->next)
-        if (*link == tensor) {
-            *link = tensor->next;
-            break;
-        }
-    cudaFree(tensor->data);
-    free(tensor);
+/* A zeroed tensor of whole 16-byte rows. */
+enum status tensor_allocate(struct backend_context *context, enum tensor_kind kind, enum dtype dtype,
+                            int64_t rows, int64_t cols, struct tensor **out) {
+    *out = nullptr;
+    RETURN_IF(rows < 0 || cols <= 0 || cols > INT32_MAX - 8 || rows > INT32_MAX, STATUS_DATA,
+              "tensor [%lld, %lld]: expected up to 2^31 - 9 of each", (long long)rows, (long long)cols);
+    struct tensor shape = {};
+    shape.dtype = dtype;
+    shape.cols = cols;
+    size_t bytes;
+    RETURN_IF(
+        __builtin_mul_overflow((size_t)rows, (size_t)tensor_stride(&shape) * dtype_bytes(dtype), &bytes),
+        STATUS_DATA, "tensor [%lld, %lld]: its size overflows", (long long)rows, (long long)cols);
+    return cuda_tensor_allocate(context, kind, dtype, rows, cols, bytes, out);
 }
 
 enum status tensor_new(struct backend_context *context, enum dtype dtype, int64_t rows, int64_t cols,
@@ -127,22 +94,11 @@ enum status tensor_read(struct backend_context *context, const struct tensor *te
     return tensor_copy(context, tensor, rows, host, false, "tensor_read");
 }
 
-enum status weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                       const void *host, struct tensor **out) {
-    TRY(tensor_allocate(context, TENSOR_WEIGHT, dtype, n_out, n_in, out));
-    enum status status = tensor_copy(context, *out, n_out, const_cast<void *>(host), true, "weight_new");
-    if (status != STATUS_OK) {
-        tensor_free(context, *out);
-        *out = nullptr;
-    }
-    return status;
-}
-
 enum status vector_new(struct backend_context *context, int64_t n, const float *host, struct tensor **out) {
     TRY(tensor_allocate(context, TENSOR_VECTOR, DTYPE_FLOAT32, 1, n, out));
     enum status status = tensor_copy(context, *out, 1, const_cast<float *>(host), true, "vector_new");
     if (status != STATUS_OK) {
-        tensor_free(context, *out);
+        cuda_tensor_free(context, *out);
         *out = nullptr;
     }
     return status;
@@ -190,6 +146,7 @@ enum status pinned_init(struct backend_context *context, const struct state_limi
 enum status state_init(struct backend_context *context, const struct state_limits *limits) {
     RETURN_IF(context->arena, STATUS_INTERNAL, "state_init: called twice");
     TRY(cuda_attention_supports(limits));
+    cuda_weights_done(context); /* the state may need the memory */
     struct state_layout layout;
     RETURN_IF(limits->n_slots < 1 || limits->n_pages < 1 || limits->max_pages_per_slot < 1 ||
                   limits->max_rows < 1 || limits->max_samples < 1 || limits->n_layers < 1 ||
@@ -246,8 +203,9 @@ void context_close(struct backend_context *context) {
         cudaStreamSynchronize(context->stream);
     }
     cuda_graphs_drop(context);
+    cuda_weights_done(context);
     while (context->tensors)
-        tensor_free(context, context->tensors);
+        cuda_tensor_free(context, context->tensors);
     for (int i = 0; i < RING_ENTRIES; i++) {
         if (context->staging_done[i])
             cudaEventDestroy(context->staging_done[i]);
@@ -261,6 +219,20 @@ void context_close(struct backend_context *context) {
     if (context->stream)
         cudaStreamDestroy(context->stream);
     free(context);
+}
+
+/* The driver's function that describes a tensor to the copy engine; NULL when it has none. */
+void *tensor_map_function() {
+    void *function = nullptr;
+    cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+    cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                         cudaEnableDefault, &result);
+#else
+    cudaError_t error =
+        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
+#endif
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? function : nullptr;
 }
 
 /* Finds the device and makes its context current. */
@@ -297,12 +269,56 @@ enum status device_open(struct backend_context *context, char *name, size_t name
     context->compute_capability = properties.major * 10 + properties.minor;
     /* Only the code built for compute capability 9.0 waits for the previous kernel itself. */
     context->dependent_launch = properties.major == 9 && probe.ptxVersion >= 90 && !context->no_graphs;
+    if (context->compute_capability == 90 && probe.ptxVersion >= 90)
+        context->tensor_map_encode = tensor_map_function();
+    context->has_wgmma = context->tensor_map_encode != nullptr;
     snprintf(name, name_bytes, "%s", properties.name);
     TRY_CUDA(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking), "backend_open");
     return STATUS_OK;
 }
 
 } // namespace
+
+enum status cuda_tensor_allocate(struct backend_context *context, enum tensor_kind kind, enum dtype dtype,
+                                 int64_t rows, int64_t cols, size_t bytes, struct tensor **out) {
+    *out = nullptr;
+    RETURN_IF(context->mode == STEP_RECORD || context->mode == STEP_REPLAY, STATUS_INTERNAL,
+              "tensor_new: called while a step is recorded or replayed; make tensors before step_begin");
+    TRY_CUDA(cudaSetDevice(context->device), "tensor_new");
+    struct tensor *tensor = static_cast<struct tensor *>(calloc(1, sizeof *tensor));
+    RETURN_IF(!tensor, STATUS_INTERNAL, "tensor_new: out of host memory");
+    tensor->rows = rows;
+    tensor->cols = cols;
+    tensor->dtype = dtype;
+    tensor->kind = kind;
+    tensor->bytes = bytes;
+    enum status status = device_allocate(context, tensor->bytes, "tensor", &tensor->data);
+    if (status != STATUS_OK) {
+        free(tensor);
+        return status;
+    }
+    cuda_graphs_drop(context);
+    tensor->next = context->tensors;
+    context->tensors = tensor;
+    *out = tensor;
+    return STATUS_OK;
+}
+
+void cuda_tensor_free(struct backend_context *context, struct tensor *tensor) {
+    if (!tensor)
+        return;
+    cudaSetDevice(context->device);
+    if (context->mode == STEP_RECORD || context->mode == STEP_REPLAY)
+        cuda_step_abandon(context); /* its operations may use this tensor: step_end will refuse */
+    cuda_graphs_drop(context);
+    for (struct tensor **link = &context->tensors; *link; link = &(*link)->next)
+        if (*link == tensor) {
+            *link = tensor->next;
+            break;
+        }
+    cudaFree(tensor->data);
+    free(tensor);
+}
 
 enum status cuda_check(cudaError_t error, const char *operation) {
     if (error == cudaSuccess)
@@ -336,9 +352,10 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     out->close = context_close;
     out->memory_info = memory_info;
     out->tensor_new = tensor_new;
-    out->weight_new = weight_new;
+    out->weight_new = cuda_weight_new;
+    out->weight_pair_new = cuda_weight_pair_new;
     out->vector_new = vector_new;
-    out->tensor_free = tensor_free;
+    out->tensor_free = cuda_tensor_free;
     out->tensor_write = tensor_write;
     out->tensor_read = tensor_read;
     out->state_init = state_init;

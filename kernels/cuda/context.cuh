@@ -74,11 +74,14 @@ enum step_mode { STEP_NONE, STEP_LAUNCH, STEP_RECORD, STEP_REPLAY };
 struct backend_context {
     int device;
     int n_multiprocessors;
-    int compute_capability; /* 90 for 9.0 */
-    bool dependent_launch;  /* kernels may be launched before the previous one is complete */
+    int compute_capability;  /* 90 for 9.0 */
+    bool dependent_launch;   /* kernels may be launched before the previous one is complete */
+    bool has_wgmma;          /* compute capability 9.0, and this program holds code for it */
+    void *tensor_map_encode; /* the driver's cuTensorMapEncodeTiled; set when has_wgmma */
     bool no_graphs;
     cudaStream_t stream;
-    struct tensor *tensors; /* list head */
+    struct tensor *tensors;         /* list head */
+    struct weight_staging *staging; /* weights.cu; NULL when no weight is being made */
 
     bool has_state;
     struct state_limits limits;
@@ -133,29 +136,45 @@ static inline int32_t ceil_div(int32_t a, int32_t b) {
  * itself. */
 enum status cuda_operation_begin(struct backend_context *context, const char *operation);
 
-/* Launches a kernel of a step on the stream. */
+/* Launches a kernel of a step on the stream, in clusters of `cluster` neighbouring blocks. */
 template <typename... Parameters, typename... Arguments>
-static enum status cuda_launch(struct backend_context *context, const char *operation,
-                               void (*kernel)(Parameters...), dim3 grid, unsigned block, size_t shared_bytes,
-                               Arguments &&...arguments) {
+static enum status cuda_launch_clusters(struct backend_context *context, const char *operation,
+                                        void (*kernel)(Parameters...), dim3 grid, unsigned block,
+                                        size_t shared_bytes, unsigned cluster, Arguments &&...arguments) {
     if (shared_bytes > 48 * 1024)
         TRY_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                       cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes),
                  operation);
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    unsigned n_attributes = 0;
+    if (context->dependent_launch && context->chained) {
+        attributes[n_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[n_attributes++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[n_attributes].id = cudaLaunchAttributeClusterDimension;
+        attributes[n_attributes++].val.clusterDim = {cluster, 1, 1};
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(block);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = context->stream;
-    config.attrs = &attribute;
-    config.numAttrs = context->dependent_launch && context->chained ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = n_attributes;
     TRY_CUDA(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), operation);
     context->chained = true;
     context->n_launches++;
     return STATUS_OK;
+}
+
+/* The same without clusters. */
+template <typename... Parameters, typename... Arguments>
+static enum status cuda_launch(struct backend_context *context, const char *operation,
+                               void (*kernel)(Parameters...), dim3 grid, unsigned block, size_t shared_bytes,
+                               Arguments &&...arguments) {
+    return cuda_launch_clusters(context, operation, kernel, grid, block, shared_bytes, 1,
+                                std::forward<Arguments>(arguments)...);
 }
 
 /* Queues the current step's operations; one launcher per file of the same stem. */
@@ -170,6 +189,19 @@ enum status cuda_measure_limits(struct backend_context *context, enum dtype dtyp
 
 /* Whether attention has kernels for this shape; the message names what it has. */
 enum status cuda_attention_supports(const struct state_limits *limits);
+
+/* weights.cu: matrices from host memory, in the layout that the kernels read. */
+enum status cuda_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                            const void *host, struct tensor **out);
+enum status cuda_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                 int64_t n_in, const void *gate, const void *up, struct tensor **out);
+/* Gives back the staging memory, which the next weight allocates again. */
+void cuda_weights_done(struct backend_context *context);
+
+/* backend_cuda.cu: a zeroed tensor of `bytes`, whose data weights.cu fills. */
+enum status cuda_tensor_allocate(struct backend_context *context, enum tensor_kind kind, enum dtype dtype,
+                                 int64_t rows, int64_t cols, size_t bytes, struct tensor **out);
+void cuda_tensor_free(struct backend_context *context, struct tensor *tensor);
 
 /* slots.cu: sequences take slots, pages are copied. */
 enum status cuda_slots_begin(struct backend_context *context, const struct slot_start *starts, int32_t n);

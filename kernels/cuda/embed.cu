@@ -6,6 +6,7 @@
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vector.cuh"
+#include "kernels/cuda/weight_layout.h"
 
 namespace {
 
@@ -16,7 +17,7 @@ struct embed_params {
     const void *tokens;    /* [n_vocab, n_embd] */
     const void *positions; /* [n_positions, n_embd], or NULL */
     int64_t hidden_stride;
-    int64_t table_stride;
+    int64_t table_stride; /* float32: elements of a row; bfloat16: blocks in a row of blocks */
     int64_t n_vocab;
     int64_t n_positions;
     int32_t n_embd;
@@ -26,6 +27,18 @@ struct embed_params {
     const int32_t *last_token; /* [n_slots + 1] */
     unsigned long long *fault; /* [n_slots + 1] */
 };
+
+/* Columns [column, column + 4) of a row of a table, which is a weight. */
+__device__ __forceinline__ float4 table_load_4(const float *table, int64_t stride, int64_t row, int column) {
+    return load_4(table + row * stride + column);
+}
+
+__device__ __forceinline__ float4 table_load_4(const bfloat16 *table, int64_t k_blocks, int64_t row,
+                                               int column) {
+    const unsigned char *bytes = reinterpret_cast<const unsigned char *>(table);
+    bytes += weight_offset(row, column / TILE_CHUNK_ELEMENTS, k_blocks);
+    return load_4(reinterpret_cast<const bfloat16 *>(bytes) + column % TILE_CHUNK_ELEMENTS);
+}
 
 template <typename T> __global__ void __launch_bounds__(EMBED_THREADS) kernel_embed(const embed_params p) {
     ptx_wait_for_previous_kernels();
@@ -40,13 +53,12 @@ template <typename T> __global__ void __launch_bounds__(EMBED_THREADS) kernel_em
         p.fault[slot] = NO_FAULT;
 
     bool known = (uint32_t)token < p.n_vocab && (!p.positions || (uint32_t)position < p.n_positions);
-    const T *token_row = static_cast<const T *>(p.tokens) + (known ? token : 0) * p.table_stride;
-    const T *position_row = static_cast<const T *>(p.positions) + (known ? position : 0) * p.table_stride;
+    const T *tokens = static_cast<const T *>(p.tokens), *positions = static_cast<const T *>(p.positions);
     float *hidden = p.hidden + row * p.hidden_stride;
     for (int column = threadIdx.x * EMBED_VECTOR; column < p.n_embd; column += EMBED_THREADS * EMBED_VECTOR) {
-        float4 sum = load_4(token_row + column);
+        float4 sum = table_load_4(tokens, p.table_stride, known ? token : 0, column);
         if (p.positions) {
-            float4 add = load_4(position_row + column);
+            float4 add = table_load_4(positions, p.table_stride, known ? position : 0, column);
             sum = make_float4(sum.x + add.x, sum.y + add.y, sum.z + add.z, sum.w + add.w);
         }
         if (!known)
@@ -74,7 +86,7 @@ enum status cuda_embed(struct backend_context *context, const struct embed_args 
     p.tokens = tokens->data;
     p.positions = positions ? positions->data : nullptr;
     p.hidden_stride = tensor_stride(args->hidden);
-    p.table_stride = tensor_stride(tokens);
+    p.table_stride = tokens->dtype == DTYPE_FLOAT32 ? tensor_stride(tokens) : weight_k_blocks(tokens->cols);
     p.n_vocab = tokens->rows;
     p.n_positions = positions ? positions->rows : 0;
     p.n_embd = (int32_t)tokens->cols;

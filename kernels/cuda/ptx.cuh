@@ -5,6 +5,9 @@
 #define PRESSRUN_KERNELS_CUDA_PTX_CUH
 
 #include <cstdint>
+#ifdef BOUND_SPINS
+#include <cstdio>
+#endif
 
 /* Address of a shared-memory object as the 32-bit operand of the instructions below. */
 static __device__ __forceinline__ uint32_t ptx_shared_address(const void *pointer) {
@@ -86,6 +89,114 @@ static __device__ __forceinline__ void ptx_mma_bf16(float (&c)[4], const uint32_
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* ---- barriers in shared memory that count arrivals and bytes (mbarrier); sm_90 ---- */
+
+/* PTX ISA, "Parallel Synchronization and Communication Instructions: mbarrier.init". One thread; then
+ * ptx_barrier_init_done() and a barrier of the block before anyone uses it. */
+static __device__ __forceinline__ void ptx_barrier_init(uint32_t barrier, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/* Makes initialised barriers visible to copies and to the cluster (PTX ISA, fence.mbarrier_init). */
+static __device__ __forceinline__ void ptx_barrier_init_done() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* Arrives, and makes the phase wait for `bytes` more of asynchronous copies (PTX ISA,
+ * mbarrier.arrive.expect_tx). */
+static __device__ __forceinline__ void ptx_barrier_expect(uint32_t barrier, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void ptx_barrier_arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/* Waits until the phase of the given parity is complete (PTX ISA, mbarrier.try_wait). A wait that never ends
+ * is a defect of the pipeline: in a build with BOUND_SPINS it traps and names the barrier. */
+static __device__ __forceinline__ void ptx_barrier_wait(uint32_t barrier, uint32_t parity, const char *name) {
+#ifdef BOUND_SPINS
+    long long start = clock64();
+#endif
+    uint32_t complete = 0;
+    while (true) {
+        asm volatile("{\n"
+                     ".reg .pred p;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n"
+                     "}\n"
+                     : "=r"(complete)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
+        if (complete)
+            return;
+#ifdef BOUND_SPINS
+        if (clock64() - start > 4000000000ll) { /* two seconds */
+            printf("block %d, thread %d: barrier \"%s\", parity %u, is never complete\n", (int)blockIdx.x,
+                   (int)threadIdx.x, name, parity);
+            __trap();
+        }
+#endif
+    }
+    (void)name;
+}
+
+/* ---- bulk copies by the copy engine; sm_90 ---- */
+
+/* Copies `bytes` (a multiple of 16; both addresses too) from global to shared memory and counts them at the
+ * barrier. PTX ISA, "Data Movement and Conversion Instructions: cp.async.bulk". */
+static __device__ __forceinline__ void ptx_copy_bulk(uint32_t shared, const void *global, uint32_t bytes,
+                                                     uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            shared),
+        "l"(global), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+/* Copies the box at column x, row y of a two-dimensional tensor map (PTX ISA, cp.async.bulk.tensor). Elements
+ * outside of the tensor arrive as zeros and count as bytes. map: a __grid_constant__ parameter. */
+static __device__ __forceinline__ void ptx_copy_box(uint32_t shared, const void *map, int32_t x, int32_t y,
+                                                    uint32_t barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
+                 "{%2, %3}], [%4];" ::"r"(shared),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier)
+                 : "memory");
+}
+
+/* ---- clusters of thread blocks; sm_90 ---- */
+
+static __device__ __forceinline__ uint32_t ptx_cluster_rank() {
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* All threads of the cluster: what each wrote before is visible to all after (PTX ISA, barrier.cluster). */
+static __device__ __forceinline__ void ptx_cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+/* The address of the same object in the shared memory of another block of the cluster (PTX ISA, mapa). */
+static __device__ __forceinline__ uint32_t ptx_cluster_address(uint32_t shared, uint32_t rank) {
+    uint32_t address;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+    return address;
+}
+
+static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
+}
+
+/* A barrier among `threads` threads of the block, by number (PTX ISA, "bar, barrier"). Number 0 is
+ * __syncthreads(). */
+static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 /* 2^x, relative error 2^-22, 2^-infinity = 0 (PTX ISA, "Floating Point Instructions: ex2"). */

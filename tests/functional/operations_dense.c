@@ -311,6 +311,8 @@ static const struct matmul_shape matmul_shapes[] = {
     {.n_out = 384, .n_in = 1536, .n_rows = 12, .bias = true, .accumulate = true},
     {.n_out = 192, .n_in = 257, .n_rows = 64, .bias = true},
     {.n_out = 96, .n_in = 130, .n_rows = 145, .gelu = true},
+    {.n_out = 520, .n_in = 4300, .n_rows = 20, .bias = true, .accumulate = true},
+    {.n_out = 600, .n_in = 200, .n_rows = 300, .bias = true, .gelu = true},
 };
 
 static void matmul_all(struct operations *ops, enum dtype dtype) {
@@ -326,30 +328,42 @@ void case_matmul_bfloat16(struct operations *ops) {
     matmul_all(ops, DTYPE_BFLOAT16);
 }
 
-static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t n_out, int32_t n_in) {
+/* Row counts beyond MOST_ROWS go round through the same rows. */
+static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t n_out, int32_t n_in,
+                              int32_t most_rows, bool accumulate) {
+    static const int32_t more_counts[] = {4096, 1024};
+    enum { N_MORE = sizeof more_counts / sizeof more_counts[0] };
     struct backend *backend = ops_open(ops);
     float *x = spread_values(ops, MOST_ROWS * n_in, dtype);
     float *w = spread_values(ops, n_out * n_in, dtype);
     float *b = spread_values(ops, n_out, DTYPE_FLOAT32);
+    float *residual = spread_values(ops, MOST_ROWS * n_out, DTYPE_FLOAT32);
     struct matmul_args args = {
         .weight = ops_weight(ops, dtype, n_out, n_in, w),
         .bias = ops_vector(ops, n_out, b),
-        .in = ops_junk(ops, dtype, MOST_ROWS, n_in),
-        .out = ops_junk(ops, DTYPE_FLOAT32, MOST_ROWS, n_out),
+        .in = ops_junk(ops, dtype, most_rows, n_in),
+        .out = ops_junk(ops, DTYPE_FLOAT32, most_rows, n_out),
+        .accumulate = accumulate,
     };
     float *whole = NULL;
-    for (int i = N_ROW_COUNTS - 1; i >= 0; i--) {
-        int32_t n = row_counts[i], first = i == N_ROW_COUNTS - 1 ? 0 : ops_below(ops, MOST_ROWS);
+    for (int i = N_ROW_COUNTS + N_MORE - 1; i >= 0; i--) {
+        int32_t n = i < N_ROW_COUNTS ? row_counts[i] : more_counts[N_ROW_COUNTS + N_MORE - 1 - i];
+        if (n > most_rows)
+            continue;
+        int32_t first = whole ? ops_below(ops, MOST_ROWS) : 0;
         float *rows = take_rows(ops, x, first, n, n_in);
         ops_write(ops, (struct tensor *)args.in, dtype, n, n_in, rows);
+        free(rows);
+        rows = take_rows(ops, residual, first, n, n_out);
+        ops_write(ops, args.out, DTYPE_FLOAT32, n, n_out, rows);
+        free(rows);
         args.n_rows = n;
         OPS_OK(ops, backend->matmul(backend->context, &args));
         float *got = ops_read(ops, args.out, DTYPE_FLOAT32, n, n_out);
         if (!whole)
             whole = take_rows(ops, got, 0, MOST_ROWS, n_out);
         float *expected = take_rows(ops, whole, first, n, n_out);
-        ops_expect_equal(ops, got, expected, n * n_out, "matmul of fewer rows");
-        free(rows);
+        ops_expect_equal(ops, got, expected, (int64_t)n * n_out, "matmul of other rows");
         free(got);
         free(expected);
     }
@@ -357,13 +371,16 @@ static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t 
     free(x);
     free(w);
     free(b);
+    free(residual);
 }
 
+/* Outputs enough for every tile shape of the CUDA backend, and a K of two parts for the residual's. */
 void case_matmul_rows_alone(struct operations *ops) {
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
-        matmul_rows_alone(ops, (enum dtype)dtype, 96, 520);
-        matmul_rows_alone(ops, (enum dtype)dtype, 65, 384);
-        matmul_rows_alone(ops, (enum dtype)dtype, 33, 71);
+        matmul_rows_alone(ops, (enum dtype)dtype, 576, 520, 4096, false);
+        matmul_rows_alone(ops, (enum dtype)dtype, 65, 384, MOST_ROWS, false);
+        matmul_rows_alone(ops, (enum dtype)dtype, 33, 71, MOST_ROWS, true);
+        matmul_rows_alone(ops, (enum dtype)dtype, 520, 4300, MOST_ROWS, true);
     }
 }
 

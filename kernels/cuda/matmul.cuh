@@ -1,0 +1,125 @@
+/* matmul: what the kernels of matmul share: their operands, and what happens to a finished sum. Private to
+ * matmul*.cu. */
+#ifndef PRESSRUN_KERNELS_CUDA_MATMUL_CUH
+#define PRESSRUN_KERNELS_CUDA_MATMUL_CUH
+
+#include "kernels/cuda/context.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tile.h"
+#include "kernels/cuda/vector.cuh"
+#include "kernels/cuda/weight_layout.h"
+
+/* Longest K that one chain of sums runs through when it is added to the residual; a longer one is cut into
+ * two parts, which are added to the residual one after the other. A function of the weight alone. Few outputs
+ * with a long K are all that keeps a multiprocessor waiting for others, and only projections back to the
+ * residual have that shape. */
+enum { MATMUL_LONGEST_CHAIN = 4096 };
+
+struct matmul_params {
+    const void *weight; /* [n_out, n_in]; bfloat16: weight_layout.h; float32: rows of in_stride */
+    const void *in;     /* [n_rows, n_in] */
+    void *out;          /* [n_rows, n_out], or [n_rows, n_out / 2] when gated */
+    const float *bias;  /* [n_out] float32, or NULL */
+    int64_t in_stride;
+    int64_t out_stride;
+    int32_t n_out; /* rows of the weight; of a pair both */
+    int32_t n_rows;
+    int32_t n_in;     /* padded to whole 16-byte vectors */
+    int32_t k_blocks; /* of a row of blocks of the weight */
+    int32_t split;    /* k block at which the second part begins; k_blocks: there is none */
+    enum activation activation;
+    int32_t width; /* columns of out */
+    bool accumulate;
+    bool out_float32;
+};
+
+/* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the approximation named gelu_new in Hugging Face
+ * configurations (Hendrycks and Gimpel, arXiv 1606.08415). Explicit fma: the same bits wherever it is
+ * inlined. */
+static __device__ __forceinline__ float gelu_tanh(float x) {
+    float cubic = fmaf(0.044715f * x * x, x, x);
+    float half = 0.5f * x;
+    return fmaf(half, tanhf(0.7978845608028654f * cubic), half);
+}
+
+/* x / (1 + e^-x) (Elfwing et al., arXiv 1702.03118). */
+static __device__ __forceinline__ float silu(float x) {
+    return __fdividef(x, 1.0f + ptx_exp2(x * -1.4426950408889634f));
+}
+
+/* One function for all kernels, here and below, so that a row's bits do not depend on the tile. */
+static __device__ __forceinline__ float matmul_finish(const matmul_params &p, float sum, float bias) {
+    if (p.bias)
+        sum = sum + bias;
+    if (p.activation == ACTIVATION_GELU_TANH)
+        sum = gelu_tanh(sum);
+    return sum;
+}
+
+/* Writes a finished sum. `second`: of the second part of K, whose first part has been written. */
+static __device__ __forceinline__ void matmul_write(const matmul_params &p, int row, int output, float sum,
+                                                    bool second) {
+    if (row >= p.n_rows || output >= p.width)
+        return;
+    if (!second)
+        sum = matmul_finish(p, sum, p.bias ? p.bias[output] : 0.0f);
+    int64_t index = row * p.out_stride + output;
+    if (p.accumulate) {
+        float *out = static_cast<float *>(p.out) + index;
+        *out = *out + sum;
+    } else if (p.out_float32) {
+        static_cast<float *>(p.out)[index] = sum;
+    } else {
+        static_cast<bfloat16 *>(p.out)[index] = from_float<bfloat16>(sum);
+    }
+}
+
+/* Writes an output of a gated activation. */
+static __device__ __forceinline__ void matmul_write_gated(const matmul_params &p, int row, int output,
+                                                          float gate, float up) {
+    if (row >= p.n_rows || output >= p.width)
+        return;
+    int64_t index = row * p.out_stride + output;
+    float product = silu(gate) * up;
+    if (p.out_float32)
+        static_cast<float *>(p.out)[index] = product;
+    else
+        static_cast<bfloat16 *>(p.out)[index] = from_float<bfloat16>(product);
+}
+
+/* Writes the four sums of an m16n8 accumulator tile (tile.h): outputs [first_output, + 16) of rows
+ * [first_row, + 8). */
+static __device__ __forceinline__ void matmul_write_tile(const matmul_params &p, int first_row,
+                                                         int first_output, int lane, const float *sum,
+                                                         bool second) {
+    int row = first_row + (int)tile_c_column(lane, 0), output = first_output + (int)tile_c_row(lane, 0);
+    if (p.activation == ACTIVATION_SILU_GATED) {
+        static_assert(WEIGHT_PAIR_ROWS == 8, "rows of a pair are the two rows that a thread holds");
+        output = first_output / 2 + (int)tile_c_row(lane, 0);
+        matmul_write_gated(p, row, output, sum[0], sum[2]);
+        matmul_write_gated(p, row + 1, output, sum[1], sum[3]);
+        return;
+    }
+    matmul_write(p, row, output, sum[0], second);
+    matmul_write(p, row + 1, output, sum[1], second);
+    matmul_write(p, row, output + 8, sum[2], second);
+    matmul_write(p, row + 1, output + 8, sum[3], second);
+}
+
+/* Each queues the product in its own way; the bits of bfloat16 products are the same. */
+enum status matmul_fma(struct backend_context *context, const matmul_params &p);
+enum status matmul_mma(struct backend_context *context, const matmul_params &p);
+/* For context->has_wgmma. in: the tensor behind p.in. */
+enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in);
+
+/* One of matmul_wgmma's tile shapes by number, for tests and the sandbox; STATUS_DATA when it cannot compute
+ * p. name: NULL, or where its name goes. */
+int matmul_wgmma_variants();
+bool matmul_wgmma_can(const matmul_params &p, int index);
+enum status matmul_wgmma_launch(struct backend_context *context, const matmul_params &p,
+                                const struct tensor *in, int index, char *name, size_t name_bytes);
+
+/* The operands as kernels take them, checked. */
+enum status matmul_params_for(const struct matmul_args *args, matmul_params *p);
+
+#endif

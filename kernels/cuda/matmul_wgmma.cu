@@ -1,0 +1,372 @@
+/* matmul_wgmma: bfloat16 products on Hopper (compute capability 9.0): warpgroup matrix multiply fed by the
+ * copy engine.
+ *
+ * The picture. out^T = W . X^T is cut into tiles of 64 x CONSUMERS outputs by TOKENS rows:
+ *
+ *                    TOKENS rows of in (wgmma's N operand)
+ *                  +-----------+
+ *      64 outputs  |  group 0  |     A stage holds K_BLOCKS blocks of 64 columns of k of both operands:
+ *                  +-----------+     weights [CONSUMERS][K_BLOCKS] blocks of 8 KiB (weight_layout.h),
+ *      64 outputs  |  group 1  |     rows    [K_BLOCKS] boxes of TOKENS x 128 bytes, all 128-byte-swizzled.
+ *                  +-----------+
+ *
+ * The pipeline. One thread (the producer warp's first) fills a ring of STAGES stages; CONSUMERS warpgroups
+ * multiply, each its 64 outputs. Blocks are persistent: each takes tiles blockIdx.x, + gridDim.x, ... and its
+ * ring runs on from one tile into the next, so the copy engine never waits for an epilogue. Weights, which no
+ * kernel writes, are requested before the previous kernel is complete, the rows of in after it.
+ *
+ * The barriers. full[s]: completed by the bytes of stage s; consumers wait for it. empty[s]: completed by one
+ * arrival of every consumer warp, when the products that read stage s are complete; the producer waits for it
+ * before it fills s again. A stage's use u (0, 1, ...) waits for full[s] with parity u % 2 and for the
+ * empty[s] of use u - 1.
+ *
+ * Two parts of K (MATMUL_LONGEST_CHAIN). PARTS == 1: the block computes one after the other and adds each to
+ * the residual. PARTS == 2: a cluster of two blocks computes both; the second hands its sums to the first
+ * through shared memory, which adds its own, then those.
+ *
+ * Numerics: as matmul_mma.cu, bit for bit (a test holds them equal): per output one chain over ascending k
+ * from zero in steps of 16. */
+#include <cstdio>
+#include <cuda.h>
+
+#include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace {
+
+enum { ROW_BYTES = WEIGHT_BLOCK * 2, BOX_ALIGNMENT = 1024, MAX_PRODUCT_WIDTH = 128 };
+
+template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1> struct wgmma_shape {
+    static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
+                         PARTS = PARTS_;
+    static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK;
+    static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
+    static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
+    static constexpr int WIDTH = TOKENS < MAX_PRODUCT_WIDTH ? TOKENS : MAX_PRODUCT_WIDTH; /* of a product */
+    static constexpr int PRODUCTS = TOKENS / WIDTH;
+    static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * WEIGHT_BLOCK_BYTES;
+    static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
+    static constexpr int STAGE_BYTES = WEIGHT_BYTES + K_BLOCKS * BOX_BYTES;
+    static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
+    static constexpr int SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT;
+    static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
+    static_assert(WIDTH * PRODUCTS == TOKENS, "whole products");
+    static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
+    static_assert(PARTS == 1 || CONSUMERS * TOKENS * WEIGHT_BLOCK * 4 <= RING_BYTES,
+                  "room for a part's sums");
+};
+
+/* Where a block stands in its sequence of (tile, part, stage of k): the same walk for producer and consumers.
+ */
+template <typename Shape> struct walk {
+    int tile, n_tiles, step;
+    int k, k_end; /* blocks */
+    int part;
+
+    __device__ __forceinline__ void part_begin(const matmul_params &p) {
+        k = part == 0 ? 0 : p.split;
+        k_end = part == 0 ? p.split : p.k_blocks;
+    }
+    __device__ __forceinline__ void begin(const matmul_params &p, int n_tiles_) {
+        n_tiles = n_tiles_;
+        tile = blockIdx.x / Shape::PARTS;
+        step = gridDim.x / Shape::PARTS;
+        part = Shape::PARTS == 1 ? 0 : blockIdx.x % Shape::PARTS;
+        part_begin(p);
+    }
+    __device__ __forceinline__ bool active() const { return tile < n_tiles; }
+    /* To the next part, or tile. */
+    __device__ __forceinline__ void next_part(const matmul_params &p) {
+        if (Shape::PARTS == 1 && part == 0 && p.split < p.k_blocks) {
+            part = 1;
+        } else {
+            tile += step;
+            part = Shape::PARTS == 1 ? 0 : part;
+        }
+        part_begin(p);
+    }
+    __device__ __forceinline__ void next(const matmul_params &p) {
+        k += Shape::K_BLOCKS;
+        if (k >= k_end)
+            next_part(p);
+    }
+    /* Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. */
+    __device__ __forceinline__ int first_output(int row_tiles) const {
+        return tile / row_tiles * Shape::OUTPUTS;
+    }
+    __device__ __forceinline__ int first_row(int row_tiles) const { return tile % row_tiles * Shape::TOKENS; }
+};
+
+/* A position in the ring: stage, and parity of its use. */
+template <int STAGES> struct ring_position {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+template <typename Shape>
+__device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
+                                        uint32_t full, uint32_t empty, int n_tiles, int row_tiles) {
+    const unsigned char *weight = static_cast<const unsigned char *>(p.weight);
+    auto copy_weights = [&](const walk<Shape> &w, int stage) {
+        uint32_t barrier = full + 8 * stage, to = ring + stage * Shape::STAGE_BYTES;
+        ptx_barrier_expect(barrier, Shape::STAGE_BYTES);
+#pragma unroll
+        for (int c = 0; c < Shape::CONSUMERS; c++) {
+            /* Outputs beyond the weight read its last row of blocks again; nothing is written for them. */
+            int64_t row_block =
+                min(w.first_output(row_tiles) / WEIGHT_BLOCK + c, (int)weight_row_blocks(p.n_out) - 1);
+            ptx_copy_bulk(to + c * Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES,
+                          weight + (row_block * p.k_blocks + w.k) * WEIGHT_BLOCK_BYTES,
+                          Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES, barrier);
+        }
+    };
+    auto copy_rows = [&](const walk<Shape> &w, int stage) {
+        uint32_t to = ring + stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
+#pragma unroll
+        for (int b = 0; b < Shape::K_BLOCKS; b++)
+            ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, w.first_row(row_tiles),
+                         full + 8 * stage);
+    };
+    walk<Shape> ahead, behind;
+    ahead.begin(p, n_tiles);
+    behind.begin(p, n_tiles);
+    int n_first = 0;
+    for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next(p))
+        copy_weights(ahead, n_first);
+    ptx_wait_for_previous_kernels();
+    for (int stage = 0; stage < n_first; stage++, behind.next(p))
+        copy_rows(behind, stage);
+    ring_position<Shape::STAGES> at;
+    for (; ahead.active(); ahead.next(p), at.next()) {
+        ptx_barrier_wait(empty + 8 * at.stage, at.parity, "matmul empty");
+        copy_weights(ahead, at.stage);
+        copy_rows(ahead, at.stage);
+    }
+}
+
+/* The second block's sums go to the first through the ring, which both have finished reading. */
+template <typename Shape>
+__device__ __forceinline__ void part_send(const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2],
+                                          uint32_t ring) {
+    uint32_t to = ptx_cluster_address(ring, 0) + threadIdx.x * 4;
+#pragma unroll
+    for (int i = 0; i < Shape::PRODUCTS * Shape::WIDTH / 2; i++)
+        ptx_cluster_store(to + i * Shape::CONSUMER_THREADS * 4,
+                          sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)]);
+}
+
+template <typename Shape>
+__device__ __forceinline__ void write(const matmul_params &p, int first_row, int first_output, int lane,
+                                      const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2], bool second) {
+#pragma unroll
+    for (int i = 0; i < Shape::PRODUCTS; i++)
+#pragma unroll
+        for (int j = 0; j < Shape::WIDTH / 8; j++)
+            matmul_write_tile(p, first_row + i * Shape::WIDTH + j * 8, first_output, lane, &sum[i][j * 4],
+                              second);
+}
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::THREADS, 1)
+    kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map, const matmul_params p) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ unsigned char shared[];
+    __shared__ __align__(8) uint64_t barriers[2 * Shape::STAGES];
+    uint32_t ring = (ptx_shared_address(shared) + BOX_ALIGNMENT - 1) / BOX_ALIGNMENT * BOX_ALIGNMENT;
+    uint32_t full = ptx_shared_address(barriers), empty = full + 8 * Shape::STAGES;
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < Shape::STAGES; stage++) {
+            ptx_barrier_init(full + 8 * stage, 1);
+            ptx_barrier_init(empty + 8 * stage, Shape::CONSUMER_THREADS / WARP_LANES);
+        }
+        ptx_barrier_init_done();
+    }
+    __syncthreads(); /* the barriers are initialised */
+    int row_tiles = (p.n_rows + Shape::TOKENS - 1) / Shape::TOKENS;
+    int n_tiles = (p.n_out + Shape::OUTPUTS - 1) / Shape::OUTPUTS * row_tiles;
+    int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+    ptx_allow_next_kernel();
+
+    if (warp == Shape::CONSUMER_THREADS / WARP_LANES) {
+        if (lane == 0)
+            produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_tiles);
+        __syncwarp(); /* the cluster's barriers below are for whole warps */
+        if (Shape::PARTS == 2) {
+            ptx_cluster_barrier();
+            ptx_cluster_barrier();
+        }
+        return;
+    }
+
+    ptx_wait_for_previous_kernels();
+    int group = warp / 4;
+    ring_position<Shape::STAGES> at;
+    walk<Shape> w;
+    for (w.begin(p, n_tiles); w.active(); w.next_part(p)) {
+        float sum[Shape::PRODUCTS][Shape::WIDTH / 2] = {};
+        int previous = -1;
+        for (int k = w.k; k < w.k_end; k += Shape::K_BLOCKS, at.next()) {
+            ptx_barrier_wait(full + 8 * at.stage, at.parity, "matmul full");
+            uint32_t weights =
+                ring + at.stage * Shape::STAGE_BYTES + group * Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES;
+            uint32_t rows = ring + at.stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
+            wgmma_begin();
+#pragma unroll
+            for (int b = 0; b < Shape::K_BLOCKS; b++)
+#pragma unroll
+                for (int k16 = 0; k16 < WEIGHT_BLOCK / 16; k16++)
+#pragma unroll
+                    for (int i = 0; i < Shape::PRODUCTS; i++)
+                        wgmma<Shape::WIDTH>(sum[i],
+                                            wgmma_operand(weights + b * WEIGHT_BLOCK_BYTES + k16 * 32),
+                                            wgmma_operand(rows + b * Shape::BOX_BYTES +
+                                                          i * Shape::WIDTH * ROW_BYTES + k16 * 32));
+            wgmma_commit();
+            wgmma_wait<1>(); /* the products of the stage before this one are complete */
+            if (previous >= 0 && lane == 0)
+                ptx_barrier_arrive(empty + 8 * previous);
+            previous = at.stage;
+        }
+        wgmma_wait<0>();
+        if (lane == 0)
+            ptx_barrier_arrive(empty + 8 * previous);
+        int first_row = w.first_row(row_tiles);
+        int first_output = w.first_output(row_tiles) + group * WEIGHT_BLOCK + warp % 4 * 16;
+        if (Shape::PARTS == 1) {
+            write<Shape>(p, first_row, first_output, lane, sum, w.part == 1);
+            continue;
+        }
+        ptx_cluster_barrier(); /* both blocks are done with their rings */
+        if (w.part == 1)
+            part_send<Shape>(sum, ring);
+        ptx_cluster_barrier(); /* the second part is in the first block's ring */
+        if (w.part == 1)
+            continue;
+        write<Shape>(p, first_row, first_output, lane, sum, false);
+        const float *other = reinterpret_cast<const float *>(__cvta_shared_to_generic(ring)) + threadIdx.x;
+#pragma unroll
+        for (int i = 0; i < Shape::PRODUCTS * Shape::WIDTH / 2; i++)
+            sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)] = other[i * Shape::CONSUMER_THREADS];
+        write<Shape>(p, first_row, first_output, lane, sum, true);
+    }
+#endif
+}
+
+/* ---- launch shape ---- */
+
+struct wgmma_variant {
+    int32_t outputs;
+    int32_t tokens;
+    int32_t parts;
+    int32_t threads;
+    int32_t shared_bytes;
+    void (*kernel)(const CUtensorMap, const matmul_params);
+};
+
+template <typename Shape> wgmma_variant variant() {
+    return {Shape::OUTPUTS, Shape::TOKENS,       Shape::PARTS,
+            Shape::THREADS, Shape::SHARED_BYTES, kernel_matmul_wgmma<Shape>};
+}
+
+/* Predicted time of a shape in nanoseconds: tiles run in waves, a tile takes as long as its bytes take into
+ * shared memory or its products take. Rates of an H100 at 1.75 GHz, measured: 95 bytes/ns into one
+ * multiprocessor, 5,800 from L2 to all; a product of N columns takes N / 2 cycles, and never under 18. */
+double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
+    const double sm_bytes_per_ns = 95, all_bytes_per_ns = 5800, cycles_per_ns = 1.75, tile_ns = 1200;
+    double tiles = (double)ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens) * v.parts;
+    double at_once = tiles < context->n_multiprocessors ? tiles : context->n_multiprocessors;
+    double waves = (double)(int64_t)((tiles + context->n_multiprocessors - 1) / context->n_multiprocessors);
+    double k_blocks = (double)p.k_blocks / v.parts;
+    double bytes = k_blocks * (v.outputs + v.tokens) * ROW_BYTES;
+    double rate = all_bytes_per_ns / at_once < sm_bytes_per_ns ? all_bytes_per_ns / at_once : sm_bytes_per_ns;
+    double columns = v.tokens < MAX_PRODUCT_WIDTH ? v.tokens : MAX_PRODUCT_WIDTH;
+    double cycles = columns / 2 > 18 ? columns / 2 : 18;
+    double products = k_blocks * 4 * (v.outputs / WEIGHT_BLOCK) * (v.tokens / columns);
+    double product_ns = products * cycles / cycles_per_ns;
+    return waves * ((bytes / rate > product_ns ? bytes / rate : product_ns) + tile_ns / waves);
+}
+
+const wgmma_variant VARIANTS[] = {
+    variant<wgmma_shape<1, 8, 2, 6>>(),      variant<wgmma_shape<1, 16, 2, 6>>(),
+    variant<wgmma_shape<1, 32, 2, 6>>(),     variant<wgmma_shape<1, 64, 2, 5>>(),
+    variant<wgmma_shape<2, 64, 1, 8>>(),     variant<wgmma_shape<2, 128, 1, 6>>(),
+    variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 16, 2, 6, 2>>(),  variant<wgmma_shape<1, 32, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 2>>(),  variant<wgmma_shape<2, 64, 1, 8, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 2>>(),
+};
+const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
+
+bool can_compute(const matmul_params &p, const wgmma_variant &v) {
+    return v.parts == 1 || p.split < p.k_blocks;
+}
+
+/* Bits do not depend on the choice. */
+int choose(const struct backend_context *context, const matmul_params &p) {
+    int best = 0;
+    double best_ns = 0;
+    for (int i = 0; i < N_VARIANTS; i++) {
+        const wgmma_variant &v = VARIANTS[i];
+        /* Of shapes that are wider than all rows the narrowest: all stream the weights once. */
+        if (!can_compute(p, v) || (v.tokens > 8 && v.tokens / 2 >= p.n_rows))
+            continue;
+        double ns = predicted_ns(context, p, v);
+        if (best_ns == 0 || ns < best_ns) {
+            best = i;
+            best_ns = ns;
+        }
+    }
+    return best;
+}
+
+/* in as boxes of TOKENS rows by 64 columns, swizzled; columns beyond its width arrive as zeros. */
+enum status in_map_make(struct backend_context *context, const struct tensor *in, int32_t tokens,
+                        CUtensorMap *map) {
+    const cuuint64_t sizes[2] = {(cuuint64_t)in->cols, (cuuint64_t)in->rows};
+    const cuuint64_t strides[1] = {(cuuint64_t)tensor_stride(in) * sizeof(bfloat16)};
+    const cuuint32_t box[2] = {WEIGHT_BLOCK, (cuuint32_t)tokens};
+    const cuuint32_t steps[2] = {1, 1};
+    auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(context->tensor_map_encode);
+    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, in->data, sizes, strides, box, steps,
+                             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    RETURN_IF(result != CUDA_SUCCESS, STATUS_INTERNAL,
+              "matmul: the tensor map of [%lld, %lld] was refused (driver error %d)", (long long)in->rows,
+              (long long)in->cols, (int)result);
+    return STATUS_OK;
+}
+
+} // namespace
+
+int matmul_wgmma_variants() {
+    return N_VARIANTS;
+}
+
+bool matmul_wgmma_can(const matmul_params &p, int index) {
+    return can_compute(p, VARIANTS[index]);
+}
+
+enum status matmul_wgmma_launch(struct backend_context *context, const matmul_params &p,
+                                const struct tensor *in, int index, char *name, size_t name_bytes) {
+    const wgmma_variant &v = VARIANTS[index];
+    if (name)
+        snprintf(name, name_bytes, "%dx%d parts %d", v.outputs, v.tokens, v.parts);
+    CUtensorMap map;
+    TRY(in_map_make(context, in, v.tokens, &map));
+    int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens);
+    /* A cluster computes one tile and is gone; otherwise blocks stay. */
+    int32_t blocks = v.parts == 2 || tiles < context->n_multiprocessors ? tiles : context->n_multiprocessors;
+    return cuda_launch_clusters(context, "matmul", v.kernel, dim3(blocks * v.parts), (unsigned)v.threads,
+                                (size_t)v.shared_bytes, (unsigned)v.parts, map, p);
+}
+
+enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {
+    return matmul_wgmma_launch(context, p, in, choose(context, p), nullptr, 0);
+}

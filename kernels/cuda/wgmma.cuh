@@ -1,0 +1,82 @@
+/* wgmma: Hopper's warpgroup matrix multiply, c += a . b, with both operands in shared memory: a [64, 16] (M,
+ * K) and b [N, 16] (N, K), bfloat16, c [64, N] float32 in the registers of the four warps. PTX ISA,
+ * "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
+ *
+ * Operands lie in tiles of rows of 128 bytes (64 elements of k) with the 128-byte swizzle of tile.h, aligned
+ * to 1,024 bytes. Thread t of the warpgroup holds of c, for j in [0, N / 8), rows 16 (t / 32) + t % 32 / 4 (+
+ * 8) and columns 8 j + 2 (t % 4) (+ 1): per eight columns the m16n8 fragment of tile.h. */
+#ifndef PRESSRUN_KERNELS_CUDA_WGMMA_CUH
+#define PRESSRUN_KERNELS_CUDA_WGMMA_CUH
+
+#include <cstdint>
+
+/* Describes a K-major tile at a shared-memory address, or 16 elements of k further on at address + 32. PTX
+ * ISA, "Matrix Descriptor Format": bits 0-13 address / 16, 32-45 the 1,024 bytes from eight rows to the next
+ * eight / 16, 62-63 the swizzle (1: 128 bytes); the leading dimension's stride (16-29) is not used by it. */
+static __device__ __forceinline__ uint64_t wgmma_operand(uint32_t shared) {
+    return (uint64_t)(shared >> 4 & 0x3FFF) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+/* Orders the warpgroup's register writes before the products that follow (PTX ISA, wgmma.fence). */
+static __device__ __forceinline__ void wgmma_begin() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+/* Closes the group of products begun (PTX ISA, wgmma.commit_group). */
+static __device__ __forceinline__ void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/* Waits until at most N groups are not complete (PTX ISA, wgmma.wait_group). */
+template <int N> static __device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+#define WGMMA_4(c, i) "+f"((c)[i]), "+f"((c)[i + 1]), "+f"((c)[i + 2]), "+f"((c)[i + 3])
+
+/* c += a . b; a, b from wgmma_operand(). */
+template <int N> static __device__ __forceinline__ void wgmma(float (&c)[N / 2], uint64_t a, uint64_t b) {
+    static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128,
+                  "a width that has its instruction here");
+    if constexpr (N == 8)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3}, "
+                     "%4, %5, 1, 1, 1, 0, 0;"
+                     : WGMMA_4(c, 0)
+                     : "l"(a), "l"(b));
+    if constexpr (N == 16)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+                     "%8, %9, 1, 1, 1, 0, 0;"
+                     : WGMMA_4(c, 0), WGMMA_4(c, 4)
+                     : "l"(a), "l"(b));
+    if constexpr (N == 32)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                     "%16, %17, 1, 1, 1, 0, 0;"
+                     : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12)
+                     : "l"(a), "l"(b));
+    if constexpr (N == 64)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                     " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                     "%32, %33, 1, 1, 1, 0, 0;"
+                     : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16),
+                       WGMMA_4(c, 20), WGMMA_4(c, 24), WGMMA_4(c, 28)
+                     : "l"(a), "l"(b));
+    if constexpr (N == 128)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                     " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                     " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                     " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                     "%64, %65, 1, 1, 1, 0, 0;"
+                     : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16),
+                       WGMMA_4(c, 20), WGMMA_4(c, 24), WGMMA_4(c, 28), WGMMA_4(c, 32), WGMMA_4(c, 36),
+                       WGMMA_4(c, 40), WGMMA_4(c, 44), WGMMA_4(c, 48), WGMMA_4(c, 52), WGMMA_4(c, 56),
+                       WGMMA_4(c, 60)
+                     : "l"(a), "l"(b));
+}
+
+#endif
