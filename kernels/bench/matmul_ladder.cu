@@ -22,7 +22,7 @@
 
 namespace {
 
-enum { NAIVE_THREADS = 256, TILE = 32, TILE_ROWS = 8, CHECKED = 512 };
+enum { NAIVE_THREADS = 256, TILE = 32, TILE_ROWS = 8, CHECKED = 512, CHECKED_ROWS = 256 };
 
 static constexpr double NAIVE_FLOPS = 2e9; /* more is not timed */
 
@@ -90,6 +90,14 @@ __global__ void __launch_bounds__(TILE *TILE_ROWS)
         if (row < n_rows && first_output + column < n_out)
             out[(int64_t)row * n_out + first_output + column] = from_float<bfloat16>(sum[i]);
     }
+}
+
+/* *n_different += words that differ. */
+__global__ void __launch_bounds__(NAIVE_THREADS)
+    kernel_compare(const uint32_t *a, const uint32_t *b, int64_t n_words, unsigned long long *n_different) {
+    int64_t i = (int64_t)blockIdx.x * NAIVE_THREADS + threadIdx.x;
+    if (i < n_words && a[i] != b[i])
+        atomicAdd(n_different, 1ull);
 }
 
 /* cublasGemmEx, which the header overloads. */
@@ -176,6 +184,7 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
     bench_must(backend->tensor_write(backend->context, in_tensor, max_rows, in.data()));
     cudaStream_t stream = bench->context->stream;
     bench_memory plain_out(out_bytes); /* of those that do not add */
+    bench_memory first_out(layer.residual ? 2 * out_bytes : out_bytes), counter(sizeof(unsigned long long));
     bfloat16 *y = plain_out.as<bfloat16>();
     const bfloat16 *x = static_cast<const bfloat16 *>(in_tensor->data);
 
@@ -231,6 +240,30 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
         };
         double flops = 2.0 * n_rows * n_out * n_in, baseline_us = 0;
         const bool sweeps = bench->sweep && bench->context->has_wgmma, plain = flops <= NAIVE_FLOPS;
+        const size_t added_bytes = (size_t)n_rows * n_out * (layer.residual ? 4 : 2);
+        /* An output left unwritten is seen: NaN. What adds starts from zeros. */
+        auto clear = [&](void *result, bool adds, size_t bytes) {
+            bench_must(cudaMemsetAsync(result, adds ? 0 : 0xFF, bytes, stream), "clear");
+        };
+        /* All tensor-core kernels give the bits of the first. */
+        clear(out_tensor->data, layer.residual, added_bytes);
+        mma(0);
+        bench_must(
+            cudaMemcpyAsync(first_out.data, out_tensor->data, added_bytes, cudaMemcpyDeviceToDevice, stream),
+            "keep");
+        auto same_bits = [&]() {
+            unsigned long long n_different = 0;
+            clear(counter.data, true, sizeof n_different);
+            int64_t words = (int64_t)(added_bytes / 4);
+            kernel_compare<<<(unsigned)((words + NAIVE_THREADS - 1) / NAIVE_THREADS), NAIVE_THREADS, 0,
+                             stream>>>(first_out.as<uint32_t>(), static_cast<uint32_t *>(out_tensor->data),
+                                       words, counter.as<unsigned long long>());
+            bench_must(cudaMemcpyAsync(&n_different, counter.data, sizeof n_different, cudaMemcpyDeviceToHost,
+                                       stream),
+                       "compare");
+            bench_must(cudaStreamSynchronize(stream), "compare");
+            return n_different == 0;
+        };
         if (sweeps) {
             double best_us = 0;
             int best = 0;
@@ -240,7 +273,17 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
                 bench_must(matmul_params_for(&args, &p));
                 if (!matmul_wgmma_can(p, variant))
                     continue;
+                clear(out_tensor->data, layer.residual, added_bytes);
+                swept(0);
+                bool same = same_bits();
                 double us = bench_time(bench, swept);
+                if (bench->json)
+                    fprintf(bench->json, "{\"sweep\":\"%s M=%d\",\"tile\":\"%s\",\"us\":%.2f,\"same\":%d}\n",
+                            layer.name, n_rows, name, us, same);
+                if (!same) {
+                    printf("matmul %s M=%d tile %s: other bits  WRONG\n", layer.name, n_rows, name);
+                    bench->failed = true;
+                }
                 if (best_us == 0 || us < best_us) {
                     best_us = us;
                     best = variant;
@@ -259,28 +302,22 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
                      {"mma", &mma, true, layer.residual},
                      {best_name.c_str(), &swept, sweeps, layer.residual},
                      {"shipped", &shipped, true, layer.residual}};
-        std::vector<unsigned char> bits; /* of the first tensor-core kernel: all give the same */
         for (const auto &rung : rungs) {
             if (!rung.wanted)
                 continue;
-            void *result = rung.adds || rung.body == &shipped || rung.body == &mma || rung.body == &swept
-                               ? out_tensor->data
-                               : plain_out.data;
-            /* An output left unwritten is seen: NaN. What adds starts from zeros. */
+            bool ours = rung.body == &shipped || rung.body == &mma || rung.body == &swept;
+            void *result = ours ? out_tensor->data : plain_out.data;
             size_t bytes = (size_t)n_rows * n_out * (rung.adds ? 4 : 2);
-            bench_must(cudaMemset(result, rung.adds ? 0 : 0xFF, bytes), "cudaMemset");
+            clear(result, rung.adds, bytes);
             (*rung.body)(0);
-            std::vector<unsigned char> out(bytes);
+            int n_checked = std::min(n_rows, (int)CHECKED_ROWS);
+            std::vector<unsigned char> out(bytes / n_rows * n_checked);
             bench_must(cudaStreamSynchronize(stream), "check");
-            bench_must(cudaMemcpy(out.data(), result, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
+            bench_must(cudaMemcpy(out.data(), result, out.size(), cudaMemcpyDeviceToHost), "check");
             bench_row row = {};
-            row.error = matmul_error(bench, layer, out, weight, in, n_rows, rung.adds);
-            if (result == out_tensor->data) {
-                if (bits.empty())
-                    bits = out;
-                if (bits != out)
-                    row.error = NAN;
-            }
+            row.error = matmul_error(bench, layer, out, weight, in, n_checked, rung.adds);
+            if (ours && !same_bits())
+                row.error = NAN;
             row.us = bench_time(bench, *rung.body);
             if (rung.body == &baseline)
                 baseline_us = row.us;

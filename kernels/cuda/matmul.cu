@@ -10,7 +10,8 @@ namespace {
 enum { WGMMA_ROW_BLOCKS = 8 };
 
 bool prefers_wgmma(const struct backend_context *context, const matmul_params &p) {
-    return context->has_wgmma && weight_row_blocks(p.n_out) >= WGMMA_ROW_BLOCKS;
+    bool gated_float32 = p.activation == ACTIVATION_SILU_GATED && p.out_float32;
+    return context->has_wgmma && !gated_float32 && weight_row_blocks(p.n_out) >= WGMMA_ROW_BLOCKS;
 }
 
 } // namespace

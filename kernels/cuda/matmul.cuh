@@ -33,18 +33,17 @@ struct matmul_params {
     bool out_float32;
 };
 
-/* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the approximation named gelu_new in Hugging Face
- * configurations (Hendrycks and Gimpel, arXiv 1606.08415). Explicit fma: the same bits wherever it is
- * inlined. */
-static __device__ __forceinline__ float gelu_tanh(float x) {
-    float cubic = fmaf(0.044715f * x * x, x, x);
-    float half = 0.5f * x;
-    return fmaf(half, tanhf(0.7978845608028654f * cubic), half);
-}
-
 /* x / (1 + e^-x) (Elfwing et al., arXiv 1702.03118). */
 static __device__ __forceinline__ float silu(float x) {
     return __fdividef(x, 1.0f + ptx_exp2(x * -1.4426950408889634f));
+}
+
+/* 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), the approximation named gelu_new in Hugging
+ * Face configurations (Hendrycks and Gimpel, arXiv 1606.08415), which is x / (1 + e^-2u). Explicit fma: the
+ * same bits wherever it is inlined. */
+static __device__ __forceinline__ float gelu_tanh(float x) {
+    float u = fmaf(0.044715f * x * x, x, x) * 0.7978845608028654f;
+    return __fdividef(x, 1.0f + ptx_exp2(u * (-2.0f * 1.4426950408889634f)));
 }
 
 /* One function for all kernels, here and below, so that a row's bits do not depend on the tile. */

@@ -20,6 +20,14 @@
  * before it fills s again. A stage's use u (0, 1, ...) waits for full[s] with parity u % 2 and for the
  * empty[s] of use u - 1.
  *
+ * A pair of blocks (SHARED_ROWS) takes neighbouring outputs of the same rows; each fetches half of the rows
+ * of a stage for both, so that a tile takes two thirds of the bytes out of L2. A stage is then free when the
+ * consumers of both blocks have released it, in both blocks.
+ *
+ * The end of a tile. Sums that are added to the residual or stay float32 go from registers to memory, eight
+ * outputs (32 bytes) side by side. bfloat16 results of wide tiles are transposed into shared memory, 64 rows
+ * at a time, and taken from there by the copy engine, while the consumers go on.
+ *
  * Two parts of K (MATMUL_LONGEST_CHAIN). PARTS == 1: the block computes one after the other and adds each to
  * the residual. PARTS == 2: a cluster of two blocks computes both; the second hands its sums to the first
  * through shared memory, which adds its own, then those.
@@ -35,12 +43,22 @@
 
 namespace {
 
-enum { ROW_BYTES = WEIGHT_BLOCK * 2, BOX_ALIGNMENT = 1024, MAX_PRODUCT_WIDTH = 128 };
+enum {
+    ROW_BYTES = WEIGHT_BLOCK * 2,
+    BOX_ALIGNMENT = 1024,
+    MAX_PRODUCT_WIDTH = 128,
+    STAGED_ROWS = 64, /* rows of a tile that are transposed at a time */
+    STAGING_BYTES = STAGED_ROWS * ROW_BYTES,
+    STAGING_BUFFERS = 2 /* per warpgroup */
+};
 
-template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1> struct wgmma_shape {
+template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, bool SHARED_ROWS_ = false>
+struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
                          PARTS = PARTS_;
-    static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK;
+    static constexpr bool SHARED_ROWS = SHARED_ROWS_;
+    static constexpr int CLUSTER = SHARED_ROWS ? 2 : PARTS;
+    static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
     static constexpr int WIDTH = TOKENS < MAX_PRODUCT_WIDTH ? TOKENS : MAX_PRODUCT_WIDTH; /* of a product */
@@ -49,7 +67,10 @@ template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 
     static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
     static constexpr int STAGE_BYTES = WEIGHT_BYTES + K_BLOCKS * BOX_BYTES;
     static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
-    static constexpr int SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT;
+    static constexpr bool STAGED = TOKENS >= STAGED_ROWS; /* bfloat16 results go through shared memory */
+    static constexpr int SHARED_BYTES =
+        RING_BYTES + BOX_ALIGNMENT + (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0);
+    static_assert(!SHARED_ROWS || (PARTS == 1 && K_BLOCKS == 1 && TOKENS % 16 == 0), "halves of one box");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(WIDTH * PRODUCTS == TOKENS, "whole products");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
@@ -70,8 +91,8 @@ template <typename Shape> struct walk {
     }
     __device__ __forceinline__ void begin(const matmul_params &p, int n_tiles_) {
         n_tiles = n_tiles_;
-        tile = blockIdx.x / Shape::PARTS;
-        step = gridDim.x / Shape::PARTS;
+        tile = blockIdx.x / Shape::CLUSTER;
+        step = gridDim.x / Shape::CLUSTER;
         part = Shape::PARTS == 1 ? 0 : blockIdx.x % Shape::PARTS;
         part_begin(p);
     }
@@ -93,6 +114,8 @@ template <typename Shape> struct walk {
     }
     /* Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. */
     __device__ __forceinline__ int first_output(int row_tiles) const {
+        if (Shape::SHARED_ROWS)
+            return (tile / row_tiles * 2 + (int)(blockIdx.x % 2)) * Shape::OUTPUTS;
         return tile / row_tiles * Shape::OUTPUTS;
     }
     __device__ __forceinline__ int first_row(int row_tiles) const { return tile % row_tiles * Shape::TOKENS; }
@@ -129,10 +152,16 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
     };
     auto copy_rows = [&](const walk<Shape> &w, int stage) {
         uint32_t to = ring + stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
+        if constexpr (Shape::SHARED_ROWS) { /* in_map has boxes of half the rows */
+            int half = blockIdx.x % 2;
+            ptx_copy_box_shared(to + half * (Shape::BOX_BYTES / 2), in_map, w.k * WEIGHT_BLOCK,
+                                w.first_row(row_tiles) + half * (Shape::TOKENS / 2), full + 8 * stage, 3);
+        } else {
 #pragma unroll
-        for (int b = 0; b < Shape::K_BLOCKS; b++)
-            ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, w.first_row(row_tiles),
-                         full + 8 * stage);
+            for (int b = 0; b < Shape::K_BLOCKS; b++)
+                ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK,
+                             w.first_row(row_tiles), full + 8 * stage);
+        }
     };
     walk<Shape> ahead, behind;
     ahead.begin(p, n_tiles);
@@ -162,20 +191,156 @@ __device__ __forceinline__ void part_send(const float (&sum)[Shape::PRODUCTS][Sh
                           sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)]);
 }
 
+/* Where the sums of a warpgroup go: outputs [output, + 64) of rows [row, + TOKENS). */
+struct destination {
+    const void *map; /* of out, for staged results */
+    uint32_t staging;
+    int row;
+    int output;
+    int warp; /* of the warpgroup */
+    int lane;
+};
+
+/* float32 results: eight lanes hold neighbouring outputs of a row. Reads go before writes, several at a time:
+ * they wait for memory together. */
 template <typename Shape>
-__device__ __forceinline__ void write(const matmul_params &p, int first_row, int first_output, int lane,
-                                      const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2], bool second) {
+__device__ __forceinline__ void write_float32(const matmul_params &p, const destination &d,
+                                              const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+    constexpr int GROUP = Shape::WIDTH / 8 < 4 ? Shape::WIDTH / 8 : 4; /* m16n8 tiles at a time */
+    int first_row = d.row + (int)tile_c_column(d.lane, 0);
+    int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, 0);
+    int stride = (int)p.out_stride;
+#pragma unroll
+    for (int tile = 0; tile < Shape::TOKENS / 8; tile += GROUP) {
+        float *at = static_cast<float *>(p.out) + (int64_t)(first_row + tile * 8) * p.out_stride + output;
+        /* Of sum c of these tiles: row (of the rows at `at`), output (8 apart) and whether they exist. */
+        auto offset = [&](int c) { return (c / 4 * 8 + c % 2) * stride + c % 4 / 2 * 8; };
+        auto valid = [&](int c) {
+            return first_row + tile * 8 + c / 4 * 8 + c % 2 < p.n_rows && output + c % 4 / 2 * 8 < p.width;
+        };
+        float old[GROUP * 4];
+#pragma unroll
+        for (int c = 0; c < GROUP * 4; c++)
+            old[c] = p.accumulate && valid(c) ? at[offset(c)] : 0.0f;
+#pragma unroll
+        for (int c = 0; c < GROUP * 4; c++) {
+            int i = tile * 4 + c;
+            float value = sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)];
+            if (valid(c))
+                at[offset(c)] = p.accumulate ? old[c] + value : value;
+        }
+    }
+}
+
+/* bfloat16 results of narrow tiles. */
+template <typename Shape>
+__device__ __forceinline__ void write_bfloat16(const matmul_params &p, const destination &d,
+                                               const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+    bool gated = p.activation == ACTIVATION_SILU_GATED;
 #pragma unroll
     for (int i = 0; i < Shape::PRODUCTS; i++)
 #pragma unroll
-        for (int j = 0; j < Shape::WIDTH / 8; j++)
-            matmul_write_tile(p, first_row + i * Shape::WIDTH + j * 8, first_output, lane, &sum[i][j * 4],
-                              second);
+        for (int c = 0; c < Shape::WIDTH / 2; c++) {
+            int row = d.row + i * Shape::WIDTH + c / 4 * 8 + (int)tile_c_column(d.lane, c % 4);
+            int output = gated ? d.output / 2 + d.warp * 8 + d.lane / 4
+                               : d.output + d.warp * 16 + (int)tile_c_row(d.lane, c % 4);
+            if ((gated && c % 4 >= 2) || row >= p.n_rows || output >= p.width)
+                continue;
+            static_cast<bfloat16 *>(p.out)[row * p.out_stride + output] = from_float<bfloat16>(sum[i][c]);
+        }
+}
+
+/* bfloat16 results of wide tiles: [64 rows][64 outputs, or 32 of a pair] transposed into shared memory,
+ * swizzled as the tensor map says, then stored by the copy engine. */
+template <typename Shape>
+__device__ __forceinline__ void write_staged(const matmul_params &p, const destination &d,
+                                             const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+    constexpr int ROUNDS = Shape::TOKENS / STAGED_ROWS;
+    bool gated = p.activation == ACTIVATION_SILU_GATED, leader = d.warp == 0 && d.lane == 0;
+#pragma unroll
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t buffer = d.staging + round % STAGING_BUFFERS * STAGING_BYTES;
+        if (leader)
+            ptx_store_wait_read<STAGING_BUFFERS - 1>();
+        ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffer's last store has read it */
+        if (gated) {
+#pragma unroll
+            for (int j = 0; j < STAGED_ROWS / 8; j += 4) {
+                uint32_t r[4];
+#pragma unroll
+                for (int m = 0; m < 4; m++) {
+                    constexpr int PER = Shape::WIDTH / 8;
+                    int tile = round * (STAGED_ROWS / 8) + j + m;
+                    const float *c = &sum[tile / PER][tile % PER * 4];
+                    r[m] = pack_bfloat16(c[0], c[1]);
+                }
+                uint32_t row = (uint32_t)(j * 8 + d.lane);
+                ptx_store_matrix_x4_transposed(buffer + tile_offset(row, (uint32_t)d.warp, 4), r[0], r[1],
+                                               r[2], r[3]);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < STAGED_ROWS / 8; j += 2) {
+                uint32_t r[4];
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    constexpr int PER = Shape::WIDTH / 8;
+                    int tile = round * (STAGED_ROWS / 8) + j + m;
+                    const float *c = &sum[tile / PER][tile % PER * 4];
+                    r[2 * m] = pack_bfloat16(c[0], c[1]);
+                    r[2 * m + 1] = pack_bfloat16(c[2], c[3]);
+                }
+                uint32_t row = (uint32_t)(j * 8 + d.lane / 16 * 8 + d.lane % 8);
+                uint32_t chunk = (uint32_t)(d.warp * 2 + d.lane / 8 % 2);
+                ptx_store_matrix_x4_transposed(buffer + tile_offset(row, chunk, 8), r[0], r[1], r[2], r[3]);
+            }
+        }
+        ptx_fence_for_copies();
+        ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffer is complete */
+        int column = gated ? d.output / 2 : d.output;
+        if (leader)
+            ptx_store_box(d.map, column, d.row + round * STAGED_ROWS, buffer);
+    }
+}
+
+/* Bias, activation, and to memory. second: the sums of the second part of K. The steps over all sums are
+ * apart, each behind one branch, so that the code of a tile stays small. */
+template <typename Shape>
+__device__ __forceinline__ void finish(const matmul_params &p, const destination &d,
+                                       float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2], bool second) {
+    constexpr int N = Shape::WIDTH / 2;
+    if (p.bias && !second) {
+        int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, 0);
+        float low = output < p.n_out ? p.bias[output] : 0.0f;
+        float high = output + 8 < p.n_out ? p.bias[output + 8] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < Shape::PRODUCTS * N; i++)
+            sum[i / N][i % N] = sum[i / N][i % N] + (i % 4 < 2 ? low : high);
+    }
+    if (p.activation == ACTIVATION_GELU_TANH && !second) {
+#pragma unroll
+        for (int i = 0; i < Shape::PRODUCTS * N; i++)
+            sum[i / N][i % N] = gelu_tanh(sum[i / N][i % N]);
+    }
+    if (p.activation == ACTIVATION_SILU_GATED) {
+#pragma unroll
+        for (int i = 0; i < Shape::PRODUCTS * N; i += 4) {
+            sum[i / N][i % N] = silu(sum[i / N][i % N]) * sum[i / N][i % N + 2];
+            sum[i / N][i % N + 1] = silu(sum[i / N][i % N + 1]) * sum[i / N][i % N + 3];
+        }
+    }
+    if (p.out_float32)
+        write_float32<Shape>(p, d, sum);
+    else if constexpr (Shape::STAGED)
+        write_staged<Shape>(p, d, sum);
+    else
+        write_bfloat16<Shape>(p, d, sum);
 }
 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::THREADS, 1)
-    kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map, const matmul_params p) {
+    kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map,
+                        const __grid_constant__ CUtensorMap out_map, const matmul_params p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ unsigned char shared[];
     __shared__ __align__(8) uint64_t barriers[2 * Shape::STAGES];
@@ -184,13 +349,18 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {
             ptx_barrier_init(full + 8 * stage, 1);
-            ptx_barrier_init(empty + 8 * stage, Shape::CONSUMER_THREADS / WARP_LANES);
+            ptx_barrier_init(empty + 8 * stage,
+                             Shape::CONSUMER_THREADS / WARP_LANES * (Shape::SHARED_ROWS ? 2 : 1));
         }
         ptx_barrier_init_done();
     }
-    __syncthreads(); /* the barriers are initialised */
+    if (Shape::SHARED_ROWS)
+        ptx_cluster_barrier(); /* the barriers of both blocks are initialised */
+    else
+        __syncthreads(); /* the barriers are initialised */
     int row_tiles = (p.n_rows + Shape::TOKENS - 1) / Shape::TOKENS;
-    int n_tiles = (p.n_out + Shape::OUTPUTS - 1) / Shape::OUTPUTS * row_tiles;
+    constexpr int TILE_OUTPUTS = Shape::OUTPUTS * (Shape::SHARED_ROWS ? 2 : 1);
+    int n_tiles = (p.n_out + TILE_OUTPUTS - 1) / TILE_OUTPUTS * row_tiles;
     int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
     ptx_allow_next_kernel();
 
@@ -202,11 +372,23 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
             ptx_cluster_barrier();
             ptx_cluster_barrier();
         }
+        if (Shape::SHARED_ROWS)
+            ptx_cluster_barrier(); /* the other block may still arrive here */
         return;
     }
 
     ptx_wait_for_previous_kernels();
     int group = warp / 4;
+    destination d = {
+        &out_map, ring + Shape::RING_BYTES + group * STAGING_BUFFERS * STAGING_BYTES, 0, 0, warp % 4, lane};
+    uint32_t other_empty = Shape::SHARED_ROWS ? ptx_cluster_address(empty, ptx_cluster_rank() ^ 1) : 0;
+    auto release = [&](int stage) {
+        if (lane != 0)
+            return;
+        ptx_barrier_arrive(empty + 8 * stage);
+        if (Shape::SHARED_ROWS)
+            ptx_cluster_arrive(other_empty + 8 * stage);
+    };
     ring_position<Shape::STAGES> at;
     walk<Shape> w;
     for (w.begin(p, n_tiles); w.active(); w.next_part(p)) {
@@ -230,17 +412,16 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
                                                           i * Shape::WIDTH * ROW_BYTES + k16 * 32));
             wgmma_commit();
             wgmma_wait<1>(); /* the products of the stage before this one are complete */
-            if (previous >= 0 && lane == 0)
-                ptx_barrier_arrive(empty + 8 * previous);
+            if (previous >= 0)
+                release(previous);
             previous = at.stage;
         }
         wgmma_wait<0>();
-        if (lane == 0)
-            ptx_barrier_arrive(empty + 8 * previous);
-        int first_row = w.first_row(row_tiles);
-        int first_output = w.first_output(row_tiles) + group * WEIGHT_BLOCK + warp % 4 * 16;
+        release(previous);
+        d.row = w.first_row(row_tiles);
+        d.output = w.first_output(row_tiles) + group * WEIGHT_BLOCK;
         if (Shape::PARTS == 1) {
-            write<Shape>(p, first_row, first_output, lane, sum, w.part == 1);
+            finish<Shape>(p, d, sum, w.part == 1);
             continue;
         }
         ptx_cluster_barrier(); /* both blocks are done with their rings */
@@ -249,13 +430,17 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         ptx_cluster_barrier(); /* the second part is in the first block's ring */
         if (w.part == 1)
             continue;
-        write<Shape>(p, first_row, first_output, lane, sum, false);
+        finish<Shape>(p, d, sum, false);
         const float *other = reinterpret_cast<const float *>(__cvta_shared_to_generic(ring)) + threadIdx.x;
 #pragma unroll
         for (int i = 0; i < Shape::PRODUCTS * Shape::WIDTH / 2; i++)
             sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)] = other[i * Shape::CONSUMER_THREADS];
-        write<Shape>(p, first_row, first_output, lane, sum, true);
+        finish<Shape>(p, d, sum, true);
     }
+    if (Shape::STAGED)
+        ptx_store_wait_all();
+    if (Shape::SHARED_ROWS)
+        ptx_cluster_barrier(); /* the other block may still arrive here, or copy into this one */
 #endif
 }
 
@@ -265,14 +450,16 @@ struct wgmma_variant {
     int32_t outputs;
     int32_t tokens;
     int32_t parts;
+    int32_t cluster;
+    bool shares_rows;
     int32_t threads;
     int32_t shared_bytes;
-    void (*kernel)(const CUtensorMap, const matmul_params);
+    void (*kernel)(const CUtensorMap, const CUtensorMap, const matmul_params);
 };
 
 template <typename Shape> wgmma_variant variant() {
-    return {Shape::OUTPUTS, Shape::TOKENS,       Shape::PARTS,
-            Shape::THREADS, Shape::SHARED_BYTES, kernel_matmul_wgmma<Shape>};
+    return {Shape::OUTPUTS,     Shape::TOKENS,  Shape::PARTS,        Shape::CLUSTER,
+            Shape::SHARED_ROWS, Shape::THREADS, Shape::SHARED_BYTES, kernel_matmul_wgmma<Shape>};
 }
 
 /* Predicted time of a shape in nanoseconds: tiles run in waves, a tile takes as long as its bytes take into
@@ -284,7 +471,7 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
     double at_once = tiles < context->n_multiprocessors ? tiles : context->n_multiprocessors;
     double waves = (double)(int64_t)((tiles + context->n_multiprocessors - 1) / context->n_multiprocessors);
     double k_blocks = (double)p.k_blocks / v.parts;
-    double bytes = k_blocks * (v.outputs + v.tokens) * ROW_BYTES;
+    double bytes = k_blocks * (v.outputs + v.tokens / (v.shares_rows ? 2 : 1)) * ROW_BYTES;
     double rate = all_bytes_per_ns / at_once < sm_bytes_per_ns ? all_bytes_per_ns / at_once : sm_bytes_per_ns;
     double columns = v.tokens < MAX_PRODUCT_WIDTH ? v.tokens : MAX_PRODUCT_WIDTH;
     double cycles = columns / 2 > 18 ? columns / 2 : 18;
@@ -294,12 +481,20 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
 }
 
 const wgmma_variant VARIANTS[] = {
-    variant<wgmma_shape<1, 8, 2, 6>>(),      variant<wgmma_shape<1, 16, 2, 6>>(),
-    variant<wgmma_shape<1, 32, 2, 6>>(),     variant<wgmma_shape<1, 64, 2, 5>>(),
-    variant<wgmma_shape<2, 64, 1, 8>>(),     variant<wgmma_shape<2, 128, 1, 6>>(),
-    variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 16, 2, 6, 2>>(),  variant<wgmma_shape<1, 32, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 64, 2, 5, 2>>(),  variant<wgmma_shape<2, 64, 1, 8, 2>>(),
+    variant<wgmma_shape<1, 8, 2, 6>>(),
+    variant<wgmma_shape<1, 16, 2, 6>>(),
+    variant<wgmma_shape<1, 32, 2, 6>>(),
+    variant<wgmma_shape<1, 64, 2, 5>>(),
+    variant<wgmma_shape<2, 64, 1, 8>>(),
+    variant<wgmma_shape<2, 128, 1, 6>>(),
+    variant<wgmma_shape<2, 256, 1, 4>>(),
+    variant<wgmma_shape<2, 256, 1, 4, 1, true>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 1, true>>(),
+    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 16, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 32, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 2>>(),
+    variant<wgmma_shape<2, 64, 1, 8, 2>>(),
     variant<wgmma_shape<2, 128, 1, 6, 2>>(),
 };
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
@@ -326,20 +521,23 @@ int choose(const struct backend_context *context, const matmul_params &p) {
     return best;
 }
 
-/* in as boxes of TOKENS rows by 64 columns, swizzled; columns beyond its width arrive as zeros. */
-enum status in_map_make(struct backend_context *context, const struct tensor *in, int32_t tokens,
-                        CUtensorMap *map) {
-    const cuuint64_t sizes[2] = {(cuuint64_t)in->cols, (cuuint64_t)in->rows};
-    const cuuint64_t strides[1] = {(cuuint64_t)tensor_stride(in) * sizeof(bfloat16)};
-    const cuuint32_t box[2] = {WEIGHT_BLOCK, (cuuint32_t)tokens};
+/* A tensor [rows, cols] of bfloat16 as boxes of box_rows by box_cols, swizzled over the width of a box. What
+ * a box has outside of it arrives as zeros, and is not stored. */
+enum status map_make(struct backend_context *context, void *data, int64_t rows, int64_t cols, int64_t stride,
+                     int32_t box_rows, int32_t box_cols, CUtensorMap *map) {
+    const cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
+    const cuuint64_t strides[1] = {(cuuint64_t)stride * sizeof(bfloat16)};
+    const cuuint32_t box[2] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows};
     const cuuint32_t steps[2] = {1, 1};
     auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(context->tensor_map_encode);
-    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, in->data, sizes, strides, box, steps,
-                             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    CUresult result =
+        encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, data, sizes, strides, box, steps,
+               CU_TENSOR_MAP_INTERLEAVE_NONE,
+               box_cols == WEIGHT_BLOCK ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     RETURN_IF(result != CUDA_SUCCESS, STATUS_INTERNAL,
-              "matmul: the tensor map of [%lld, %lld] was refused (driver error %d)", (long long)in->rows,
-              (long long)in->cols, (int)result);
+              "matmul: the tensor map of [%lld, %lld] was refused (driver error %d)", (long long)rows,
+              (long long)cols, (int)result);
     return STATUS_OK;
 }
 
@@ -357,14 +555,21 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
                                 const struct tensor *in, int index, char *name, size_t name_bytes) {
     const wgmma_variant &v = VARIANTS[index];
     if (name)
-        snprintf(name, name_bytes, "%dx%d parts %d", v.outputs, v.tokens, v.parts);
-    CUtensorMap map;
-    TRY(in_map_make(context, in, v.tokens, &map));
-    int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens);
-    /* A cluster computes one tile and is gone; otherwise blocks stay. */
-    int32_t blocks = v.parts == 2 || tiles < context->n_multiprocessors ? tiles : context->n_multiprocessors;
-    return cuda_launch_clusters(context, "matmul", v.kernel, dim3(blocks * v.parts), (unsigned)v.threads,
-                                (size_t)v.shared_bytes, (unsigned)v.parts, map, p);
+        snprintf(name, name_bytes, "%dx%d%s%s", v.outputs, v.tokens, v.parts == 2 ? " parts" : "",
+                 v.shares_rows ? " shared" : "");
+    CUtensorMap in_map, out_map = {};
+    TRY(map_make(context, const_cast<void *>(p.in), in->rows, in->cols, p.in_stride,
+                 v.shares_rows ? v.tokens / 2 : v.tokens, WEIGHT_BLOCK, &in_map));
+    if (!p.out_float32)
+        TRY(map_make(context, p.out, p.n_rows, p.width, p.out_stride, STAGED_ROWS,
+                     p.activation == ACTIVATION_SILU_GATED ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK, &out_map));
+    int32_t outputs = v.outputs * (v.shares_rows ? 2 : 1);
+    int32_t tiles = ceil_div(p.n_out, outputs) * ceil_div(p.n_rows, v.tokens);
+    /* Two blocks that compute parts of K are gone after one tile; others stay. */
+    int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;
+    return cuda_launch_clusters(context, "matmul", v.kernel, dim3((tiles < most ? tiles : most) * v.cluster),
+                                (unsigned)v.threads, (size_t)v.shared_bytes, (unsigned)v.cluster, in_map,
+                                out_map, p);
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {

@@ -167,6 +167,54 @@ static __device__ __forceinline__ void ptx_copy_box(uint32_t shared, const void 
                  : "memory");
 }
 
+/* The same for all blocks of the cluster named by the bits of `blocks`, to the same offsets in their shared
+ * memory, and counted at each one's own barrier. */
+static __device__ __forceinline__ void ptx_copy_box_shared(uint32_t shared, const void *map, int32_t x,
+                                                           int32_t y, uint32_t barrier, uint16_t blocks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+        "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks)
+        : "memory");
+}
+
+/* Copies a box from shared memory to column x, row y of a tensor map, what lies outside of it left out;
+ * closes the group of this copy. Shared memory written by ordinary stores needs ptx_fence_for_copies() in
+ * each writing thread, then a barrier, before. */
+static __device__ __forceinline__ void ptx_store_box(const void *map, int32_t x, int32_t y, uint32_t shared) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];\n"
+                 "cp.async.bulk.commit_group;" ::"l"(map),
+                 "r"(x), "r"(y), "r"(shared)
+                 : "memory");
+}
+
+/* Waits until at most N of this thread's groups of stores still read shared memory (PTX ISA,
+ * cp.async.bulk.wait_group.read). */
+template <int N> static __device__ __forceinline__ void ptx_store_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+
+/* Waits until all of this thread's groups of stores are complete. */
+static __device__ __forceinline__ void ptx_store_wait_all() {
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+/* Orders this thread's writes to shared memory before what the copy engine reads there (PTX ISA,
+ * fence.proxy.async). */
+static __device__ __forceinline__ void ptx_fence_for_copies() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* Stores four 8x8 matrices of 16-bit elements transposed: lane l gives the address of row l % 8 of matrix
+ * l / 8; register i holds of the transposed matrix i row l / 4, columns 2 (l % 4) and the next. PTX ISA,
+ * "Warp-level matrix store instruction: stmatrix". */
+static __device__ __forceinline__ void ptx_store_matrix_x4_transposed(uint32_t shared, uint32_t r0,
+                                                                      uint32_t r1, uint32_t r2, uint32_t r3) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+                 "r"(r0), "r"(r1), "r"(r2), "r"(r3)
+                 : "memory");
+}
+
 /* ---- clusters of thread blocks; sm_90 ---- */
 
 static __device__ __forceinline__ uint32_t ptx_cluster_rank() {
@@ -187,6 +235,11 @@ static __device__ __forceinline__ uint32_t ptx_cluster_address(uint32_t shared, 
     uint32_t address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
     return address;
+}
+
+/* Arrives at a barrier of any block of the cluster; its address from ptx_cluster_address(). */
+static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
