@@ -20,9 +20,10 @@
  * before it fills s again. A stage's use u (0, 1, ...) waits for full[s] with parity u % 2 and for the
  * empty[s] of use u - 1.
  *
- * A pair of blocks (SHARED_ROWS) takes neighbouring outputs of the same rows; each fetches half of the rows
- * of a stage for both, so that a tile takes two thirds of the bytes out of L2. A stage is then free when the
- * consumers of both blocks have released it, in both blocks.
+ * Sharing. A cluster of OUTPUT_SHARERS x ROW_SHARERS neighbouring tiles fetches each operand once: the blocks
+ * of one row of tiles each fetch a part of the rows of in for all of them, those of one column a part of the
+ * weights. L2 is what limits large products otherwise. A block's stage is then free when the consumers of all
+ * blocks that it copies to have released it, so a consumer warp arrives at its own and its sharers' barriers.
  *
  * The end of a tile. Sums that are added to the residual or stay float32 go from registers to memory, eight
  * outputs (32 bytes) side by side. bfloat16 results of wide tiles are transposed into shared memory, 64 rows
@@ -52,12 +53,16 @@ enum {
     STAGING_BUFFERS = 2 /* per warpgroup */
 };
 
-template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, bool SHARED_ROWS_ = false>
+template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int OUTPUT_SHARERS_ = 1,
+          int ROW_SHARERS_ = 1>
 struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
                          PARTS = PARTS_;
-    static constexpr bool SHARED_ROWS = SHARED_ROWS_;
-    static constexpr int CLUSTER = SHARED_ROWS ? 2 : PARTS;
+    static constexpr int OUTPUT_SHARERS = OUTPUT_SHARERS_; /* blocks beside each other: same rows of in */
+    static constexpr int ROW_SHARERS = ROW_SHARERS_;       /* blocks above each other: same weights */
+    static constexpr int SHARERS = OUTPUT_SHARERS + ROW_SHARERS - 1; /* that a block copies to, itself too */
+    static constexpr bool SHARES = SHARERS > 1;
+    static constexpr int CLUSTER = OUTPUT_SHARERS * ROW_SHARERS * PARTS;
     static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
@@ -70,7 +75,9 @@ struct wgmma_shape {
     static constexpr bool STAGED = TOKENS >= STAGED_ROWS; /* bfloat16 results go through shared memory */
     static constexpr int SHARED_BYTES =
         RING_BYTES + BOX_ALIGNMENT + (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0);
-    static_assert(!SHARED_ROWS || (PARTS == 1 && K_BLOCKS == 1 && TOKENS % 16 == 0), "halves of one box");
+    static_assert(!SHARES || PARTS == 1, "a cluster is for one of the two");
+    static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
+    static_assert(TOKENS / OUTPUT_SHARERS % 8 == 0, "sharers fetch whole swizzle atoms of the rows");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(WIDTH * PRODUCTS == TOKENS, "whole products");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
@@ -112,13 +119,16 @@ template <typename Shape> struct walk {
         if (k >= k_end)
             next_part(p);
     }
-    /* Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. */
-    __device__ __forceinline__ int first_output(int row_tiles) const {
-        if (Shape::SHARED_ROWS)
-            return (tile / row_tiles * 2 + (int)(blockIdx.x % 2)) * Shape::OUTPUTS;
-        return tile / row_tiles * Shape::OUTPUTS;
+    /* Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. `tile`
+     * counts clusters, of OUTPUT_SHARERS by ROW_SHARERS tiles. */
+    __device__ __forceinline__ int first_output(int row_clusters) const {
+        int within = (int)(blockIdx.x % Shape::CLUSTER) % Shape::OUTPUT_SHARERS;
+        return (tile / row_clusters * Shape::OUTPUT_SHARERS + within) * Shape::OUTPUTS;
     }
-    __device__ __forceinline__ int first_row(int row_tiles) const { return tile % row_tiles * Shape::TOKENS; }
+    __device__ __forceinline__ int first_row(int row_clusters) const {
+        int within = Shape::SHARES ? (int)(blockIdx.x % Shape::CLUSTER) / Shape::OUTPUT_SHARERS : 0;
+        return (tile % row_clusters * Shape::ROW_SHARERS + within) * Shape::TOKENS;
+    }
 };
 
 /* A position in the ring: stage, and parity of its use. */
@@ -135,32 +145,51 @@ template <int STAGES> struct ring_position {
 
 template <typename Shape>
 __device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
-                                        uint32_t full, uint32_t empty, int n_tiles, int row_tiles) {
+                                        uint32_t full, uint32_t empty, int n_tiles, int row_clusters) {
     const unsigned char *weight = static_cast<const unsigned char *>(p.weight);
+    const int beside = Shape::SHARES ? (int)(blockIdx.x % Shape::CLUSTER) % Shape::OUTPUT_SHARERS : 0;
+    const int above = Shape::SHARES ? (int)(blockIdx.x % Shape::CLUSTER) / Shape::OUTPUT_SHARERS : 0;
     auto copy_weights = [&](const walk<Shape> &w, int stage) {
         uint32_t barrier = full + 8 * stage, to = ring + stage * Shape::STAGE_BYTES;
         ptx_barrier_expect(barrier, Shape::STAGE_BYTES);
+        /* Outputs beyond the weight read its last row of blocks again; nothing is written for them. */
+        int first = w.first_output(row_clusters) / WEIGHT_BLOCK, last = (int)weight_row_blocks(p.n_out) - 1;
+        auto block_of = [&](int consumer) {
+            return weight + ((int64_t)min(first + consumer, last) * p.k_blocks + w.k) * WEIGHT_BLOCK_BYTES;
+        };
+        if constexpr (Shape::ROW_SHARERS == 1) {
 #pragma unroll
-        for (int c = 0; c < Shape::CONSUMERS; c++) {
-            /* Outputs beyond the weight read its last row of blocks again; nothing is written for them. */
-            int64_t row_block =
-                min(w.first_output(row_tiles) / WEIGHT_BLOCK + c, (int)weight_row_blocks(p.n_out) - 1);
-            ptx_copy_bulk(to + c * Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES,
-                          weight + (row_block * p.k_blocks + w.k) * WEIGHT_BLOCK_BYTES,
-                          Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES, barrier);
+            for (int c = 0; c < Shape::CONSUMERS; c++)
+                ptx_copy_bulk(to + c * Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES, block_of(c),
+                              Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES, barrier);
+        } else {
+            constexpr int EACH = Shape::CONSUMERS * Shape::K_BLOCKS / Shape::ROW_SHARERS;
+            uint16_t blocks = 0;
+            for (int i = 0; i < Shape::ROW_SHARERS; i++)
+                blocks |= (uint16_t)(1 << (beside + i * Shape::OUTPUT_SHARERS));
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                int block = above * EACH + i, c = block / Shape::K_BLOCKS, b = block % Shape::K_BLOCKS;
+                ptx_copy_bulk_shared(to + block * WEIGHT_BLOCK_BYTES, block_of(c) + b * WEIGHT_BLOCK_BYTES,
+                                     WEIGHT_BLOCK_BYTES, barrier, blocks);
+            }
         }
     };
     auto copy_rows = [&](const walk<Shape> &w, int stage) {
+        uint32_t barrier = full + 8 * stage;
         uint32_t to = ring + stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
-        if constexpr (Shape::SHARED_ROWS) { /* in_map has boxes of half the rows */
-            int half = blockIdx.x % 2;
-            ptx_copy_box_shared(to + half * (Shape::BOX_BYTES / 2), in_map, w.k * WEIGHT_BLOCK,
-                                w.first_row(row_tiles) + half * (Shape::TOKENS / 2), full + 8 * stage, 3);
-        } else {
+        int row = w.first_row(row_clusters);
 #pragma unroll
-            for (int b = 0; b < Shape::K_BLOCKS; b++)
-                ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK,
-                             w.first_row(row_tiles), full + 8 * stage);
+        for (int b = 0; b < Shape::K_BLOCKS; b++) {
+            if constexpr (Shape::OUTPUT_SHARERS == 1) {
+                ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, row, barrier);
+            } else { /* in_map has boxes of this block's part of the rows */
+                constexpr int ROWS = Shape::TOKENS / Shape::OUTPUT_SHARERS;
+                uint16_t blocks =
+                    (uint16_t)(((1 << Shape::OUTPUT_SHARERS) - 1) << (above * Shape::OUTPUT_SHARERS));
+                ptx_copy_box_shared(to + b * Shape::BOX_BYTES + beside * ROWS * ROW_BYTES, in_map,
+                                    (w.k + b) * WEIGHT_BLOCK, row + beside * ROWS, barrier, blocks);
+            }
         }
     };
     walk<Shape> ahead, behind;
@@ -201,35 +230,24 @@ struct destination {
     int lane;
 };
 
-/* float32 results: eight lanes hold neighbouring outputs of a row. Reads go before writes, several at a time:
- * they wait for memory together. */
+/* float32 results of narrow tiles: eight lanes hold neighbouring outputs of a row. */
 template <typename Shape>
 __device__ __forceinline__ void write_float32(const matmul_params &p, const destination &d,
                                               const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
-    constexpr int GROUP = Shape::WIDTH / 8 < 4 ? Shape::WIDTH / 8 : 4; /* m16n8 tiles at a time */
-    int first_row = d.row + (int)tile_c_column(d.lane, 0);
-    int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, 0);
-    int stride = (int)p.out_stride;
 #pragma unroll
-    for (int tile = 0; tile < Shape::TOKENS / 8; tile += GROUP) {
-        float *at = static_cast<float *>(p.out) + (int64_t)(first_row + tile * 8) * p.out_stride + output;
-        /* Of sum c of these tiles: row (of the rows at `at`), output (8 apart) and whether they exist. */
-        auto offset = [&](int c) { return (c / 4 * 8 + c % 2) * stride + c % 4 / 2 * 8; };
-        auto valid = [&](int c) {
-            return first_row + tile * 8 + c / 4 * 8 + c % 2 < p.n_rows && output + c % 4 / 2 * 8 < p.width;
-        };
-        float old[GROUP * 4];
+    for (int i = 0; i < Shape::PRODUCTS; i++)
 #pragma unroll
-        for (int c = 0; c < GROUP * 4; c++)
-            old[c] = p.accumulate && valid(c) ? at[offset(c)] : 0.0f;
-#pragma unroll
-        for (int c = 0; c < GROUP * 4; c++) {
-            int i = tile * 4 + c;
-            float value = sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)];
-            if (valid(c))
-                at[offset(c)] = p.accumulate ? old[c] + value : value;
+        for (int c = 0; c < Shape::WIDTH / 2; c++) {
+            int row = d.row + i * Shape::WIDTH + c / 4 * 8 + (int)tile_c_column(d.lane, c % 4);
+            int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, c % 4);
+            if (row >= p.n_rows || output >= p.width)
+                continue;
+            float *at = static_cast<float *>(p.out) + row * p.out_stride + output;
+            if (p.accumulate)
+                ptx_add(at, sum[i][c]);
+            else
+                *at = sum[i][c];
         }
-    }
 }
 
 /* bfloat16 results of narrow tiles. */
@@ -303,6 +321,41 @@ __device__ __forceinline__ void write_staged(const matmul_params &p, const desti
     }
 }
 
+/* float32 results of wide tiles: [64 rows][32 outputs] twice, as above, stored or added. */
+template <typename Shape>
+__device__ __forceinline__ void write_staged_float32(const matmul_params &p, const destination &d,
+                                                     const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+    static_assert(STAGING_BUFFERS == 2, "a buffer for each half of the outputs");
+    constexpr int HALF = WEIGHT_BLOCK / 2;
+    bool leader = d.warp == 0 && d.lane == 0;
+    uint32_t buffer = d.staging + (uint32_t)(d.warp / 2) * STAGING_BYTES;
+#pragma unroll
+    for (int round = 0; round < Shape::TOKENS / STAGED_ROWS; round++) {
+        if (leader)
+            ptx_store_wait_read<0>();
+        ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffers' last stores have read them */
+#pragma unroll
+        for (int i = 0; i < STAGED_ROWS / 2; i++) {
+            uint32_t row = (uint32_t)(i / 4 * 8) + tile_c_column(d.lane, i % 4);
+            uint32_t output = (uint32_t)(d.warp % 2 * 16) + tile_c_row(d.lane, i % 4);
+            int of_tile = round * (STAGED_ROWS / 2) + i;
+            ptx_store_shared(buffer + tile_offset(row, output / 4, 8) + output % 4 * 4,
+                             sum[of_tile / (Shape::WIDTH / 2)][of_tile % (Shape::WIDTH / 2)]);
+        }
+        ptx_fence_for_copies();
+        ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffers are complete */
+        if (!leader)
+            continue;
+        int row = d.row + round * STAGED_ROWS;
+        for (int half = 0; half < 2; half++) {
+            if (p.accumulate)
+                ptx_add_box(d.map, d.output + half * HALF, row, d.staging + half * STAGING_BYTES);
+            else
+                ptx_store_box(d.map, d.output + half * HALF, row, d.staging + half * STAGING_BYTES);
+        }
+    }
+}
+
 /* Bias, activation, and to memory. second: the sums of the second part of K. The steps over all sums are
  * apart, each behind one branch, so that the code of a tile stays small. */
 template <typename Shape>
@@ -329,12 +382,18 @@ __device__ __forceinline__ void finish(const matmul_params &p, const destination
             sum[i / N][i % N + 1] = silu(sum[i / N][i % N + 1]) * sum[i / N][i % N + 3];
         }
     }
-    if (p.out_float32)
+    if constexpr (Shape::STAGED) {
+        if (second && d.warp == 0 && d.lane == 0)
+            ptx_store_wait_all(); /* the first part is added before the second */
+        if (p.out_float32)
+            write_staged_float32<Shape>(p, d, sum);
+        else
+            write_staged<Shape>(p, d, sum);
+    } else if (p.out_float32) {
         write_float32<Shape>(p, d, sum);
-    else if constexpr (Shape::STAGED)
-        write_staged<Shape>(p, d, sum);
-    else
+    } else {
         write_bfloat16<Shape>(p, d, sum);
+    }
 }
 
 template <typename Shape>
@@ -349,31 +408,31 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {
             ptx_barrier_init(full + 8 * stage, 1);
-            ptx_barrier_init(empty + 8 * stage,
-                             Shape::CONSUMER_THREADS / WARP_LANES * (Shape::SHARED_ROWS ? 2 : 1));
+            ptx_barrier_init(empty + 8 * stage, Shape::CONSUMER_THREADS / WARP_LANES * Shape::SHARERS);
         }
         ptx_barrier_init_done();
     }
-    if (Shape::SHARED_ROWS)
-        ptx_cluster_barrier(); /* the barriers of both blocks are initialised */
+    if (Shape::SHARES)
+        ptx_cluster_meet(); /* the barriers of all blocks are initialised */
     else
         __syncthreads(); /* the barriers are initialised */
-    int row_tiles = (p.n_rows + Shape::TOKENS - 1) / Shape::TOKENS;
-    constexpr int TILE_OUTPUTS = Shape::OUTPUTS * (Shape::SHARED_ROWS ? 2 : 1);
-    int n_tiles = (p.n_out + TILE_OUTPUTS - 1) / TILE_OUTPUTS * row_tiles;
+    constexpr int CLUSTER_OUTPUTS = Shape::OUTPUTS * Shape::OUTPUT_SHARERS;
+    constexpr int CLUSTER_ROWS = Shape::TOKENS * Shape::ROW_SHARERS;
+    int row_clusters = (p.n_rows + CLUSTER_ROWS - 1) / CLUSTER_ROWS;
+    int n_tiles = (p.n_out + CLUSTER_OUTPUTS - 1) / CLUSTER_OUTPUTS * row_clusters;
     int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
     ptx_allow_next_kernel();
 
     if (warp == Shape::CONSUMER_THREADS / WARP_LANES) {
         if (lane == 0)
-            produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_tiles);
+            produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
         __syncwarp(); /* the cluster's barriers below are for whole warps */
         if (Shape::PARTS == 2) {
-            ptx_cluster_barrier();
+            ptx_cluster_meet();
             ptx_cluster_barrier();
         }
-        if (Shape::SHARED_ROWS)
-            ptx_cluster_barrier(); /* the other block may still arrive here */
+        if (Shape::SHARES)
+            ptx_cluster_meet(); /* the other blocks may still arrive here */
         return;
     }
 
@@ -381,13 +440,25 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     int group = warp / 4;
     destination d = {
         &out_map, ring + Shape::RING_BYTES + group * STAGING_BUFFERS * STAGING_BYTES, 0, 0, warp % 4, lane};
-    uint32_t other_empty = Shape::SHARED_ROWS ? ptx_cluster_address(empty, ptx_cluster_rank() ^ 1) : 0;
+    /* Lane i releases a stage to the i-th block that copies here: those beside this one, then those above. */
+    uint32_t released = empty;
+    if (Shape::SHARES) {
+        int rank = (int)ptx_cluster_rank(), beside = rank % Shape::OUTPUT_SHARERS,
+            above = rank / Shape::OUTPUT_SHARERS;
+        int other = lane < Shape::OUTPUT_SHARERS ? above * Shape::OUTPUT_SHARERS + lane : rank;
+        if (lane >= Shape::OUTPUT_SHARERS && lane < Shape::SHARERS) {
+            int i = lane - Shape::OUTPUT_SHARERS;
+            other = (i < above ? i : i + 1) * Shape::OUTPUT_SHARERS + beside;
+        }
+        released = ptx_cluster_address(empty, (uint32_t)other);
+    }
     auto release = [&](int stage) {
-        if (lane != 0)
+        if (lane >= Shape::SHARERS)
             return;
-        ptx_barrier_arrive(empty + 8 * stage);
-        if (Shape::SHARED_ROWS)
-            ptx_cluster_arrive(other_empty + 8 * stage);
+        if (Shape::SHARES)
+            ptx_cluster_arrive(released + 8 * stage);
+        else
+            ptx_barrier_arrive(released + 8 * stage);
     };
     ring_position<Shape::STAGES> at;
     walk<Shape> w;
@@ -418,13 +489,13 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         }
         wgmma_wait<0>();
         release(previous);
-        d.row = w.first_row(row_tiles);
-        d.output = w.first_output(row_tiles) + group * WEIGHT_BLOCK;
+        d.row = w.first_row(row_clusters);
+        d.output = w.first_output(row_clusters) + group * WEIGHT_BLOCK;
         if (Shape::PARTS == 1) {
             finish<Shape>(p, d, sum, w.part == 1);
             continue;
         }
-        ptx_cluster_barrier(); /* both blocks are done with their rings */
+        ptx_cluster_meet(); /* both blocks are done with their rings */
         if (w.part == 1)
             part_send<Shape>(sum, ring);
         ptx_cluster_barrier(); /* the second part is in the first block's ring */
@@ -439,8 +510,8 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     }
     if (Shape::STAGED)
         ptx_store_wait_all();
-    if (Shape::SHARED_ROWS)
-        ptx_cluster_barrier(); /* the other block may still arrive here, or copy into this one */
+    if (Shape::SHARES)
+        ptx_cluster_meet(); /* the other blocks may still arrive here */
 #endif
 }
 
@@ -451,15 +522,17 @@ struct wgmma_variant {
     int32_t tokens;
     int32_t parts;
     int32_t cluster;
-    bool shares_rows;
+    int32_t output_sharers;
+    int32_t row_sharers;
     int32_t threads;
     int32_t shared_bytes;
     void (*kernel)(const CUtensorMap, const CUtensorMap, const matmul_params);
 };
 
 template <typename Shape> wgmma_variant variant() {
-    return {Shape::OUTPUTS,     Shape::TOKENS,  Shape::PARTS,        Shape::CLUSTER,
-            Shape::SHARED_ROWS, Shape::THREADS, Shape::SHARED_BYTES, kernel_matmul_wgmma<Shape>};
+    return {Shape::OUTPUTS, Shape::TOKENS,         Shape::PARTS,
+            Shape::CLUSTER, Shape::OUTPUT_SHARERS, Shape::ROW_SHARERS,
+            Shape::THREADS, Shape::SHARED_BYTES,   kernel_matmul_wgmma<Shape>};
 }
 
 /* Predicted time of a shape in nanoseconds: tiles run in waves, a tile takes as long as its bytes take into
@@ -471,7 +544,8 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
     double at_once = tiles < context->n_multiprocessors ? tiles : context->n_multiprocessors;
     double waves = (double)(int64_t)((tiles + context->n_multiprocessors - 1) / context->n_multiprocessors);
     double k_blocks = (double)p.k_blocks / v.parts;
-    double bytes = k_blocks * (v.outputs + v.tokens / (v.shares_rows ? 2 : 1)) * ROW_BYTES;
+    double bytes =
+        k_blocks * ((double)v.outputs / v.row_sharers + (double)v.tokens / v.output_sharers) * ROW_BYTES;
     double rate = all_bytes_per_ns / at_once < sm_bytes_per_ns ? all_bytes_per_ns / at_once : sm_bytes_per_ns;
     double columns = v.tokens < MAX_PRODUCT_WIDTH ? v.tokens : MAX_PRODUCT_WIDTH;
     double cycles = columns / 2 > 18 ? columns / 2 : 18;
@@ -485,11 +559,17 @@ const wgmma_variant VARIANTS[] = {
     variant<wgmma_shape<1, 16, 2, 6>>(),
     variant<wgmma_shape<1, 32, 2, 6>>(),
     variant<wgmma_shape<1, 64, 2, 5>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 1, 2, 1>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 1, 2, 2>>(),
     variant<wgmma_shape<2, 64, 1, 8>>(),
+    variant<wgmma_shape<2, 64, 1, 8, 1, 1, 2>>(),
     variant<wgmma_shape<2, 128, 1, 6>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 1, 2, 1>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 1, 1, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 1, 2, 2>>(),
     variant<wgmma_shape<2, 256, 1, 4>>(),
-    variant<wgmma_shape<2, 256, 1, 4, 1, true>>(),
-    variant<wgmma_shape<2, 128, 1, 6, 1, true>>(),
+    variant<wgmma_shape<2, 256, 1, 4, 1, 2, 1>>(),
+    variant<wgmma_shape<2, 256, 1, 4, 1, 2, 2>>(),
     variant<wgmma_shape<1, 8, 2, 6, 2>>(),
     variant<wgmma_shape<1, 16, 2, 6, 2>>(),
     variant<wgmma_shape<1, 32, 2, 6, 2>>(),
@@ -521,20 +601,21 @@ int choose(const struct backend_context *context, const matmul_params &p) {
     return best;
 }
 
-/* A tensor [rows, cols] of bfloat16 as boxes of box_rows by box_cols, swizzled over the width of a box. What
- * a box has outside of it arrives as zeros, and is not stored. */
-enum status map_make(struct backend_context *context, void *data, int64_t rows, int64_t cols, int64_t stride,
-                     int32_t box_rows, int32_t box_cols, CUtensorMap *map) {
+/* A tensor [rows, cols] as boxes of box_rows by box_cols, swizzled over the width of a box. What a box has
+ * outside of it arrives as zeros, and is not stored. */
+enum status map_make(struct backend_context *context, void *data, enum dtype dtype, int64_t rows,
+                     int64_t cols, int64_t stride, int32_t box_rows, int32_t box_cols, CUtensorMap *map) {
     const cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
-    const cuuint64_t strides[1] = {(cuuint64_t)stride * sizeof(bfloat16)};
+    const cuuint64_t strides[1] = {(cuuint64_t)stride * dtype_bytes(dtype)};
     const cuuint32_t box[2] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows};
     const cuuint32_t steps[2] = {1, 1};
     auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(context->tensor_map_encode);
-    CUresult result =
-        encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, data, sizes, strides, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE,
-               box_cols == WEIGHT_BLOCK ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    bool whole = (size_t)box_cols * dtype_bytes(dtype) == ROW_BYTES;
+    CUresult result = encode(
+        map, dtype == DTYPE_FLOAT32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+        data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        whole ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     RETURN_IF(result != CUDA_SUCCESS, STATUS_INTERNAL,
               "matmul: the tensor map of [%lld, %lld] was refused (driver error %d)", (long long)rows,
               (long long)cols, (int)result);
@@ -555,16 +636,16 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
                                 const struct tensor *in, int index, char *name, size_t name_bytes) {
     const wgmma_variant &v = VARIANTS[index];
     if (name)
-        snprintf(name, name_bytes, "%dx%d%s%s", v.outputs, v.tokens, v.parts == 2 ? " parts" : "",
-                 v.shares_rows ? " shared" : "");
-    CUtensorMap in_map, out_map = {};
-    TRY(map_make(context, const_cast<void *>(p.in), in->rows, in->cols, p.in_stride,
-                 v.shares_rows ? v.tokens / 2 : v.tokens, WEIGHT_BLOCK, &in_map));
-    if (!p.out_float32)
-        TRY(map_make(context, p.out, p.n_rows, p.width, p.out_stride, STAGED_ROWS,
-                     p.activation == ACTIVATION_SILU_GATED ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK, &out_map));
-    int32_t outputs = v.outputs * (v.shares_rows ? 2 : 1);
-    int32_t tiles = ceil_div(p.n_out, outputs) * ceil_div(p.n_rows, v.tokens);
+        snprintf(name, name_bytes, v.parts == 2 ? "%dx%d parts" : "%dx%d/%dx%d", v.outputs, v.tokens,
+                 v.output_sharers, v.row_sharers);
+    CUtensorMap in_map, out_map;
+    TRY(map_make(context, const_cast<void *>(p.in), DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride,
+                 v.tokens / v.output_sharers, WEIGHT_BLOCK, &in_map));
+    bool half = p.out_float32 || p.activation == ACTIVATION_SILU_GATED;
+    TRY(map_make(context, p.out, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, p.n_rows, p.width,
+                 p.out_stride, STAGED_ROWS, half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK, &out_map));
+    int32_t tiles =
+        ceil_div(p.n_out, v.outputs * v.output_sharers) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;
     return cuda_launch_clusters(context, "matmul", v.kernel, dim3((tiles < most ? tiles : most) * v.cluster),

@@ -157,6 +157,16 @@ static __device__ __forceinline__ void ptx_copy_bulk(uint32_t shared, const void
         : "memory");
 }
 
+/* The same for all blocks of the cluster named by the bits of `blocks`, to the same offsets in their shared
+ * memory, and counted at each one's own barrier. */
+static __device__ __forceinline__ void
+ptx_copy_bulk_shared(uint32_t shared, const void *global, uint32_t bytes, uint32_t barrier, uint16_t blocks) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
+                 "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
+                 : "memory");
+}
+
 /* Copies the box at column x, row y of a two-dimensional tensor map (PTX ISA, cp.async.bulk.tensor). Elements
  * outside of the tensor arrive as zeros and count as bytes. map: a __grid_constant__ parameter. */
 static __device__ __forceinline__ void ptx_copy_box(uint32_t shared, const void *map, int32_t x, int32_t y,
@@ -167,8 +177,7 @@ static __device__ __forceinline__ void ptx_copy_box(uint32_t shared, const void 
                  : "memory");
 }
 
-/* The same for all blocks of the cluster named by the bits of `blocks`, to the same offsets in their shared
- * memory, and counted at each one's own barrier. */
+/* The same for the blocks of the cluster named by the bits of `blocks`, as ptx_copy_bulk_shared. */
 static __device__ __forceinline__ void ptx_copy_box_shared(uint32_t shared, const void *map, int32_t x,
                                                            int32_t y, uint32_t barrier, uint16_t blocks) {
     asm volatile(
@@ -186,6 +195,26 @@ static __device__ __forceinline__ void ptx_store_box(const void *map, int32_t x,
                  "cp.async.bulk.commit_group;" ::"l"(map),
                  "r"(x), "r"(y), "r"(shared)
                  : "memory");
+}
+
+/* As ptx_store_box, but adds the box's float32 elements to those in memory (PTX ISA,
+ * cp.reduce.async.bulk.tensor).
+ */
+static __device__ __forceinline__ void ptx_add_box(const void *map, int32_t x, int32_t y, uint32_t shared) {
+    asm volatile(
+        "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2}], [%3];\n"
+        "cp.async.bulk.commit_group;" ::"l"(map),
+        "r"(x), "r"(y), "r"(shared)
+        : "memory");
+}
+
+/* *p += x in memory, without waiting for it (PTX ISA, red). */
+static __device__ __forceinline__ void ptx_add(float *p, float x) {
+    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(x) : "memory");
+}
+
+static __device__ __forceinline__ void ptx_store_shared(uint32_t shared, float x) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared), "f"(x) : "memory");
 }
 
 /* Waits until at most N of this thread's groups of stores still read shared memory (PTX ISA,
@@ -230,6 +259,13 @@ static __device__ __forceinline__ void ptx_cluster_barrier() {
                      : "memory");
 }
 
+/* The same without a promise about what was written, and ten times as fast. */
+static __device__ __forceinline__ void ptx_cluster_meet() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
+                 "barrier.cluster.wait.aligned;" ::
+                     : "memory");
+}
+
 /* The address of the same object in the shared memory of another block of the cluster (PTX ISA, mapa). */
 static __device__ __forceinline__ uint32_t ptx_cluster_address(uint32_t shared, uint32_t rank) {
     uint32_t address;
@@ -237,9 +273,10 @@ static __device__ __forceinline__ uint32_t ptx_cluster_address(uint32_t shared, 
     return address;
 }
 
-/* Arrives at a barrier of any block of the cluster; its address from ptx_cluster_address(). */
+/* Arrives at a barrier of any block of the cluster; its address from ptx_cluster_address(). Releases nothing
+ * that this thread wrote to other blocks: at cluster scope that would be a fence of some microseconds. */
 static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
