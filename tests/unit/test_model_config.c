@@ -159,8 +159,12 @@ static void run_gpt2(const struct model_folder_options *options, const char *con
                                   .kv_dtype = DTYPE_FLOAT32};
     assert_int_equal(backend.state_init(backend.context, &limits), STATUS_OK);
     assert_int_equal(model_forward(model, &(struct batch){.n_rows = 1}), STATUS_INTERNAL); /* not prepared */
-    assert_int_equal(model_prepare(model, &(struct model_limits){8, 1, 1}), STATUS_OK);
-    assert_int_equal(model_prepare(model, &(struct model_limits){8, 1, 1}), STATUS_INTERNAL);
+    assert_int_equal(
+        model_prepare(model, &(struct model_limits){.max_rows = 8, .max_samples = 1, .logit_rows = 1}),
+        STATUS_OK);
+    assert_int_equal(
+        model_prepare(model, &(struct model_limits){.max_rows = 8, .max_samples = 1, .logit_rows = 1}),
+        STATUS_INTERNAL);
     assert_int_equal(model_forward(model, &(struct batch){.n_rows = 9}), STATUS_INTERNAL);
 
     static const int32_t token[] = {1}, zero[] = {0}, page[] = {1};
