@@ -360,7 +360,7 @@ void case_attention_rope_float32(struct operations *ops) {
 void case_attention_rope_bfloat16(struct operations *ops) {
     attention_one(ops, (struct model){8, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
     attention_one(ops, (struct model){2, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
-    attention_one(ops, (struct model){8, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    attention_one(ops, (struct model){4, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
     attention_one(ops, (struct model){4, 2, 32, DTYPE_BFLOAT16, DTYPE_FLOAT32, true});
 }
 
@@ -443,7 +443,7 @@ void case_attention_decode_alone(struct operations *ops) {
     decode_alone_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
     decode_alone_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
     decode_alone_one(ops, (struct model){8, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
-    decode_alone_one(ops, (struct model){8, 2, 128, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
+    decode_alone_one(ops, (struct model){4, 1, 128, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
 }
 
 /* A second slot shares the whole pages of a prompt, has a copy of its last page, and decodes the same;
