@@ -14,11 +14,10 @@ extern "C" {
 #endif
 
 enum tensor_kind {
-    TENSOR_ROWS,       /* row-major activations [rows, cols] */
-    TENSOR_WEIGHT,     /* matmul weight or embedding table [rows = n_out, cols = n_in], in the backend's own
-                          layout */
-    TENSOR_VECTOR,     /* float32 vector [cols], rows = 1 */
-    TENSOR_WEIGHT_PAIR /* two matmul weights [rows = n_out, cols = n_in] each, in the backend's own layout */
+    TENSOR_ROWS,   /* row-major activations [rows, cols] */
+    TENSOR_WEIGHT, /* matmul weight or embedding table [rows = n_out, cols = n_in], in the backend's own
+                      layout */
+    TENSOR_VECTOR  /* float32 vector [cols], rows = 1 */
 };
 
 struct tensor {

@@ -59,25 +59,26 @@ static enum status cpu_tensor_new(struct backend_context *context, enum dtype dt
     return add_tensor(context, dtype, TENSOR_ROWS, rows, cols, rows, out);
 }
 
-static enum status add_weight(struct backend_context *context, enum dtype dtype, enum tensor_kind kind,
-                              int64_t n_out, int64_t n_in, struct tensor **out) {
+/* n_matrices: 1, or 2 for a pair. */
+static enum status add_weight(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                              int n_matrices, struct tensor **out) {
     RETURN_IF(n_out > INT64_MAX / 2 - PANEL_OUTPUTS, STATUS_NO_FIT, "a weight of %lld rows",
               (long long)n_out);
     int64_t padded = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS * PANEL_OUTPUTS;
-    return add_tensor(context, dtype, kind, n_out, n_in, kind == TENSOR_WEIGHT_PAIR ? 2 * padded : padded,
-                      out);
+    return add_tensor(context, dtype, TENSOR_WEIGHT, n_out, n_in, n_matrices * padded, out);
 }
 
 static enum status cpu_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
                                   int64_t n_in, const void *host, struct tensor **out) {
-    TRY(add_weight(context, dtype, TENSOR_WEIGHT, n_out, n_in, out));
+    TRY(add_weight(context, dtype, n_out, n_in, 1, out));
     cpu_weight_pack(context, dtype, n_out, n_in, host, (*out)->data);
     return STATUS_OK;
 }
 
 static enum status cpu_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
                                        int64_t n_in, const void *gate, const void *up, struct tensor **out) {
-    TRY(add_weight(context, dtype, TENSOR_WEIGHT_PAIR, n_out, n_in, out));
+    TRY(add_weight(context, dtype, n_out, n_in, 2, out));
+    (*out)->pair_rows = n_out;
     cpu_weight_pair_pack(context, dtype, n_out, n_in, gate, up, (*out)->data);
     return STATUS_OK;
 }
@@ -125,7 +126,7 @@ static enum status cpu_tensor_read(struct backend_context *context, const struct
 
 enum status cpu_tensor_check(const struct tensor *tensor, const char *operation, const char *name,
                              enum tensor_kind kind, int dtype, int64_t rows, int64_t cols) {
-    static const char *const kinds[] = {"rows", "weight", "vector", "weight pair"};
+    static const char *const kinds[] = {"rows", "weight", "vector"};
     RETURN_IF(tensor->kind != kind, STATUS_INTERNAL, "%s: %s is a tensor of kind %s; expected %s", operation,
               name, kinds[tensor->kind], kinds[kind]);
     RETURN_IF(dtype >= 0 && (int)tensor->dtype != dtype, STATUS_INTERNAL, "%s: %s is %s; expected %s",

@@ -66,8 +66,9 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
     int64_t n_out = args->weight->rows;
     int64_t n_in = args->weight->cols;
     bool is_gated = args->activation == ACTIVATION_SILU_GATED;
-    TRY(cpu_tensor_check(args->weight, "matmul", "weight", is_gated ? TENSOR_WEIGHT_PAIR : TENSOR_WEIGHT, -1,
-                         n_out, n_in));
+    TRY(cpu_tensor_check(args->weight, "matmul", "weight", TENSOR_WEIGHT, -1, n_out, n_in));
+    RETURN_IF(is_gated != (args->weight->pair_rows > 0), STATUS_INTERNAL,
+              "matmul: a gated activation and a weight made by weight_pair_new belong together");
     RETURN_IF(is_gated && (args->bias || args->accumulate), STATUS_INTERNAL,
               "matmul: a gated activation takes neither a bias nor a residual");
     TRY(cpu_tensor_check(args->in, "matmul", "in", TENSOR_ROWS, -1, args->n_rows, n_in));

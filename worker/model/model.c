@@ -29,13 +29,13 @@ static size_t saturating_multiply(size_t a, size_t b) {
     return size_multiply(a, b, &product) ? product : SIZE_MAX;
 }
 
-/* Backends lay weights out in panels: no side is rounded up by more than this, and no tensor takes more than
- * this beside its elements. */
-enum { PANEL_SIDE = 64, TENSOR_OVERHEAD_BYTES = 512 };
+/* Backends lay weights out in panels: rows and columns are rounded up to no more than multiples of these
+ * (those of a pair each), and no tensor takes more than this beside its elements. */
+enum { PANEL_ROWS = 64, PANEL_COLUMNS = 128, TENSOR_OVERHEAD_BYTES = 512 };
 
 static size_t matrix_bytes(int64_t n_out, int64_t n_in, enum dtype dtype) {
-    size_t rows = (size_t)ceil_divide(n_out, PANEL_SIDE) * PANEL_SIDE;
-    size_t columns = (size_t)ceil_divide(n_in, PANEL_SIDE) * PANEL_SIDE;
+    size_t rows = (size_t)ceil_divide(n_out, PANEL_ROWS) * PANEL_ROWS;
+    size_t columns = (size_t)ceil_divide(n_in, PANEL_COLUMNS) * PANEL_COLUMNS;
     return saturating_add(saturating_multiply(saturating_multiply(rows, columns), dtype_bytes(dtype)),
                           TENSOR_OVERHEAD_BYTES);
 }
