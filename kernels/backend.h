@@ -259,7 +259,7 @@ struct backend {
     enum status (*vector_new)(struct backend_context *context, int64_t n, const float *host,
                               struct tensor **out);
     void (*tensor_free)(struct backend_context *context, struct tensor *tensor); /* NULL is fine */
-    /* Host <-> row-major tensor, first rows; waits. For tests and tools, not for the step. */
+    /* Host <-> row-major tensor, first rows; waits. Not within a step. */
     enum status (*tensor_write)(struct backend_context *context, struct tensor *tensor, int64_t rows,
                                 const void *host);
     enum status (*tensor_read)(struct backend_context *context, const struct tensor *tensor, int64_t rows,

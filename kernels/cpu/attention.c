@@ -1,5 +1,5 @@
-/* attention: appends K and V to pages and divides the rows' attention over threads; isa_attention.c has the
- * arithmetic. Both phases read every key and value back from the pages. */
+/* attention: rotates queries and keys, appends K and V to pages and divides the rows' attention over threads;
+ * isa_attention.c has the arithmetic. Both phases read every key and value back from the pages. */
 #include "kernels/cpu/bfloat16.h"
 #include "kernels/cpu/context.h"
 
@@ -13,10 +13,23 @@ struct attention {
     int32_t n_kv_heads;
     int32_t group; /* query heads per key/value head */
     int32_t head_dim;
-    int64_t qkv_cols; /* (n_heads + 2 n_kv_heads) head_dim */
-    int64_t out_cols; /* n_heads head_dim */
-    int64_t n_tasks;  /* of the pool_run under way */
+    int64_t qkv_cols;  /* (n_heads + 2 n_kv_heads) head_dim */
+    int64_t out_cols;  /* n_heads head_dim */
+    const float *rope; /* [positions, head_dim] cosines, sines; or NULL */
+    int64_t n_tasks;   /* of the pool_run under way */
 };
+
+/* A rope table covers every position of the step's rows. */
+static enum status check_rope(const struct attention *a, const char *name) {
+    const struct batch *batch = &a->context->batch;
+    int32_t longest = 0;
+    for (int32_t r = 0; r < batch->n_rows; r++)
+        longest = batch->position[r] > longest ? batch->position[r] : longest;
+    RETURN_IF(a->head_dim % 2 != 0, STATUS_INTERNAL, "%s: a rope table for heads of %d, which is odd", name,
+              a->head_dim);
+    return cpu_tensor_check(a->args->rope, name, "rope", TENSOR_ROWS, DTYPE_FLOAT32, (int64_t)longest + 1,
+                            a->head_dim);
+}
 
 static enum status attention_init(struct attention *a, struct backend_context *context,
                                   const struct attention_args *args, const char *name) {
@@ -33,15 +46,12 @@ static enum status attention_init(struct attention *a, struct backend_context *c
         .head_dim = limits->head_dim,
         .qkv_cols = (int64_t)(limits->n_heads + 2 * limits->n_kv_heads) * limits->head_dim,
         .out_cols = (int64_t)limits->n_heads * limits->head_dim,
+        .rope = args->rope ? args->rope->data : NULL,
     };
+    if (args->rope)
+        TRY(check_rope(a, name));
     TRY(cpu_tensor_check(args->qkv, name, "qkv", TENSOR_ROWS, -1, context->batch.n_rows, a->qkv_cols));
     return cpu_tensor_check(args->out, name, "out", TENSOR_ROWS, -1, context->batch.n_rows, a->out_cols);
-}
-
-static float row_element(const struct tensor *rows, int64_t element) {
-    if (rows->dtype == DTYPE_FLOAT32)
-        return ((const float *)rows->data)[element];
-    return bfloat16_to_float(((const uint16_t *)rows->data)[element]);
 }
 
 /* n elements of a row tensor as float32. */
@@ -67,6 +77,24 @@ static const int32_t *slot_pages(const struct backend_context *context, int32_t 
     return context->page_table + (int64_t)slot * context->limits.max_pages_per_slot;
 }
 
+/* One head of a row of qkv, a query or a key, as float32, rotated by its position. */
+static void read_rotated(const struct attention *a, int32_t row, int64_t element, float *out) {
+    read_elements(a->args->qkv, element, a->head_dim, out);
+    if (!a->rope)
+        return;
+    const int32_t half = a->head_dim / 2;
+    const float *cosine = a->rope + (int64_t)a->context->batch.position[row] * a->head_dim;
+    const float *sine = cosine + half;
+    for (int32_t i = 0; i < half; i++) {
+        float low = out[i], high = out[i + half];
+        out[i] = low * cosine[i] - high * sine[i];
+        out[i + half] = high * cosine[i] + low * sine[i];
+    }
+    if (a->args->qkv->dtype == DTYPE_BFLOAT16)
+        for (int32_t i = 0; i < a->head_dim; i++)
+            out[i] = bfloat16_to_float(bfloat16_from_float(out[i]));
+}
+
 /* Writes one key/value head of a row to its page: the key as a column, the value as a row. */
 static void append_head(const struct attention *a, int32_t row, int32_t kv_head) {
     struct backend_context *context = a->context;
@@ -77,16 +105,17 @@ static void append_head(const struct attention *a, int32_t row, int32_t kv_head)
     size_t value = kv_offset(context->kv, a->args->layer, page, kv_head, in_page);
     int64_t key_in = row * a->qkv_cols + a->out_cols + (int64_t)kv_head * a->head_dim;
     int64_t value_in = key_in + (int64_t)a->n_kv_heads * a->head_dim;
+    float k[MAX_HEAD_DIM], v[MAX_HEAD_DIM];
+    read_rotated(a, row, key_in, k);
+    read_elements(a->args->qkv, value_in, a->head_dim, v);
     for (int32_t d = 0; d < a->head_dim; d++) {
-        float k = row_element(a->args->qkv, key_in + d);
-        float v = row_element(a->args->qkv, value_in + d);
         size_t key_out = key + (size_t)d * PAGE_TOKENS;
         if (context->limits.kv_dtype == DTYPE_FLOAT32) {
-            ((float *)context->keys)[key_out] = k;
-            ((float *)context->values)[value + (size_t)d] = v;
+            ((float *)context->keys)[key_out] = k[d];
+            ((float *)context->values)[value + (size_t)d] = v[d];
         } else {
-            ((uint16_t *)context->keys)[key_out] = bfloat16_from_float(k);
-            ((uint16_t *)context->values)[value + (size_t)d] = bfloat16_from_float(v);
+            ((uint16_t *)context->keys)[key_out] = bfloat16_from_float(k[d]);
+            ((uint16_t *)context->values)[value + (size_t)d] = bfloat16_from_float(v[d]);
         }
     }
 }
@@ -133,8 +162,9 @@ static void decode_chunk(const struct attention *a, int32_t row, int32_t kv_head
     for (int32_t done = 0; done < a->group; done += AT_ONCE) {
         int32_t n = a->group - done < AT_ONCE ? a->group - done : AT_ONCE;
         int32_t head = kv_head * a->group + done;
-        read_elements(a->args->qkv, row * a->qkv_cols + (int64_t)head * a->head_dim, (int64_t)n * a->head_dim,
-                      queries);
+        for (int32_t i = 0; i < n; i++)
+            read_rotated(a, row, row * a->qkv_cols + (int64_t)(head + i) * a->head_dim,
+                         queries + i * a->head_dim);
         float *partial = partial_of(a, row, head) + (size_t)chunk * (size_t)(a->head_dim + 2);
         a->context->isa->attention_decode_chunk(&view, queries, n, first, end, partial, partial_stride(a));
     }
@@ -247,8 +277,8 @@ static void prefill_block(const struct attention *a, const struct segment *segme
     float out[PREFILL_BLOCK * MAX_HEAD_DIM];
     struct kv_view view = view_of(a, segment->slot, head / a->group);
     for (int32_t i = 0; i < n; i++)
-        read_elements(a->args->qkv, (row + i) * a->qkv_cols + (int64_t)head * a->head_dim, a->head_dim,
-                      queries + (int64_t)i * a->head_dim);
+        read_rotated(a, row + i, (row + i) * a->qkv_cols + (int64_t)head * a->head_dim,
+                     queries + (int64_t)i * a->head_dim);
     a->context->isa->attention_prefill_block(&view, queries, n, segment->position + row - segment->row, out);
     for (int32_t i = 0; i < n; i++)
         write_elements(a->args->out, (row + i) * a->out_cols + (int64_t)head * a->head_dim, a->head_dim,

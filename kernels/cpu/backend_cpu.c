@@ -59,12 +59,27 @@ static enum status cpu_tensor_new(struct backend_context *context, enum dtype dt
     return add_tensor(context, dtype, TENSOR_ROWS, rows, cols, rows, out);
 }
 
+/* n_matrices: 1, or 2 for a pair. */
+static enum status add_weight(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                              int n_matrices, struct tensor **out) {
+    RETURN_IF(n_out > INT64_MAX / 2 - PANEL_OUTPUTS, STATUS_NO_FIT, "a weight of %lld rows",
+              (long long)n_out);
+    int64_t padded = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS * PANEL_OUTPUTS;
+    return add_tensor(context, dtype, TENSOR_WEIGHT, n_out, n_in, n_matrices * padded, out);
+}
+
 static enum status cpu_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
                                   int64_t n_in, const void *host, struct tensor **out) {
-    RETURN_IF(n_out > INT64_MAX - PANEL_OUTPUTS, STATUS_NO_FIT, "a weight of %lld rows", (long long)n_out);
-    int64_t padded = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS * PANEL_OUTPUTS;
-    TRY(add_tensor(context, dtype, TENSOR_WEIGHT, n_out, n_in, padded, out));
+    TRY(add_weight(context, dtype, n_out, n_in, 1, out));
     cpu_weight_pack(context, dtype, n_out, n_in, host, (*out)->data);
+    return STATUS_OK;
+}
+
+static enum status cpu_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                       int64_t n_in, const void *gate, const void *up, struct tensor **out) {
+    TRY(add_weight(context, dtype, n_out, n_in, 2, out));
+    (*out)->pair_rows = n_out;
+    cpu_weight_pair_pack(context, dtype, n_out, n_in, gate, up, (*out)->data);
     return STATUS_OK;
 }
 
@@ -387,6 +402,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
         .memory_info = cpu_memory_info,
         .tensor_new = cpu_tensor_new,
         .weight_new = cpu_weight_new,
+        .weight_pair_new = cpu_weight_pair_new,
         .vector_new = cpu_vector_new,
         .tensor_free = cpu_tensor_free,
         .tensor_write = cpu_tensor_write,

@@ -21,9 +21,11 @@ enum {
     LOGIT_BLOCK = 64    /* logits per entry of sample_block_maxima and per partial sum */
 };
 
-/* out = activation(weight . in + bias), or out += that. */
+/* out = activation(weight . in + bias), or out += that. With a gated activation the weight is a pair, whose
+ * panels take turns: the gate's first, the up's first, the gate's second, ... */
 struct matmul_job {
-    const void *weight; /* [ceil(n_out / 16), n_in, 16] weight_dtype, zero beyond n_out */
+    const void *weight; /* [ceil(n_out / 16) (twice that for a pair), n_in, 16] weight_dtype, zero beyond
+                           n_out */
     const float *bias;  /* [n_out] float32, or NULL */
     const void *in;     /* [n_rows, n_in] in_dtype */
     void *out;          /* [n_rows, n_out] out_dtype */
@@ -37,8 +39,9 @@ struct matmul_job {
     bool accumulate;
 };
 
-/* One row of layer norm. */
+/* One row of a norm. */
 struct norm_job {
+    enum norm_kind kind;
     const float *weight; /* [n] float32 */
     const float *bias;   /* [n] float32, or NULL */
     int64_t n;
@@ -62,7 +65,7 @@ struct kv_view {
 struct cpu_isa {
     const char *name;
 
-    /* Panels [first, end) of a matmul, all rows. */
+    /* Panels [first, end) of a matmul, all rows; first is a multiple of PANEL_STEP. */
     void (*matmul_panels)(const struct matmul_job *job, int64_t first, int64_t end);
 
     /* in [n] float32 -> out [n] out_dtype. False when a sum is not finite. */

@@ -1,9 +1,9 @@
-/* isa_norm: layer norm of one row.
+/* isa_norm: one row of a norm.
  *
- * Numerics: each sum (of x, then of (x - mean)^2) is formed per NORM_CHUNK consecutive features: four vectors
- * of 16 lanes added in ascending order, then the fixed tree of v16_sum; the chunks' sums are added in
- * ascending order. A last, partial chunk is padded with zeros. Then (x - mean) * (1 / sqrt(variance +
- * epsilon)) * weight + bias, the last two in one fma. */
+ * Numerics: each sum (of x, then of (x - mean)^2; of an RMS norm only of x^2, as about a mean of zero) is
+ * formed per NORM_CHUNK consecutive features: four vectors of 16 lanes added in ascending order, then the
+ * fixed tree of v16_sum; the chunks' sums are added in ascending order. A last, partial chunk is padded with
+ * zeros. Then (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the last two in one fma. */
 #include "kernels/cpu/isa_kernels.h"
 
 #include <math.h>
@@ -47,7 +47,7 @@ static float sum_squares(const float *x, int64_t n, float mean) {
 
 bool CPU_SYMBOL(cpu_norm_row)(const struct norm_job *job, const float *in, void *out) {
     int64_t n = job->n;
-    float sum = sum_row(in, n);
+    float sum = job->kind == NORM_RMS ? 0.0f : sum_row(in, n);
     float mean = sum / (float)n;
     float squares = sum_squares(in, n, mean);
     float factor = 1.0f / sqrtf(squares / (float)n + job->epsilon);

@@ -10,6 +10,8 @@ struct pack_job {
     int64_t n_out, n_in;
     const void *host;
     void *packed;
+    int64_t first_panel; /* where this weight's panels lie among those packed: every panel_step-th */
+    int64_t panel_step;
 };
 
 static void pack_panel(void *argument, int64_t panel, int thread) {
@@ -18,7 +20,8 @@ static void pack_panel(void *argument, int64_t panel, int thread) {
     for (int64_t k = 0; k < job->n_in; k++) {
         for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
             int64_t output = panel * PANEL_OUTPUTS + lane;
-            int64_t to = (panel * job->n_in + k) * PANEL_OUTPUTS + lane;
+            int64_t to =
+                ((job->first_panel + panel * job->panel_step) * job->n_in + k) * PANEL_OUTPUTS + lane;
             int64_t from = output * job->n_in + k;
             if (job->dtype == DTYPE_FLOAT32)
                 ((float *)job->packed)[to] = output < job->n_out ? ((const float *)job->host)[from] : 0.0f;
@@ -30,8 +33,16 @@ static void pack_panel(void *argument, int64_t panel, int thread) {
 
 void cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
                      const void *host, void *packed) {
-    struct pack_job job = {dtype, n_out, n_in, host, packed};
+    struct pack_job job = {dtype, n_out, n_in, host, packed, 0, 1};
     pool_run(context->pool, (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS, pack_panel, &job);
+}
+
+void cpu_weight_pair_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                          const void *gate, const void *up, void *packed) {
+    for (int i = 0; i < 2; i++) {
+        struct pack_job job = {dtype, n_out, n_in, i == 0 ? gate : up, packed, i, 2};
+        pool_run(context->pool, (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS, pack_panel, &job);
+    }
 }
 
 /* A call, for the threads: ranges of panels in steps of a tile's. */
@@ -54,7 +65,12 @@ static void matmul_range(void *argument, int64_t task, int thread) {
 enum status cpu_matmul(struct backend_context *context, const struct matmul_args *args) {
     int64_t n_out = args->weight->rows;
     int64_t n_in = args->weight->cols;
+    bool is_gated = args->activation == ACTIVATION_SILU_GATED;
     TRY(cpu_tensor_check(args->weight, "matmul", "weight", TENSOR_WEIGHT, -1, n_out, n_in));
+    RETURN_IF(is_gated != (args->weight->pair_rows > 0), STATUS_INTERNAL,
+              "matmul: a gated activation and a weight made by weight_pair_new belong together");
+    RETURN_IF(is_gated && (args->bias || args->accumulate), STATUS_INTERNAL,
+              "matmul: a gated activation takes neither a bias nor a residual");
     TRY(cpu_tensor_check(args->in, "matmul", "in", TENSOR_ROWS, -1, args->n_rows, n_in));
     TRY(cpu_tensor_check(args->out, "matmul", "out", TENSOR_ROWS, args->accumulate ? DTYPE_FLOAT32 : -1,
                          args->n_rows, n_out));
@@ -78,10 +94,10 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
                 .accumulate = args->accumulate,
             },
         .isa = context->isa,
-        .n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS,
+        .n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS * (is_gated ? 2 : 1),
     };
     call.n_steps = (call.n_panels + PANEL_STEP - 1) / PANEL_STEP;
-    call.n_tasks = context_tasks(context, call.n_steps, n_out * n_in * args->n_rows);
+    call.n_tasks = context_tasks(context, call.n_steps, n_out * n_in * args->n_rows * (is_gated ? 2 : 1));
     pool_run(context->pool, call.n_tasks, matmul_range, &call);
     return STATUS_OK;
 }

@@ -1,4 +1,4 @@
-/* norm: layer norm by rows; isa_norm.c has the arithmetic. */
+/* norm: by rows; isa_norm.c has the arithmetic. */
 #include "kernels/cpu/context.h"
 
 /* A call, for the threads. */
@@ -36,6 +36,7 @@ enum status cpu_norm(struct backend_context *context, const struct norm_args *ar
     RETURN_IF(args->sampled_rows && (first < 0 || n < 0 || first > batch->n_samples - n), STATUS_INTERNAL,
               "norm: samples [%d, %d) of a step that has %d", first, first + n, batch->n_samples);
     TRY(cpu_tensor_check(args->weight, "norm", "weight", TENSOR_VECTOR, DTYPE_FLOAT32, 1, n_embd));
+    RETURN_IF(args->kind == NORM_RMS && args->bias, STATUS_INTERNAL, "norm: an RMS norm has no bias");
     if (args->bias)
         TRY(cpu_tensor_check(args->bias, "norm", "bias", TENSOR_VECTOR, DTYPE_FLOAT32, 1, n_embd));
     TRY(cpu_tensor_check(args->hidden, "norm", "hidden", TENSOR_ROWS, DTYPE_FLOAT32, batch->n_rows, n_embd));
@@ -46,6 +47,7 @@ enum status cpu_norm(struct backend_context *context, const struct norm_args *ar
         .args = args,
         .row =
             {
+                .kind = args->kind,
                 .weight = args->weight->data,
                 .bias = args->bias ? args->bias->data : NULL,
                 .n = n_embd,

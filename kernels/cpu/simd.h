@@ -516,6 +516,11 @@ SIMD_INLINE v16 v16_gumbel(v16 u) {
     return v16_sub(v16_zero(), v16_log(minus_log));
 }
 
+/* x / (1 + e^-x). */
+SIMD_INLINE v16 v16_silu(v16 x) {
+    return v16_div(x, v16_add(v16_set1(1.0f), v16_exp(v16_sub(v16_zero(), x))));
+}
+
 /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as x / (1 + e^-2z): the same function, without the
  * cancellation of 1 + tanh for negative x. */
 SIMD_INLINE v16 v16_gelu_tanh(v16 x) {

@@ -1,10 +1,10 @@
 /* attention (prefill): out[r, h, :] = softmax(scale q[r, h, :] . K[0..position(r), h / group, :]) . V for the
  * prompt rows of a step, causal within their segments.
  *
- * One kernel appends K and V of all rows to their pages; then one block takes a tile of neighbouring rows of
- * a segment and one query head, and walks the sequence's pages from position 0 in ascending order, reading
- * all K and V back from the pages, those of its own rows too. So a row computes the same bits wherever the
- * prompt was cut.
+ * One kernel appends K (rotated, where positions are) and V of all rows to their pages; then one block takes
+ * a tile of neighbouring rows of a segment and one query head, rotates q as it loads it, and walks the
+ * sequence's pages from position 0 in ascending order, reading all K and V back from the pages, those of its
+ * own rows too. So a row computes the same bits wherever the prompt was cut.
  *
  * Numerics: float32, softmax in powers of two. Every row keeps its own running maximum and rescales by itself
  * after each page; a page beyond a row's position leaves it unchanged, and positions beyond it enter no sum.
@@ -66,10 +66,12 @@ __global__ void __launch_bounds__(ROWS_THREADS) kernel_attention_rows(const atte
     int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
     const int32_t *pages = p.page_table + (int64_t)tile.slot * p.max_pages;
 
-    for (int index = thread; index < n_rows * HEAD_DIM; index += ROWS_THREADS) {
-        int row = index / HEAD_DIM, column = index % HEAD_DIM;
-        q_tile[index] = to_float(
-            static_cast<const T *>(p.qkv)[(first_row + row) * p.qkv_stride + head * HEAD_DIM + column]);
+    for (int index = thread * 8; index < n_rows * HEAD_DIM; index += ROWS_THREADS * 8) {
+        int row = index / HEAD_DIM;
+        float q[8];
+        rope_load_8(q, static_cast<const T *>(p.qkv) + (first_row + row) * p.qkv_stride + head * HEAD_DIM,
+                    index % HEAD_DIM, HEAD_DIM, attention_rope_row(p, first_position + row));
+        store_8(q_tile + index, q);
     }
     float largest[ROWS_EACH], total[ROWS_EACH], out[ROWS_EACH][COLUMNS] = {};
 #pragma unroll
@@ -149,6 +151,7 @@ template <int HEAD_DIM> struct mma_tiles {
     static constexpr int Q_BYTES = PREFILL_TILE_ROWS * HEAD_DIM * 2;
     static constexpr int KEY_BYTES = MMA_KEYS * HEAD_DIM * 2; /* K or V of one tile */
     static constexpr int SHARED_BYTES = Q_BYTES + MMA_STAGES * 2 * KEY_BYTES;
+    static constexpr int RESIDENT = HEAD_DIM <= 64 ? 4 : HEAD_DIM <= 96 ? 3 : 2; /* blocks a processor */
     static constexpr bool HOLD_Q = HEAD_DIM <= 128; /* in registers; else read again for every tile */
 };
 
@@ -222,8 +225,39 @@ __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *
     __syncthreads(); /* V is finite */
 }
 
+/* Puts q of the tile's rows, rotated, into shared memory; zeros behind its last row. Not inlined: the loop
+ * over keys would pay for its registers. */
 template <int HEAD_DIM>
-__global__ void __launch_bounds__(MMA_THREADS) kernel_attention_mma(const attention_params p) {
+__device__ __noinline__ void rotate_queries(unsigned char *q_tile, const bfloat16 *q, int64_t q_stride,
+                                            int n_rows, const float *rope) {
+    using tiles = mma_tiles<HEAD_DIM>;
+#pragma unroll 1
+    for (int index = threadIdx.x; index < PREFILL_TILE_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
+        int row = index / tiles::CHUNKS, chunk = index % tiles::CHUNKS;
+        float rotated[8] = {};
+        if (row < n_rows)
+            rope_load_8(rotated, q + row * q_stride, chunk * TILE_CHUNK_ELEMENTS, HEAD_DIM,
+                        rope + row * HEAD_DIM);
+        store_8(reinterpret_cast<bfloat16 *>(q_tile + tile_offset(row, chunk, tiles::CHUNKS)), rotated);
+    }
+}
+
+/* Requests q of the tile's rows into shared memory; zeros behind its last row. */
+template <int HEAD_DIM>
+__device__ __forceinline__ void request_queries(uint32_t q_tile, const bfloat16 *q, int64_t q_stride,
+                                                int n_rows) {
+    using tiles = mma_tiles<HEAD_DIM>;
+    for (int index = threadIdx.x; index < PREFILL_TILE_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
+        int row = index / tiles::CHUNKS, chunk = index % tiles::CHUNKS;
+        bool valid = row < n_rows;
+        ptx_copy_async_16(q_tile + tile_offset(row, chunk, tiles::CHUNKS),
+                          q + (valid ? row : 0) * q_stride + chunk * TILE_CHUNK_ELEMENTS, valid);
+    }
+}
+
+template <int HEAD_DIM>
+__global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
+    kernel_attention_mma(const attention_params p) {
     using tiles = mma_tiles<HEAD_DIM>;
     constexpr int STEPS = HEAD_DIM / 16, KEY_TILES = MMA_KEYS / 8;
     extern __shared__ __align__(128) unsigned char shared[];
@@ -238,15 +272,14 @@ __global__ void __launch_bounds__(MMA_THREADS) kernel_attention_mma(const attent
     uint32_t q_tile = ptx_shared_address(shared), stages = q_tile + tiles::Q_BYTES;
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
 
-    for (int index = threadIdx.x; index < PREFILL_TILE_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
-        int row = index / tiles::CHUNKS, chunk = index % tiles::CHUNKS;
-        bool valid = row < tile.n_rows;
-        const bfloat16 *q = static_cast<const bfloat16 *>(p.qkv) +
-                            (tile.row + (valid ? row : 0)) * p.qkv_stride + head * HEAD_DIM +
-                            chunk * TILE_CHUNK_ELEMENTS;
-        ptx_copy_async_16(q_tile + tile_offset(row, chunk, tiles::CHUNKS), q, valid);
-    }
     request_keys<HEAD_DIM>(p, stages, load_pages(page_ids, 0, n_keys), kv_head, 0, n_keys);
+    const bfloat16 *queries =
+        static_cast<const bfloat16 *>(p.qkv) + tile.row * p.qkv_stride + (int64_t)head * HEAD_DIM;
+    if (p.rope)
+        rotate_queries<HEAD_DIM>(shared, queries, p.qkv_stride, tile.n_rows,
+                                 attention_rope_row(p, tile.position));
+    else
+        request_queries<HEAD_DIM>(q_tile, queries, p.qkv_stride, tile.n_rows);
     ptx_copy_async_commit();
     tile_pages next_pages = load_pages(page_ids, MMA_KEYS, n_keys);
 

@@ -1,8 +1,10 @@
-/* norm: out[i, :] = (hidden[row, :] - mean) / sqrt(variance + epsilon) * weight + bias.
+/* norm: out[i, :] = (hidden[row, :] - mean) / sqrt(variance + epsilon) * weight + bias; an RMS norm has no
+ * mean and no bias.
  *
- * One block per row, the row held in registers between its two passes (mean, then variance about it).
- * Numerics: float32. Sixteen lanes sum 64 consecutive features as a fixed tree; these partial sums are added
- * in ascending order. So a sum depends on the width and the row alone. */
+ * One block per row, the row held in registers between its two passes (mean, then variance about it; an RMS
+ * norm takes the second alone, about zero). Numerics: float32. Sixteen lanes sum 64 consecutive features as a
+ * fixed tree; these partial sums are added in ascending order. So a sum depends on the width and the row
+ * alone. */
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -20,6 +22,7 @@ enum {
 static_assert(NORM_GROUP == 64, "partial sums are over 64 consecutive features");
 
 struct norm_params {
+    enum norm_kind kind;
     const float *hidden; /* [n_rows, n_embd] float32 */
     const float *weight; /* [n_embd] float32 */
     const float *bias;   /* [n_embd] float32, or NULL */
@@ -69,8 +72,9 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
         int vector = j * blockDim.x + threadIdx.x;
         v[j] = vector < n_vectors ? load_4(hidden + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
     }
-    float sum = row_sum(v, n_vectors, sums[0]);
-    float mean = sum / (float)p.n_embd;
+    float mean = 0;
+    if (p.kind == NORM_LAYER)
+        mean = row_sum(v, n_vectors, sums[0]) / (float)p.n_embd;
 
     float4 square[VECTORS];
 #pragma unroll
@@ -123,6 +127,7 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
               STATUS_INTERNAL,
               "norm: hidden, weight, bias and out differ in width (%lld), or out has %lld of %d rows",
               (long long)width, (long long)args->out->rows, n);
+    RETURN_IF(args->kind == NORM_RMS && args->bias, STATUS_INTERNAL, "norm: an RMS norm has no bias");
     RETURN_IF(args->sampled_rows &&
                   (args->first_sample < 0 || args->first_sample + n > context->step.n_samples),
               STATUS_INTERNAL, "norm: samples %d to %d of a step that has %d", args->first_sample,
@@ -130,6 +135,7 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
     if (n == 0)
         return STATUS_OK;
     norm_params p = {};
+    p.kind = args->kind;
     p.hidden = static_cast<const float *>(args->hidden->data);
     p.weight = static_cast<const float *>(args->weight->data);
     p.bias = args->bias ? static_cast<const float *>(args->bias->data) : nullptr;

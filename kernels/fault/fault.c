@@ -53,6 +53,13 @@ static enum status fault_weight_new(struct backend_context *context, enum dtype 
     return context->inner.weight_new(context->inner.context, dtype, n_out, n_in, host, out);
 }
 
+static enum status fault_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                         int64_t n_in, const void *gate, const void *up,
+                                         struct tensor **out) {
+    TRY(count_allocation(context));
+    return context->inner.weight_pair_new(context->inner.context, dtype, n_out, n_in, gate, up, out);
+}
+
 static enum status fault_vector_new(struct backend_context *context, int64_t n, const float *host,
                                     struct tensor **out) {
     TRY(count_allocation(context));
@@ -207,6 +214,7 @@ enum status backend_open_fault(const struct backend *inner, const struct fault_p
     out->memory_info = fault_memory_info;
     out->tensor_new = fault_tensor_new;
     out->weight_new = fault_weight_new;
+    out->weight_pair_new = fault_weight_pair_new;
     out->vector_new = fault_vector_new;
     out->tensor_free = fault_tensor_free;
     out->tensor_write = fault_tensor_write;

@@ -43,6 +43,9 @@ mkdir "$work/no_tokenizer"
 cp $tiny/config.json $tiny/*.safetensors "$work/no_tokenizer"
 expect 0 "$pressrun" inspect "$work/no_tokenizer"
 prints '^tokenizer +none'
+expect 0 "$pressrun" inspect tests/models/tiny_llama
+prints '^family +llama$' '^shape +2 layers, 64 wide, 4 heads of 32 \(2 for keys and values\), MLP 176$' \
+    '^context +1024 positions, rotary, theta 10000, llama3 scaling by 8$' '^tokenizer +none' '^end tokens +0$'
 
 # ---- check ---------------------------------------------------------------------------------------------------------
 
@@ -196,6 +199,17 @@ holds "token_ids" '.[0].token_ids | length == 24'
 jq -nc --argjson ids "$ids" '{prompt: "prompt number 1", stop_token_ids: [$ids[5]]}' >"$work/run/prompts.jsonl"
 run --set output_token_ids=true
 holds "stop token" ".[0] | .finish_reason == \"stop\" and .token_ids[-1] == $ids[5] and (.token_ids | length) <= 6"
+
+# Token ids in and out: a model without a tokenizer runs where all prompts are token ids.
+jq -nc '{prompt_token_ids: [1, 2, 3]}, {prompt: "text"}, {prompt_token_ids: [512]},
+    {prompt_token_ids: [4], stop: "x"}, {prompt_token_ids: [5, 6], stop_token_ids: [7], n: 2}' >"$work/run/prompts.jsonl"
+run --set model=tests/models/tiny_llama --set max_tokens=10
+holds "token ids in and out" '(map(.line) == [1, 2, 3, 4, 5, 5]) and .[0].text == "" and
+    (.[0].token_ids | length) == 10 and .[0].usage == {prompt_tokens: 3, completion_tokens: 10} and
+    .[1].error.code == "invalid_prompt" and (.[1].error.message | test("prompt_token_ids")) and
+    .[2].error.code == "invalid_value" and .[3].error.code == "invalid_value" and
+    .[4].token_ids == .[5].token_ids and .[4].sample == 0'
+expect 0 "$pressrun" verify "$work/run/out.jsonl.gz"
 
 # A prompt that is too long: an error, or cut from the left to leave room for the answer.
 jq -nc '{prompt_token_ids: [range(40) | . + 1], max_tokens: 4}, {prompt_token_ids: [range(36) | . + 5], max_tokens: 4}' \

@@ -7,14 +7,19 @@
 const struct operation_case operation_cases[] = {
     {"embed", case_embed},
     {"norm", case_norm},
+    {"norm RMS", case_norm_rms},
     {"norm: a row alone = in any batch", case_norm_rows_alone},
     {"matmul float32", case_matmul_float32},
     {"matmul bfloat16", case_matmul_bfloat16},
+    {"matmul gated", case_matmul_gated},
+    {"matmul gated, extremes", case_matmul_gated_extremes},
     {"matmul: a row alone = in any batch", case_matmul_rows_alone},
     {"matmul: a planted split of K is seen", case_planted_split},
     {"attention float32", case_attention_float32},
     {"attention bfloat16", case_attention_bfloat16},
     {"attention, K and V of another dtype", case_attention_mixed_dtypes},
+    {"attention, rope, float32", case_attention_rope_float32},
+    {"attention, rope, bfloat16", case_attention_rope_bfloat16},
     {"attention: a prompt cut anywhere", case_attention_cuts},
     {"attention: a decode row alone = in any batch", case_attention_decode_alone},
     {"attention: copied pages", case_attention_pages_copy},
@@ -147,6 +152,18 @@ struct tensor *ops_weight(struct operations *ops, enum dtype dtype, int64_t n_ou
     struct tensor *tensor;
     OPS_OK(ops, ops->backend.weight_new(ops->backend.context, dtype, n_out, n_in, host, &tensor));
     free(host);
+    return tensor;
+}
+
+struct tensor *ops_weight_pair(struct operations *ops, enum dtype dtype, int64_t n_out, int64_t n_in,
+                               const float *gate, const float *up) {
+    void *host_gate = in_dtype(ops, dtype, n_out * n_in, gate);
+    void *host_up = in_dtype(ops, dtype, n_out * n_in, up);
+    struct tensor *tensor;
+    OPS_OK(ops, ops->backend.weight_pair_new(ops->backend.context, dtype, n_out, n_in, host_gate, host_up,
+                                             &tensor));
+    free(host_gate);
+    free(host_up);
     return tensor;
 }
 

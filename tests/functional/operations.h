@@ -75,6 +75,8 @@ struct tensor *ops_junk(struct operations *ops, enum dtype dtype, int64_t rows,
                         int64_t cols); /* all ops_junk_value */
 struct tensor *ops_weight(struct operations *ops, enum dtype dtype, int64_t n_out, int64_t n_in,
                           const float *values);
+struct tensor *ops_weight_pair(struct operations *ops, enum dtype dtype, int64_t n_out, int64_t n_in,
+                               const float *gate, const float *up);
 struct tensor *ops_vector(struct operations *ops, int64_t n, const float *values);
 void ops_write(struct operations *ops, struct tensor *tensor, enum dtype dtype, int64_t rows, int64_t cols,
                const float *values);
@@ -104,14 +106,19 @@ void ops_step_end(struct operations *ops, const struct batch *batch, struct samp
 /* The cases, by file. */
 void case_embed(struct operations *ops);
 void case_norm(struct operations *ops);
+void case_norm_rms(struct operations *ops);
 void case_norm_rows_alone(struct operations *ops);
 void case_matmul_float32(struct operations *ops);
 void case_matmul_bfloat16(struct operations *ops);
+void case_matmul_gated(struct operations *ops);
+void case_matmul_gated_extremes(struct operations *ops);
 void case_matmul_rows_alone(struct operations *ops);
 void case_planted_split(struct operations *ops);
 void case_attention_float32(struct operations *ops);
 void case_attention_bfloat16(struct operations *ops);
 void case_attention_mixed_dtypes(struct operations *ops);
+void case_attention_rope_float32(struct operations *ops);
+void case_attention_rope_bfloat16(struct operations *ops);
 void case_attention_cuts(struct operations *ops);
 void case_attention_decode_alone(struct operations *ops);
 void case_attention_pages_copy(struct operations *ops);

@@ -12,6 +12,7 @@
 struct model {
     int32_t n_heads, n_kv_heads, head_dim;
     enum dtype dtype, kv_dtype;
+    bool rope; /* queries and keys are rotated */
 };
 
 struct rig {
@@ -20,10 +21,13 @@ struct rig {
     int32_t n_slots, max_positions, max_rows;
     int32_t cols, out_cols; /* of qkv and of out */
     float scale;
-    float **qkv;    /* [n_slots] of [max_positions, cols] */
-    int32_t *pages; /* [n_slots, pages_per_slot] */
+    float **qkv;     /* [n_slots] of [max_positions, cols] */
+    float **rotated; /* the same with queries and keys rotated; qkv itself without rope */
+    int32_t *pages;  /* [n_slots, pages_per_slot] */
     int32_t pages_per_slot;
     struct tensor *in, *out; /* [max_rows + EXTRA_ROWS, ...] */
+    float *angles;           /* [max_positions, head_dim] cosines, sines; NULL without rope */
+    struct tensor *rope;     /* the same in the backend */
 };
 
 enum { EXTRA_ROWS = 2, LAYER = 1, LAYERS = 2 };
@@ -75,7 +79,8 @@ static float *rig_step(struct rig *rig, const struct part *parts, int n_parts, c
         .slot = slot,
         .segments = segments,
     };
-    struct attention_args args = {.qkv = rig->in, .out = rig->out, .layer = LAYER, .scale = rig->scale};
+    struct attention_args args = {
+        .qkv = rig->in, .out = rig->out, .rope = rig->rope, .layer = LAYER, .scale = rig->scale};
     ops_step_begin(ops, &batch);
     if (n_decode > 0)
         OPS_OK(ops, backend->attention_decode(backend->context, &args));
@@ -134,6 +139,40 @@ static void rig_poison(struct rig *rig) {
     rig_begin_slots(rig);
 }
 
+/* Angles from a turn per position to a turn in ten thousand, as models have them. */
+static void rig_make_angles(struct rig *rig) {
+    int32_t half = rig->model.head_dim / 2;
+    rig->angles = ops_alloc(rig->ops, (size_t)(rig->max_positions * rig->model.head_dim), sizeof(float));
+    for (int32_t p = 0; p < rig->max_positions; p++) {
+        for (int32_t i = 0; i < half; i++) {
+            double angle = p * pow(10000.0, -(double)i / half);
+            rig->angles[p * rig->model.head_dim + i] = (float)cos(angle);
+            rig->angles[p * rig->model.head_dim + half + i] = (float)sin(angle);
+        }
+    }
+    rig->rope = ops_rows(rig->ops, DTYPE_FLOAT32, rig->max_positions, rig->model.head_dim, rig->angles);
+}
+
+/* qkv as attention uses it: queries and keys rotated and rounded, values as they are. */
+static void rig_rotate(struct rig *rig, int32_t slot) {
+    const struct model *m = &rig->model;
+    int64_t n = (int64_t)rig->max_positions * rig->cols;
+    int32_t half = m->head_dim / 2;
+    rig->rotated[slot] = ops_alloc(rig->ops, (size_t)n, sizeof(float));
+    memcpy(rig->rotated[slot], rig->qkv[slot], (size_t)n * sizeof(float));
+    for (int32_t p = 0; p < rig->max_positions; p++) {
+        const float *cosine = rig->angles + (int64_t)p * m->head_dim, *sine = cosine + half;
+        for (int32_t head = 0; head < m->n_heads + m->n_kv_heads; head++) {
+            float *x = rig->rotated[slot] + (int64_t)p * rig->cols + head * m->head_dim;
+            for (int32_t i = 0; i < half; i++) {
+                double low = x[i], high = x[i + half];
+                x[i] = ops_round((float)(low * cosine[i] - high * sine[i]), m->dtype);
+                x[i + half] = ops_round((float)(high * cosine[i] + low * sine[i]), m->dtype);
+            }
+        }
+    }
+}
+
 /* False, with a note, when this backend refuses such a model by name. */
 static bool rig_init(struct rig *rig, struct operations *ops, struct model model, int32_t n_slots,
                      int32_t max_positions, int32_t max_rows) {
@@ -179,15 +218,28 @@ static bool rig_init(struct rig *rig, struct operations *ops, struct model model
         for (int64_t i = 0; i < n; i++)
             rig->qkv[s][i] = ops_round(ops_uniform(ops, -2.0f, 2.0f), model.dtype);
     }
+    rig->rotated = rig->qkv;
+    if (model.rope) {
+        rig_make_angles(rig);
+        rig->rotated = ops_alloc(ops, (size_t)n_slots, sizeof *rig->rotated);
+        for (int32_t s = 0; s < n_slots; s++)
+            rig_rotate(rig, s);
+    }
     rig_poison(rig);
     return true;
 }
 
 static void rig_free(struct rig *rig) {
-    for (int32_t s = 0; s < rig->n_slots; s++)
+    for (int32_t s = 0; s < rig->n_slots; s++) {
+        if (rig->rotated != rig->qkv)
+            free(rig->rotated[s]);
         free(rig->qkv[s]);
+    }
+    if (rig->rotated != rig->qkv)
+        free(rig->rotated);
     free(rig->qkv);
     free(rig->pages);
+    free(rig->angles);
 }
 
 /* ---- against the reference ---- */
@@ -199,10 +251,11 @@ static void expect_row(const struct rig *rig, int32_t slot, int32_t p, const flo
     double *sum = ops_alloc(rig->ops, (size_t)m->head_dim, sizeof *sum);
     for (int32_t h = 0; h < m->n_heads; h++) {
         int32_t kv_head = h / (m->n_heads / m->n_kv_heads);
-        const float *q = rig->qkv[slot] + (int64_t)p * rig->cols + h * m->head_dim;
+        const float *q = rig->rotated[slot] + (int64_t)p * rig->cols + h * m->head_dim;
         double largest = -INFINITY, size = 0.0, total = 0.0;
         for (int32_t j = 0; j <= p; j++) {
-            const float *k = rig->qkv[slot] + (int64_t)j * rig->cols + (m->n_heads + kv_head) * m->head_dim;
+            const float *k =
+                rig->rotated[slot] + (int64_t)j * rig->cols + (m->n_heads + kv_head) * m->head_dim;
             double dot = 0.0;
             for (int32_t d = 0; d < m->head_dim; d++)
                 dot += (double)q[d] * ops_round(k[d], m->kv_dtype);
@@ -225,6 +278,10 @@ static void expect_row(const struct rig *rig, int32_t slot, int32_t p, const flo
              * which is the relative error of its weight; sums over p positions add sqrt(p) roundings. With
              * bfloat16, weights may be rounded to it before they meet the values, and the result is. */
             double tolerance = 2.0 * 0x1p-24 * (16.0 * (size + 1.0) + 4.0 * sqrt(p + 1.0));
+            /* A rotated element may be rounded the other way than here: the least unit of bfloat16, on the
+             * few elements that lie that near the middle. */
+            if (rig->angles && m->dtype == DTYPE_BFLOAT16)
+                tolerance += 0x1p-9 * 2.0 * rig->scale;
             if (m->dtype == DTYPE_BFLOAT16 || m->kv_dtype == DTYPE_BFLOAT16)
                 tolerance += 2.0 * 0x1p-9 * 2.0;
             if (m->dtype == DTYPE_BFLOAT16)
@@ -250,19 +307,20 @@ static void attention_one(struct operations *ops, struct model model) {
         {{3, 170, 1, true}, {2, 514, 1, true}, {1, 32, 1, true}, {SLOTS, 0, 1, true}},
     };
     static const int n_parts[] = {4, 4, 4};
+    const int32_t every = model.rope ? 41 : 7;
     for (int step = 0; step < 3; step++) {
         float *out = rig_step(&rig, steps[step], n_parts[step], NULL);
         int32_t row = 0;
         for (int i = 0; i < n_parts[step]; i++) {
             const struct part *part = &steps[step][i];
             for (int32_t r = 0; r < part->n_rows; r++, row++) {
-                /* All rows are scanned; of long prompts every seventh is compared. */
+                /* All rows are scanned; of long prompts some are compared. */
                 for (int32_t c = 0; part->slot < SLOTS && c < rig.out_cols; c++) {
                     if (!isfinite(out[(int64_t)row * rig.out_cols + c]))
                         OPS_FAIL(ops, "attention: slot %d, position %d is not finite", part->slot,
                                  part->position + r);
                 }
-                if (part->slot < SLOTS && (part->n_rows < 40 || r % 7 == 0 || r + 1 == part->n_rows))
+                if (part->slot < SLOTS && (part->n_rows < 40 || r % every == 0 || r + 1 == part->n_rows))
                     expect_row(&rig, part->slot, part->position + r, out + (int64_t)row * rig.out_cols);
             }
         }
@@ -272,22 +330,38 @@ static void attention_one(struct operations *ops, struct model model) {
 }
 
 void case_attention_float32(struct operations *ops) {
-    attention_one(ops, (struct model){3, 3, 64, DTYPE_FLOAT32, DTYPE_FLOAT32});
-    attention_one(ops, (struct model){4, 2, 16, DTYPE_FLOAT32, DTYPE_FLOAT32});
-    attention_one(ops, (struct model){2, 1, 24, DTYPE_FLOAT32, DTYPE_FLOAT32});
-    attention_one(ops, (struct model){1, 1, 5, DTYPE_FLOAT32, DTYPE_FLOAT32});
-    attention_one(ops, (struct model){9, 1, 8, DTYPE_FLOAT32, DTYPE_FLOAT32});
+    attention_one(ops, (struct model){3, 3, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
+    attention_one(ops, (struct model){4, 2, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
+    attention_one(ops, (struct model){2, 1, 24, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
+    attention_one(ops, (struct model){1, 1, 5, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
+    attention_one(ops, (struct model){9, 1, 8, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
 }
 
 void case_attention_bfloat16(struct operations *ops) {
-    attention_one(ops, (struct model){2, 2, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
-    attention_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
-    attention_one(ops, (struct model){2, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+    attention_one(ops, (struct model){2, 2, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    attention_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    attention_one(ops, (struct model){2, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
 }
 
 void case_attention_mixed_dtypes(struct operations *ops) {
-    attention_one(ops, (struct model){2, 1, 64, DTYPE_FLOAT32, DTYPE_BFLOAT16});
-    attention_one(ops, (struct model){2, 2, 16, DTYPE_BFLOAT16, DTYPE_FLOAT32});
+    attention_one(ops, (struct model){2, 1, 64, DTYPE_FLOAT32, DTYPE_BFLOAT16, false});
+    attention_one(ops, (struct model){2, 2, 16, DTYPE_BFLOAT16, DTYPE_FLOAT32, false});
+}
+
+/* Groups of 1, 4 and 8 query heads, with rotated positions. */
+void case_attention_rope_float32(struct operations *ops) {
+    attention_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
+    attention_one(ops, (struct model){4, 1, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
+    attention_one(ops, (struct model){8, 1, 128, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
+    attention_one(ops, (struct model){4, 2, 16, DTYPE_FLOAT32, DTYPE_BFLOAT16, true});
+    attention_one(ops, (struct model){2, 1, 6, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
+}
+
+void case_attention_rope_bfloat16(struct operations *ops) {
+    attention_one(ops, (struct model){8, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    attention_one(ops, (struct model){2, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    attention_one(ops, (struct model){4, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    attention_one(ops, (struct model){4, 2, 32, DTYPE_BFLOAT16, DTYPE_FLOAT32, true});
 }
 
 /* ---- equal bits ---- */
@@ -329,8 +403,9 @@ static void cuts_one(struct operations *ops, struct model model) {
 }
 
 void case_attention_cuts(struct operations *ops) {
-    cuts_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32});
-    cuts_one(ops, (struct model){4, 2, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+    cuts_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
+    cuts_one(ops, (struct model){4, 2, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    cuts_one(ops, (struct model){4, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
 }
 
 /* Decode at lengths around the borders of pages and chunks, alone and with 16 others. */
@@ -365,8 +440,10 @@ static void decode_alone_one(struct operations *ops, struct model model) {
 }
 
 void case_attention_decode_alone(struct operations *ops) {
-    decode_alone_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32});
-    decode_alone_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16});
+    decode_alone_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
+    decode_alone_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    decode_alone_one(ops, (struct model){8, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_alone_one(ops, (struct model){4, 1, 128, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
 }
 
 /* A second slot shares the whole pages of a prompt, has a copy of its last page, and decodes the same;
@@ -374,7 +451,7 @@ void case_attention_decode_alone(struct operations *ops) {
 void case_attention_pages_copy(struct operations *ops) {
     enum { PROMPT = 75, LAST = PROMPT / PAGE_TOKENS };
     struct rig rig;
-    if (!rig_init(&rig, ops, (struct model){2, 1, 16, DTYPE_FLOAT32, DTYPE_FLOAT32}, 2, 128, 128))
+    if (!rig_init(&rig, ops, (struct model){2, 1, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false}, 2, 128, 128))
         return;
     struct part prompt = {0, 0, PROMPT, false};
     free(rig_step(&rig, &prompt, 1, NULL));

@@ -100,8 +100,8 @@ void case_embed(struct operations *ops) {
 
 /* ---- norm ---- */
 
-static void norm_one(struct operations *ops, enum dtype dtype, int32_t n, bool with_bias, bool sampled,
-                     float mean) {
+static void norm_one(struct operations *ops, enum norm_kind kind, enum dtype dtype, int32_t n, bool with_bias,
+                     bool sampled, float mean) {
     enum { ROWS = 7, EXTRA = 2, FIRST = 1, SAMPLES = 3 };
     struct backend *backend = ops_open(ops);
     struct state_limits limits = row_limits(ROWS, 10);
@@ -122,6 +122,7 @@ static void norm_one(struct operations *ops, enum dtype dtype, int32_t n, bool w
         slot[r] = r;
     struct batch batch = row_batch(ROWS, token, position, slot, FIRST + SAMPLES, sample_row, sample_slot);
     struct norm_args args = {
+        .kind = kind,
         .hidden = ops_rows(ops, DTYPE_FLOAT32, ROWS, n, x),
         .weight = ops_vector(ops, n, weight),
         .bias = with_bias ? ops_vector(ops, n, bias) : NULL,
@@ -141,7 +142,7 @@ static void norm_one(struct operations *ops, enum dtype dtype, int32_t n, bool w
         double sum = 0.0, squares = 0.0;
         for (int32_t k = 0; k < n; k++)
             sum += row[k];
-        double center = sum / n;
+        double center = kind == NORM_RMS ? 0.0 : sum / n;
         for (int32_t k = 0; k < n; k++)
             squares += (row[k] - center) * (row[k] - center);
         double factor = 1.0 / sqrt(squares / n + 1e-5);
@@ -166,7 +167,17 @@ void case_norm(struct operations *ops) {
     static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 768, 1000};
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-            norm_one(ops, (enum dtype)dtype, sizes[i], i % 3 != 0, i % 2 == 1, i % 4 == 2 ? 20.0f : 0.25f);
+            norm_one(ops, NORM_LAYER, (enum dtype)dtype, sizes[i], i % 3 != 0, i % 2 == 1,
+                     i % 4 == 2 ? 20.0f : 0.25f);
+    }
+}
+
+void case_norm_rms(struct operations *ops) {
+    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 1000, 2048, 4096, 8192};
+    for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+            norm_one(ops, NORM_RMS, (enum dtype)dtype, sizes[i], false, i % 2 == 1,
+                     i % 4 == 2 ? 20.0f : 0.25f);
     }
 }
 
@@ -190,7 +201,7 @@ static float *spread_values(struct operations *ops, int32_t n, enum dtype dtype)
     return values;
 }
 
-void case_norm_rows_alone(struct operations *ops) {
+static void norm_rows_alone(struct operations *ops, enum norm_kind kind) {
     enum { N = 200 };
     struct backend *backend = ops_open(ops);
     struct state_limits limits = row_limits(MOST_ROWS, 10);
@@ -198,7 +209,8 @@ void case_norm_rows_alone(struct operations *ops) {
     float *x = spread_values(ops, MOST_ROWS * N, DTYPE_FLOAT32);
     float *weight = spread_values(ops, N, DTYPE_FLOAT32);
     struct tensor *hidden = ops_junk(ops, DTYPE_FLOAT32, MOST_ROWS, N);
-    struct norm_args args = {.hidden = hidden, .weight = ops_vector(ops, N, weight), .epsilon = 1e-5f};
+    struct norm_args args = {
+        .kind = kind, .hidden = hidden, .weight = ops_vector(ops, N, weight), .epsilon = 1e-5f};
     int32_t token[MOST_ROWS] = {0}, position[MOST_ROWS] = {0}, slot[MOST_ROWS];
     for (int32_t r = 0; r < MOST_ROWS; r++)
         slot[r] = r;
@@ -224,6 +236,11 @@ void case_norm_rows_alone(struct operations *ops) {
     free(whole);
     free(x);
     free(weight);
+}
+
+void case_norm_rows_alone(struct operations *ops) {
+    norm_rows_alone(ops, NORM_LAYER);
+    norm_rows_alone(ops, NORM_RMS);
 }
 
 /* ---- matmul ---- */
@@ -328,22 +345,118 @@ void case_matmul_bfloat16(struct operations *ops) {
     matmul_all(ops, DTYPE_BFLOAT16);
 }
 
+static double silu(double x) {
+    return x / (1.0 + exp(-x));
+}
+
+/* silu(gate . in) * (up . in) of a weight pair. */
+static void gated_one(struct operations *ops, enum dtype dtype, const struct matmul_shape *s) {
+    enum { EXTRA = 3 };
+    struct backend *backend = ops_open(ops);
+    enum dtype out_dtype = s->wide_out ? DTYPE_FLOAT32 : dtype;
+    int32_t n_weight = s->n_out * s->n_in;
+    float *pair = ops_alloc(ops, (size_t)(2 * n_weight), sizeof *pair);
+    float *in = ops_alloc(ops, (size_t)(s->n_rows * s->n_in), sizeof *in);
+    /* Gates of size 2, which silu bends. */
+    float scale = 3.5f / sqrtf((float)s->n_in);
+    for (int32_t i = 0; i < 2 * n_weight; i++)
+        pair[i] = ops_round(ops_uniform(ops, -scale, scale), dtype);
+    for (int32_t i = 0; i < s->n_rows * s->n_in; i++)
+        in[i] = ops_round(ops_uniform(ops, -1.7f, 1.7f), dtype);
+    struct matmul_args args = {
+        .weight = ops_weight_pair(ops, dtype, s->n_out, s->n_in, pair, pair + n_weight),
+        .in = ops_rows(ops, dtype, s->n_rows, s->n_in, in),
+        .out = ops_junk(ops, out_dtype, s->n_rows + EXTRA, s->n_out),
+        .n_rows = s->n_rows,
+        .activation = ACTIVATION_SILU_GATED,
+    };
+    OPS_OK(ops, backend->matmul(backend->context, &args));
+    float *got = ops_read(ops, args.out, out_dtype, s->n_rows + EXTRA, s->n_out);
+    for (int32_t r = 0; r < s->n_rows; r++) {
+        for (int32_t o = 0; o < s->n_out; o++) {
+            double sum[2] = {0.0, 0.0}, error[2] = {0.0, 0.0};
+            for (int side = 0; side < 2; side++) {
+                for (int32_t k = 0; k < s->n_in; k++) {
+                    double product = (double)pair[side * n_weight + o * s->n_in + k] * in[r * s->n_in + k];
+                    sum[side] += product;
+                    error[side] += fabs(product);
+                }
+                error[side] *= 0x1p-24 * (2.0 * sqrt((double)s->n_in) + 8.0); /* as in matmul_one */
+            }
+            double expected = silu(sum[0]) * sum[1];
+            /* silu bends its argument's error by at most 1.1, and adds a few roundings of its own. */
+            double tolerance = 1.1 * error[0] * fabs(sum[1]) + (fabs(silu(sum[0])) + error[0]) * error[1];
+            tolerance += 0x1p-20 * (fabs(sum[0]) + 1.0) * fabs(sum[1]);
+            tolerance += storage_rounding(out_dtype) * fabs(expected);
+            ops_expect_near(ops, got[r * s->n_out + o], expected, tolerance, "gated matmul", r, o);
+        }
+    }
+    ops_expect_junk(ops, got, s->n_rows, s->n_rows + EXTRA, s->n_out, "gated matmul");
+    free(got);
+    free(pair);
+    free(in);
+}
+
+static const struct matmul_shape gated_shapes[] = {
+    {.n_out = 1, .n_in = 1, .n_rows = 1},      {.n_out = 8, .n_in = 64, .n_rows = 1},
+    {.n_out = 8, .n_in = 40, .n_rows = 64},    {.n_out = 16, .n_in = 16, .n_rows = 2, .wide_out = true},
+    {.n_out = 24, .n_in = 64, .n_rows = 7},    {.n_out = 24, .n_in = 130, .n_rows = 33, .wide_out = true},
+    {.n_out = 176, .n_in = 64, .n_rows = 1},   {.n_out = 176, .n_in = 64, .n_rows = 16},
+    {.n_out = 176, .n_in = 520, .n_rows = 64}, {.n_out = 256, .n_in = 384, .n_rows = 8},
+    {.n_out = 33, .n_in = 71, .n_rows = 150},
+};
+
+void case_matmul_gated(struct operations *ops) {
+    for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++)
+        for (size_t i = 0; i < sizeof gated_shapes / sizeof gated_shapes[0]; i++)
+            gated_one(ops, (enum dtype)dtype, &gated_shapes[i]);
+}
+
+/* A gate far below zero closes, far above it lets through, and neither becomes NaN. */
+void case_matmul_gated_extremes(struct operations *ops) {
+    enum { OUT = 20 };
+    static const float gates[] = {-1e30f, -1e4f, -200.0f, -89.0f, -20.0f, 0.0f, 20.0f, 89.0f, 1e4f, 1e30f};
+    enum { N_GATES = sizeof gates / sizeof gates[0] };
+    struct backend *backend = ops_open(ops);
+    float pair[2][OUT], one = 1.0f;
+    for (int32_t o = 0; o < OUT; o++) {
+        pair[0][o] = gates[o % N_GATES];
+        pair[1][o] = 2.0f;
+    }
+    struct matmul_args args = {
+        .weight = ops_weight_pair(ops, DTYPE_FLOAT32, OUT, 1, pair[0], pair[1]),
+        .in = ops_rows(ops, DTYPE_FLOAT32, 1, 1, &one),
+        .out = ops_junk(ops, DTYPE_FLOAT32, 1, OUT),
+        .n_rows = 1,
+        .activation = ACTIVATION_SILU_GATED,
+    };
+    OPS_OK(ops, backend->matmul(backend->context, &args));
+    float *got = ops_read(ops, args.out, DTYPE_FLOAT32, 1, OUT);
+    for (int32_t o = 0; o < OUT; o++) {
+        double expected = 2.0 * silu(pair[0][o]);
+        ops_expect_near(ops, got[o], expected, 1e-6 * fabs(expected) + 1e-30, "gated matmul", 0, o);
+    }
+    free(got);
+}
+
 /* Row counts beyond MOST_ROWS go round through the same rows. */
 static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t n_out, int32_t n_in,
-                              int32_t most_rows, bool accumulate) {
+                              int32_t most_rows, bool accumulate, bool is_gated) {
     static const int32_t more_counts[] = {4096, 1024};
     enum { N_MORE = sizeof more_counts / sizeof more_counts[0] };
     struct backend *backend = ops_open(ops);
     float *x = spread_values(ops, MOST_ROWS * n_in, dtype);
-    float *w = spread_values(ops, n_out * n_in, dtype);
+    float *w = spread_values(ops, 2 * n_out * n_in, dtype);
     float *b = spread_values(ops, n_out, DTYPE_FLOAT32);
     float *residual = spread_values(ops, MOST_ROWS * n_out, DTYPE_FLOAT32);
     struct matmul_args args = {
-        .weight = ops_weight(ops, dtype, n_out, n_in, w),
-        .bias = ops_vector(ops, n_out, b),
+        .weight = is_gated ? ops_weight_pair(ops, dtype, n_out, n_in, w, w + n_out * n_in)
+                           : ops_weight(ops, dtype, n_out, n_in, w),
+        .bias = is_gated ? NULL : ops_vector(ops, n_out, b),
         .in = ops_junk(ops, dtype, most_rows, n_in),
         .out = ops_junk(ops, DTYPE_FLOAT32, most_rows, n_out),
         .accumulate = accumulate,
+        .activation = is_gated ? ACTIVATION_SILU_GATED : ACTIVATION_NONE,
     };
     float *whole = NULL;
     for (int i = N_ROW_COUNTS + N_MORE - 1; i >= 0; i--) {
@@ -377,10 +490,12 @@ static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t 
 /* Outputs enough for every tile shape of the CUDA backend, and a K of two parts for the residual's. */
 void case_matmul_rows_alone(struct operations *ops) {
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
-        matmul_rows_alone(ops, (enum dtype)dtype, 576, 520, 4096, false);
-        matmul_rows_alone(ops, (enum dtype)dtype, 65, 384, MOST_ROWS, false);
-        matmul_rows_alone(ops, (enum dtype)dtype, 33, 71, MOST_ROWS, true);
-        matmul_rows_alone(ops, (enum dtype)dtype, 520, 4300, MOST_ROWS, true);
+        matmul_rows_alone(ops, (enum dtype)dtype, 576, 520, 4096, false, false);
+        matmul_rows_alone(ops, (enum dtype)dtype, 65, 384, MOST_ROWS, false, false);
+        matmul_rows_alone(ops, (enum dtype)dtype, 33, 71, MOST_ROWS, true, false);
+        matmul_rows_alone(ops, (enum dtype)dtype, 520, 4300, MOST_ROWS, true, false);
+        matmul_rows_alone(ops, (enum dtype)dtype, 288, 520, 1024, false, true);
+        matmul_rows_alone(ops, (enum dtype)dtype, 24, 71, MOST_ROWS, false, true);
     }
 }
 

@@ -16,6 +16,7 @@
 
 static const struct invariance_model shakespeare = {"shakespeare", "weights/shakespeare", 200};
 static const struct invariance_model tiny = {"tiny", "tests/models/tiny", 2000};
+static const struct invariance_model tiny_llama = {"tiny_llama", "tests/models/tiny_llama", 900};
 
 static const struct invariance_variant baseline_variant = {.name = "baseline"};
 
@@ -177,6 +178,16 @@ static void test_shakespeare_bfloat16(void **state) {
     check_model(&shakespeare, DTYPE_BFLOAT16);
 }
 
+static void test_tiny_llama_float32(void **state) {
+    (void)state;
+    check_model(&tiny_llama, DTYPE_FLOAT32);
+}
+
+static void test_tiny_llama_bfloat16(void **state) {
+    (void)state;
+    check_model(&tiny_llama, DTYPE_BFLOAT16);
+}
+
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
         return 77;
@@ -185,6 +196,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_float32),
         cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_tiny_llama_float32),
+        cmocka_unit_test(test_tiny_llama_bfloat16),
         cmocka_unit_test(test_shakespeare_float32),
         cmocka_unit_test(test_shakespeare_bfloat16),
     };

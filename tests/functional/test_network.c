@@ -1,5 +1,5 @@
 /* The whole network beside PyTorch: logits, greedy text, and prompts cut in different ways, on the shipped
- * model and the tiny one. argv[1]: cpu or cuda. */
+ * model, the tiny one and the tiny Llama. argv[1]: cpu or cuda. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,8 +24,9 @@ enum {
 
 /* float32 is compared with logits computed in float64 and rounded once. bfloat16 rounds each activation to 8
  * bits (2^-9 relative), a dozen times per layer; errors of a dozen roundings that partly cancel stay below
- * this. */
-static const double TOLERANCE_FLOAT32 = 1e-4, TOLERANCE_BFLOAT16 = 3e-2;
+ * this. The tiny Llama's attention is more peaked, and turned queries and keys and the product of gate and up
+ * are rounded too: PyTorch's own bfloat16 is up to 5.4e-2 away. */
+static const double TOLERANCE_FLOAT32 = 1e-4, TOLERANCE_BFLOAT16 = 3e-2, TOLERANCE_LLAMA_BFLOAT16 = 8e-2;
 
 /* One model on one backend, with one running sequence. */
 struct network {
@@ -246,13 +247,13 @@ static void check_cuts(struct network *network, struct safetensors *files, int i
     free(cut);
 }
 
-static void check_model(const char *folder, const char *golden, enum dtype dtype) {
+static void check_model(const char *folder, const char *golden, enum dtype dtype, double tolerance) {
     struct network network;
     struct safetensors *files = golden_open(golden);
     network_open(&network, folder, dtype);
     int index = 0;
     for (; golden_find(files, index, "prompt"); index++) {
-        check_logits(&network, files, index, dtype == DTYPE_FLOAT32 ? TOLERANCE_FLOAT32 : TOLERANCE_BFLOAT16);
+        check_logits(&network, files, index, tolerance);
         if (dtype == DTYPE_FLOAT32)
             check_greedy(&network, files, index);
         int32_t n_tokens = (int32_t)golden_find(files, index, "greedy")->n;
@@ -265,32 +266,41 @@ static void check_model(const char *folder, const char *golden, enum dtype dtype
 
 static void test_shakespeare_float32(void **state) {
     (void)state;
-    check_model("weights/shakespeare", "network_shakespeare", DTYPE_FLOAT32);
+    check_model("weights/shakespeare", "network_shakespeare", DTYPE_FLOAT32, TOLERANCE_FLOAT32);
 }
 
 static void test_shakespeare_bfloat16(void **state) {
     (void)state;
-    check_model("weights/shakespeare", "network_shakespeare", DTYPE_BFLOAT16);
+    check_model("weights/shakespeare", "network_shakespeare", DTYPE_BFLOAT16, TOLERANCE_BFLOAT16);
 }
 
 static void test_tiny_float32(void **state) {
     (void)state;
-    check_model("tests/models/tiny", "network_tiny", DTYPE_FLOAT32);
+    check_model("tests/models/tiny", "network_tiny", DTYPE_FLOAT32, TOLERANCE_FLOAT32);
 }
 
 static void test_tiny_bfloat16(void **state) {
     (void)state;
-    check_model("tests/models/tiny", "network_tiny", DTYPE_BFLOAT16);
+    check_model("tests/models/tiny", "network_tiny", DTYPE_BFLOAT16, TOLERANCE_BFLOAT16);
+}
+
+static void test_tiny_llama_float32(void **state) {
+    (void)state;
+    check_model("tests/models/tiny_llama", "network_tiny_llama", DTYPE_FLOAT32, TOLERANCE_FLOAT32);
+}
+
+static void test_tiny_llama_bfloat16(void **state) {
+    (void)state;
+    check_model("tests/models/tiny_llama", "network_tiny_llama", DTYPE_BFLOAT16, TOLERANCE_LLAMA_BFLOAT16);
 }
 
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
         return 77;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shakespeare_float32),
-        cmocka_unit_test(test_shakespeare_bfloat16),
-        cmocka_unit_test(test_tiny_float32),
-        cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_shakespeare_float32), cmocka_unit_test(test_shakespeare_bfloat16),
+        cmocka_unit_test(test_tiny_float32),        cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_tiny_llama_float32),  cmocka_unit_test(test_tiny_llama_bfloat16),
     };
     return cmocka_run_group_tests_name("network", tests, NULL, NULL);
 }

@@ -57,6 +57,28 @@ static void add_tensor(struct buffer *header, struct buffer *data, const char *p
     buffer_printf(header, "%d],\"data_offsets\":[%zu,%zu]}", shape->columns, begin, data->size);
 }
 
+static void write_model(const char *name, const struct shape *shapes, size_t n_shapes,
+                        const struct model_folder_options *options) {
+    struct buffer header = {0}, data = {0};
+    buffer_append_text(&header, "{");
+    for (size_t i = 0; i < n_shapes; i++) {
+        if (options->skip && strcmp(options->skip, shapes[i].name) == 0)
+            continue;
+        float first =
+            options->spoil && strcmp(options->spoil, shapes[i].name) == 0 ? options->extra_value : 0.5f;
+        add_tensor(&header, &data, options->prefix, &shapes[i], first, 0);
+    }
+    if (options->extra)
+        add_tensor(&header, &data, options->prefix, &(struct shape){options->extra, 0, 16}, 0.5f, 0);
+    if (options->n_head_rows)
+        add_tensor(&header, &data, "", &(struct shape){"lm_head.weight", options->n_head_rows, 16}, 0.5f,
+                   options->head_offset);
+    buffer_append_text(&header, "}");
+    write_file(name, &header, &data);
+    buffer_free(&header);
+    buffer_free(&data);
+}
+
 void model_folder_gpt2(const char *name, const struct model_folder_options *options) {
     static const struct shape shapes[] = {
         {"wte.weight", 5, 16},
@@ -76,22 +98,27 @@ void model_folder_gpt2(const char *name, const struct model_folder_options *opti
         {"ln_f.weight", 0, 16},
         {"ln_f.bias", 0, 16},
     };
-    struct buffer header = {0}, data = {0};
-    buffer_append_text(&header, "{");
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        if (options->skip && strcmp(options->skip, shapes[i].name) == 0)
-            continue;
-        float first =
-            options->spoil && strcmp(options->spoil, shapes[i].name) == 0 ? options->extra_value : 0.5f;
-        add_tensor(&header, &data, options->prefix, &shapes[i], first, 0);
-    }
-    if (options->extra)
-        add_tensor(&header, &data, options->prefix, &(struct shape){options->extra, 0, 16}, 0.5f, 0);
-    if (options->n_head_rows)
-        add_tensor(&header, &data, "", &(struct shape){"lm_head.weight", options->n_head_rows, 16}, 0.5f,
-                   options->head_offset);
-    buffer_append_text(&header, "}");
-    write_file(name, &header, &data);
-    buffer_free(&header);
-    buffer_free(&data);
+    write_model(name, shapes, sizeof shapes / sizeof shapes[0], options);
+}
+
+const char model_folder_llama_config[] =
+    "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"num_attention_heads\":2,"
+    "\"head_dim\":6,\"hidden_size\":16,\"intermediate_size\":24,\"max_position_embeddings\":8,"
+    "\"vocab_size\":5,\"eos_token_id\":null}";
+
+void model_folder_llama(const char *name, const struct model_folder_options *options) {
+    static const struct shape shapes[] = {
+        {"embed_tokens.weight", 5, 16},
+        {"layers.0.input_layernorm.weight", 0, 16},
+        {"layers.0.self_attn.q_proj.weight", 12, 16},
+        {"layers.0.self_attn.k_proj.weight", 6, 16},
+        {"layers.0.self_attn.v_proj.weight", 6, 16},
+        {"layers.0.self_attn.o_proj.weight", 16, 12},
+        {"layers.0.post_attention_layernorm.weight", 0, 16},
+        {"layers.0.mlp.gate_proj.weight", 24, 16},
+        {"layers.0.mlp.up_proj.weight", 24, 16},
+        {"layers.0.mlp.down_proj.weight", 16, 24},
+        {"norm.weight", 0, 16},
+    };
+    write_model(name, shapes, sizeof shapes / sizeof shapes[0], options);
 }

@@ -1,4 +1,5 @@
-/* model_folder: writes small model directories for tests: safetensors files and a GPT-2 of a few numbers. */
+/* model_folder: writes small model directories for tests: safetensors files and a GPT-2 and a Llama
+ * of a few numbers. */
 #ifndef PRESSRUN_TESTS_UNIT_MODEL_FOLDER_H
 #define PRESSRUN_TESTS_UNIT_MODEL_FOLDER_H
 
@@ -24,5 +25,11 @@ struct model_folder_options {
     const char *spoil; /* a tensor's name, or NULL */
 };
 void model_folder_gpt2(const char *name, const struct model_folder_options *options);
+
+/* The same for a Llama with hidden_size 16, two heads of 6 that share one for keys and values, an MLP of 24,
+ * one layer, 8 positions, 5 tokens. Its head is not tied: without n_head_rows it is missing. The config
+ * leaves num_key_value_heads: 1 to the test. */
+extern const char model_folder_llama_config[];
+void model_folder_llama(const char *name, const struct model_folder_options *options);
 
 #endif

@@ -48,6 +48,13 @@ static void check_row(const char *table, size_t row, enum status actual, enum st
 #define SIZES        "\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":5"
 #define CONFIG(more) "{" GPT2 "," SIZES more "}"
 
+#define LLAMA3  "\"rope_type\":\"llama3\",\"factor\":8,\"original_max_position_embeddings\":4"
+#define FACTORS ",\"low_freq_factor\":1,\"high_freq_factor\":4"
+#define LLAMA(more)                                                                                          \
+    "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"hidden_size\":16,\"intermediate_size\":24,"         \
+    "\"vocab_size\":5,\"max_position_embeddings\":8," more "}"
+#define HEADS(more) LLAMA("\"num_attention_heads\":2" more)
+
 static const struct {
     const char *config; /* NULL: no such file */
     const char *generation_config;
@@ -61,9 +68,10 @@ static const struct {
     {"{} x", NULL, STATUS_DATA, "not valid JSON"},
     {"{" GPT2 "," GPT2 "}", NULL, STATUS_DATA, "duplicate object key"},
     {"{\"a\":\"\xFF\"}", NULL, STATUS_DATA, "not valid JSON.*UTF-8|unable to decode byte 0xff"},
-    {"{}", NULL, STATUS_DATA, "model_type is absent, expected the name of an architecture; supported: gpt2"},
-    {"{\"model_type\":\"llama\"}", NULL, STATUS_DATA,
-     "^config\\.json: model_type: 'llama' is not supported; supported: gpt2"},
+    {"{}", NULL, STATUS_DATA,
+     "model_type is absent, expected the name of an architecture; supported: gpt2, llama"},
+    {"{\"model_type\":\"mamba\"}", NULL, STATUS_DATA,
+     "^config\\.json: model_type: 'mamba' is not supported; supported: gpt2, llama"},
     {"{\"model_type\":\"a\\nb\"}", NULL, STATUS_DATA, "'a.x0Ab' is not supported"},
     {"{\"model_type\":3}", NULL, STATUS_DATA, "model_type is a number"},
     {"{" GPT2 "}", NULL, STATUS_DATA, "n_layer is absent; expected an integer from 1 to"},
@@ -107,6 +115,46 @@ static const struct {
     {CONFIG(""), "{\"top_p\":1.5}", STATUS_DATA, "^generation_config\\.json: .*top_p"},
     {CONFIG(""), "{\"top_k\":\"many\"}", STATUS_DATA, "top_k is a string, expected a number"},
     {CONFIG(""), "{\"do_sample\":0}", STATUS_DATA, "do_sample is a number, expected true or false"},
+    /* Llama */
+    {LLAMA("\"a\":0"), NULL, STATUS_DATA, "num_attention_heads is absent; expected an integer"},
+    {LLAMA("\"num_attention_heads\":3"), NULL, STATUS_DATA,
+     "hidden_size: 16 is no multiple of num_attention_heads, 3, and head_dim is absent"},
+    {LLAMA("\"num_attention_heads\":16"), NULL, STATUS_DATA,
+     "heads of 1; rotary positions need an even size"},
+    {HEADS(",\"head_dim\":7"), NULL, STATUS_DATA, "heads of 7; rotary positions need an even size"},
+    {HEADS(",\"head_dim\":2048"), NULL, STATUS_DATA, "head_dim: 2048, expected an integer from 1 to 1024"},
+    {LLAMA("\"num_attention_heads\":1048576,\"head_dim\":64"), NULL, STATUS_DATA,
+     "1048576 heads of 64 are more than 8388608 wide"},
+    {HEADS(",\"num_key_value_heads\":0"), NULL, STATUS_DATA, "num_key_value_heads: 0, expected"},
+    {LLAMA("\"num_attention_heads\":4,\"num_key_value_heads\":3"), NULL, STATUS_DATA,
+     "num_attention_heads: 4 is no multiple of num_key_value_heads, 3"},
+    {HEADS(",\"hidden_act\":\"gelu\""), NULL, STATUS_DATA,
+     "hidden_act: 'gelu' is not supported; supported: silu"},
+    {HEADS(",\"hidden_act\":1"), NULL, STATUS_DATA, "hidden_act is a number, expected a string"},
+    {HEADS(",\"attention_bias\":true"), NULL, STATUS_DATA, "attention_bias: true is not supported"},
+    {HEADS(",\"mlp_bias\":true"), NULL, STATUS_DATA, "mlp_bias: true is not supported; supported: false"},
+    {HEADS(",\"rms_norm_eps\":-1"), NULL, STATUS_DATA, "rms_norm_eps: expected a number above 0"},
+    {HEADS(",\"rope_theta\":0"), NULL, STATUS_DATA, "rope_theta is out of range; expected a number from 1"},
+    {HEADS(",\"rope_theta\":\"x\""), NULL, STATUS_DATA, "rope_theta is a string; expected a number from 1"},
+    {HEADS(",\"partial_rotary_factor\":0.5"), NULL, STATUS_DATA, "partial_rotary_factor is out of range"},
+    {HEADS(",\"rope_scaling\":[]"), NULL, STATUS_DATA, "rope_scaling is a list, expected an object"},
+    {HEADS(",\"rope_scaling\":{\"rope_type\":\"yarn\"}"), NULL, STATUS_DATA,
+     "rope_scaling\\.rope_type: 'yarn' is not supported; supported: default, linear, llama3"},
+    {HEADS(",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}"), NULL, STATUS_DATA,
+     "'dynamic' is not supported"},
+    {HEADS(",\"rope_scaling\":{\"type\":3}"), NULL, STATUS_DATA, "rope_type is a number, expected a string"},
+    {HEADS(",\"rope_scaling\":{\"type\":\"linear\"}"), NULL, STATUS_DATA,
+     "rope_scaling\\.factor is absent; expected a number from 1"},
+    {HEADS(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}"), NULL, STATUS_DATA,
+     "rope_scaling\\.factor is out of range"},
+    {HEADS(",\"rope_parameters\":{" LLAMA3 "}"), NULL, STATUS_DATA,
+     "rope_parameters\\.low_freq_factor is absent"},
+    {HEADS(",\"rope_parameters\":{" LLAMA3 ",\"low_freq_factor\":4,\"high_freq_factor\":4}"), NULL,
+     STATUS_DATA, "low_freq_factor: 4 is not below high_freq_factor, 4"},
+    {HEADS(",\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8" FACTORS "}"), NULL, STATUS_DATA,
+     "original_max_position_embeddings is absent"},
+    {HEADS(",\"rope_parameters\":{},\"rope_scaling\":{}"), NULL, STATUS_DATA,
+     "rope_parameters and rope_scaling are both given"},
     /* accepted */
     {CONFIG(""), NULL, STATUS_OK, ""},
     {CONFIG(",\"n_inner\":null,\"n_ctx\":8,\"unknown\":{\"a\":[]}"), NULL, STATUS_OK, ""},
@@ -115,6 +163,11 @@ static const struct {
     {CONFIG(",\"scale_attn_weights\":true,\"add_cross_attention\":false"), "{\"max_length\":20,\"top_k\":-1}",
      STATUS_OK, ""},
     {CONFIG(",\"note\":\"\\u0000\""), "{\"temperature\":null}", STATUS_OK, ""},
+    {HEADS(""), NULL, STATUS_OK, ""},
+    {HEADS(",\"num_key_value_heads\":null,\"head_dim\":null,\"pretraining_tp\":1"), NULL, STATUS_OK, ""},
+    {HEADS(",\"rope_scaling\":null,\"rope_parameters\":{" LLAMA3 FACTORS ",\"rope_theta\":5e5}"), NULL,
+     STATUS_OK, ""},
+    {HEADS(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}"), NULL, STATUS_OK, ""},
 };
 
 static void test_config(void **state) {
@@ -358,24 +411,90 @@ static const struct {
     {{.prefix = "", .spoil = "ln_f.bias", .extra_value = 3e38f}, "", STATUS_OK, ""},
 };
 
+/* The same for the Llama of model_folder. */
+static const struct {
+    struct model_folder_options options;
+    const char *more;
+    enum status status;
+    const char *message;
+} llama_rows[] = {
+    {{.prefix = "model.", .n_head_rows = 5, .skip = "layers.0.self_attn.v_proj.weight"},
+     "",
+     STATUS_DATA,
+     "tensor \"model\\.layers\\.0\\.self_attn\\.v_proj\\.weight\" \\[6, 16\\] is missing"},
+    {{.prefix = "model.", .n_head_rows = 5, .skip = "layers.0.mlp.up_proj.weight"},
+     "",
+     STATUS_DATA,
+     "\"model\\.layers\\.0\\.mlp\\.up_proj\\.weight\" \\[24, 16\\] is missing"},
+    {{.prefix = "model."}, "", STATUS_DATA, "\"lm_head\\.weight\" \\[5, 16\\] is missing"},
+    {{.prefix = "model.", .n_head_rows = 5, .extra = "layers.0.self_attn.q_proj.bias"},
+     "",
+     STATUS_DATA,
+     "\"model\\.layers\\.0\\.self_attn\\.q_proj\\.bias\" is no part of a llama model"},
+    {{.prefix = "model.", .n_head_rows = 5, .extra = "layers.0.self_attn.inv_freq"},
+     "",
+     STATUS_DATA,
+     "\"model\\.layers\\.0\\.self_attn\\.inv_freq\" is no part of"},
+    {{.prefix = "model.", .n_head_rows = 5},
+     "\"num_key_value_heads\":2,",
+     STATUS_DATA,
+     "k_proj\\.weight\" has the shape \\[6, 16\\], but config\\.json asks for \\[12, 16\\]"},
+    {{.prefix = "model.", .n_head_rows = 5, .spoil = "layers.0.mlp.up_proj.weight", .extra_value = INFINITY},
+     "",
+     STATUS_DATA,
+     "mlp\\.up_proj\\.weight\": 1 of 384 values are NaN or infinite"},
+    {{.prefix = "model.", .n_head_rows = 5, .head_offset = 1},
+     "\"tie_word_embeddings\":true,",
+     STATUS_DATA,
+     "\"lm_head\\.weight\" differs from \"model\\.embed_tokens\\.weight\""},
+    /* accepted */
+    {{.prefix = "model.", .n_head_rows = 5}, "", STATUS_OK, ""},
+    {{.prefix = "", .n_head_rows = 5}, "", STATUS_OK, ""},
+    {{.prefix = "model."}, "\"tie_word_embeddings\":true,", STATUS_OK, ""},
+    {{.prefix = "model.", .n_head_rows = 5, .extra = "layers.0.self_attn.rotary_emb.inv_freq"},
+     "",
+     STATUS_OK,
+     ""},
+    {{.prefix = "model.", .n_head_rows = 5, .extra = "rotary_emb.inv_freq"}, "", STATUS_OK, ""},
+};
+
+/* Makes the folder as a row says and loads the model. config: without what the row puts in front. */
+static enum status load_model(const char *more, const char *config_text, bool is_llama,
+                              const struct model_folder_options *options) {
+    char text[500];
+    struct model_config config;
+    struct sampling defaults;
+    struct backend backend;
+    struct model *model;
+    /* A key of the row replaces the one of the config: JSON with a key twice is refused. */
+    const char *kept = strstr(more, "num_key_value_heads") ? "" : "\"num_key_value_heads\":1,";
+    snprintf(text, sizeof text, "{%s%s%s", more, is_llama ? kept : "", config_text + 1);
+    temp_text("config.json", text);
+    if (is_llama)
+        model_folder_llama("model.safetensors", options);
+    else
+        model_folder_gpt2("model.safetensors", options);
+    if (model_config_load(temp_path(""), &config, &defaults) != STATUS_OK)
+        fail_msg("%s", status_message());
+    assert_int_equal(backend_open("cpu", &(struct backend_options){.n_threads = 1}, &backend), STATUS_OK);
+    enum status result = model_load(temp_path(""), &config, DTYPE_FLOAT32, &backend, NULL, &model);
+    model_close(model);
+    backend.close(backend.context);
+    return result;
+}
+
 static void test_models(void **state) {
     (void)state;
     n_failed = 0;
     for (size_t i = 0; i < sizeof model_rows / sizeof model_rows[0]; i++) {
-        char text[400];
-        struct model_config config;
-        struct sampling defaults;
-        struct backend backend;
-        struct model *model;
-        snprintf(text, sizeof text, "{%s%s", model_rows[i].more, model_folder_config + 1);
-        temp_text("config.json", text);
-        model_folder_gpt2("model.safetensors", &model_rows[i].options);
-        assert_int_equal(model_config_load(temp_path(""), &config, &defaults), STATUS_OK);
-        assert_int_equal(backend_open("cpu", &(struct backend_options){.n_threads = 1}, &backend), STATUS_OK);
-        enum status result = model_load(temp_path(""), &config, DTYPE_FLOAT32, &backend, NULL, &model);
+        const struct model_folder_options *options = &model_rows[i].options;
+        enum status result = load_model(model_rows[i].more, model_folder_config, false, options);
         check_row("model", i, result, model_rows[i].status, model_rows[i].message);
-        model_close(model);
-        backend.close(backend.context);
+    }
+    for (size_t i = 0; i < sizeof llama_rows / sizeof llama_rows[0]; i++) {
+        const struct model_folder_options *options = &llama_rows[i].options;
+        enum status result = load_model(llama_rows[i].more, model_folder_llama_config, true, options);
+        check_row("llama", i, result, llama_rows[i].status, llama_rows[i].message);
     }
     assert_int_equal(n_failed, 0);
 }

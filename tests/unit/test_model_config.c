@@ -34,6 +34,10 @@ static void test_shapes_and_defaults(void **state) {
     struct sampling defaults;
     struct model_config config = load("{" SIZES ",\"n_positions\":128}", NULL, &defaults);
     assert_string_equal(config.model_type, "gpt2");
+    assert_int_equal(config.norm, NORM_LAYER);
+    assert_int_equal(config.activation, ACTIVATION_GELU_TANH);
+    assert_int_equal(config.rope.kind, ROPE_NONE);
+    assert_true(config.has_biases);
     assert_int_equal(config.n_layers, 2);
     assert_int_equal(config.n_heads, 4);
     assert_int_equal(config.n_kv_heads, 4);
@@ -70,6 +74,54 @@ static void test_shapes_and_defaults(void **state) {
     assert_int_equal(config.dtype, DTYPE_FLOAT32);
     config = load("{" SIZES ",\"n_positions\":64,\"torch_dtype\":\"torch.float16\"}", NULL, &defaults);
     assert_false(config.has_dtype);
+}
+
+#define LLAMA                                                                                                \
+    "\"model_type\":\"llama\",\"num_hidden_layers\":2,\"num_attention_heads\":8,\"hidden_size\":64,"         \
+    "\"intermediate_size\":176,\"vocab_size\":1000,\"max_position_embeddings\":128"
+
+static void test_llama(void **state) {
+    (void)state;
+    struct sampling defaults;
+    struct model_config config = load("{" LLAMA "}", NULL, &defaults);
+    assert_string_equal(config.model_type, "llama");
+    assert_int_equal(config.n_layers, 2);
+    assert_int_equal(config.n_heads, 8);
+    assert_int_equal(config.n_kv_heads, 8);
+    assert_int_equal(config.head_dim, 8);
+    assert_int_equal(config.n_inner, 176);
+    assert_int_equal(config.n_positions, 128);
+    assert_int_equal(config.norm, NORM_RMS);
+    assert_true(config.norm_epsilon == 1e-6f);
+    assert_int_equal(config.activation, ACTIVATION_SILU_GATED);
+    assert_false(config.tie_word_embeddings || config.has_biases);
+    assert_int_equal(config.rope.kind, ROPE_DEFAULT);
+    assert_true(config.rope.theta == 10000);
+    assert_int_equal(config.n_eos, 1);
+    assert_int_equal(config.eos_ids[0], 2);
+
+    /* As transformers 4 writes it. */
+    config = load("{" LLAMA ",\"num_key_value_heads\":2,\"head_dim\":16,\"rms_norm_eps\":1e-5,"
+                  "\"tie_word_embeddings\":true,\"rope_theta\":500000.0,\"hidden_act\":\"silu\","
+                  "\"rope_scaling\":{\"factor\":32.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"
+                  "\"original_max_position_embeddings\":64,\"rope_type\":\"llama3\"}}",
+                  NULL, &defaults);
+    assert_int_equal(config.n_kv_heads, 2);
+    assert_int_equal(config.head_dim, 16);
+    assert_true(config.norm_epsilon == 1e-5f && config.tie_word_embeddings);
+    assert_int_equal(config.rope.kind, ROPE_LLAMA3);
+    assert_true(config.rope.theta == 500000 && config.rope.factor == 32);
+    assert_true(config.rope.low_frequency == 1 && config.rope.high_frequency == 4);
+    assert_int_equal(config.rope.original_positions, 64);
+
+    /* As transformers 5 does. */
+    config = load("{" LLAMA ",\"rope_parameters\":{\"rope_theta\":20000.0,\"rope_type\":\"default\"}}", NULL,
+                  &defaults);
+    assert_int_equal(config.rope.kind, ROPE_DEFAULT);
+    assert_true(config.rope.theta == 20000);
+    config = load("{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.5}}", NULL, &defaults);
+    assert_int_equal(config.rope.kind, ROPE_LINEAR);
+    assert_true(config.rope.theta == 10000 && config.rope.factor == 2.5);
 }
 
 static void test_eos(void **state) {
@@ -159,8 +211,12 @@ static void run_gpt2(const struct model_folder_options *options, const char *con
                                   .kv_dtype = DTYPE_FLOAT32};
     assert_int_equal(backend.state_init(backend.context, &limits), STATUS_OK);
     assert_int_equal(model_forward(model, &(struct batch){.n_rows = 1}), STATUS_INTERNAL); /* not prepared */
-    assert_int_equal(model_prepare(model, &(struct model_limits){8, 1, 1}), STATUS_OK);
-    assert_int_equal(model_prepare(model, &(struct model_limits){8, 1, 1}), STATUS_INTERNAL);
+    assert_int_equal(
+        model_prepare(model, &(struct model_limits){.max_rows = 8, .max_samples = 1, .logit_rows = 1}),
+        STATUS_OK);
+    assert_int_equal(
+        model_prepare(model, &(struct model_limits){.max_rows = 8, .max_samples = 1, .logit_rows = 1}),
+        STATUS_INTERNAL);
     assert_int_equal(model_forward(model, &(struct batch){.n_rows = 9}), STATUS_INTERNAL);
 
     static const int32_t token[] = {1}, zero[] = {0}, page[] = {1};
@@ -268,6 +324,25 @@ static void test_sizes(void **state) {
     size_t activations = model_activation_bytes(&config, DTYPE_FLOAT32, &limits);
     size_t exact = 4 * (100 * (384 + 384 + 3 * 384 + 384 + 4 * 384) + 10 * 65);
     assert_in_range(activations, exact, exact + 4096);
+    /* Llama 3.2 1B: three matrices in the MLP, no positions to embed, a table of angles. */
+    config = load("{\"model_type\":\"llama\",\"num_hidden_layers\":16,\"num_attention_heads\":32,"
+                  "\"num_key_value_heads\":8,\"head_dim\":64,\"hidden_size\":2048,\"intermediate_size\":8192,"
+                  "\"vocab_size\":128256,\"max_position_embeddings\":131072,\"tie_word_embeddings\":true}",
+                  NULL, &defaults);
+    model_parameter_counts(&config, &body, &head);
+    assert_int_equal(body, 16 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192));
+    assert_int_equal(head, 128256 * 2048);
+    elements = (size_t)(body + head + 33 * 2048); /* 1,235,814,400, as the model card has it */
+    assert_int_equal(elements, 1235814400);
+    bytes = model_weight_bytes(&config, DTYPE_BFLOAT16);
+    assert_in_range(bytes, 2 * elements, 2 * elements + elements / 1000);
+    limits.max_positions = 4096;
+    activations = model_activation_bytes(&config, DTYPE_BFLOAT16, &limits);
+    exact = 100 * (4 * 2048 + 2 * (2048 + 3072 + 2048 + 8192)) + 4 * (10 * 128256 + 4096 * 64);
+    assert_in_range(activations, exact, exact + 4096);
+    limits.max_positions = 0;
+    assert_in_range(model_activation_bytes(&config, DTYPE_BFLOAT16, &limits),
+                    exact + 4 * (131072 - 4096) * 64, exact + 4 * (131072 - 4096) * 64 + 4096);
     /* Absurd sizes do not wrap around. */
     config.n_vocab = config.n_embd = config.n_inner = config.n_layers = INT32_MAX;
     assert_true(model_weight_bytes(&config, DTYPE_FLOAT32) == SIZE_MAX);
@@ -276,6 +351,7 @@ static void test_sizes(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes_and_defaults),
+        cmocka_unit_test(test_llama),
         cmocka_unit_test(test_eos),
         cmocka_unit_test(test_sampling_defaults),
         cmocka_unit_test(test_names_and_heads),

@@ -10,11 +10,20 @@ static void print_tensors(struct safetensors *files) {
     printf("tensors      %d\n", safetensors_count(files));
     for (int32_t i = 0; i < safetensors_count(files); i++) {
         const struct stored_tensor *tensor = safetensors_at(files, i);
-        printf("  %-40s %-5s [", tensor->name, tensor->dtype_name);
+        printf("  %-50s %-5s [", tensor->name, tensor->dtype_name);
         for (int32_t d = 0; d < tensor->n_dims; d++)
             printf("%s%lld", d ? ", " : "", (long long)tensor->shape[d]);
         printf("]\n");
     }
+}
+
+/* The rest of the line that names the context. */
+static void print_rope(const struct rope_config *rope) {
+    if (rope->kind != ROPE_NONE)
+        printf(", rotary, theta %g", rope->theta);
+    if (rope->kind == ROPE_LINEAR || rope->kind == ROPE_LLAMA3)
+        printf(", %s scaling by %g", rope->kind == ROPE_LINEAR ? "linear" : "llama3", rope->factor);
+    printf("\n");
 }
 
 static enum status inspect(const char *folder, struct tokenizer **tokenizer, struct safetensors **files,
@@ -32,7 +41,8 @@ static enum status inspect(const char *folder, struct tokenizer **tokenizer, str
     printf("shape        %d layers, %d wide, %d heads of %d (%d for keys and values), MLP %d\n",
            config.n_layers, config.n_embd, config.n_heads, config.head_dim, config.n_kv_heads,
            config.n_inner);
-    printf("context      %d positions\n", config.n_positions);
+    printf("context      %d positions", config.n_positions);
+    print_rope(&config.rope);
     printf("vocabulary   %d tokens\n", config.n_vocab);
     printf("parameters   %.2fM per token, %.2fM of them in the head%s\n", (double)(body + head) / 1e6,
            (double)head / 1e6, config.tie_word_embeddings ? " (tied to the embedding)" : "");

@@ -186,7 +186,8 @@ static enum status open_pipeline(struct run *run) {
     TRY(engine_open(&session->backend, session->model, &session->model_config, session->tokenizer, &engine,
                     &run->engine));
     struct outlet_options outlet = {.tokenizer = session->tokenizer,
-                                    .output_token_ids = run->job.output_token_ids,
+                                    /* without a tokenizer the ids are all there is to an answer */
+                                    .output_token_ids = run->job.output_token_ids || !session->tokenizer,
                                     .first_index = run->found.counts.n_records};
     TRY(outlet_start(&outlet, run->writer, &run->outlet));
     struct progress_options progress = {.is_terminal = run->options->is_terminal,

@@ -28,6 +28,7 @@ static void set_width(struct plan *plan, int32_t max_num_seqs, int32_t batched_t
     plan->state.max_samples = max_num_seqs;
     plan->model.max_rows = batched_tokens;
     plan->model.max_samples = max_num_seqs;
+    plan->model.max_positions = plan->max_model_len;
     int64_t rows = LOGIT_ROWS_BYTES / (4 * (int64_t)plan->state.n_vocab);
     plan->model.logit_rows = rows < 8 ? 8 : rows < max_num_seqs ? (int32_t)rows : max_num_seqs;
 }
@@ -63,8 +64,7 @@ static enum status resolve_length(const struct job *job, const struct model_conf
                                   struct plan *plan) {
     plan->max_model_len = job->max_model_len ? job->max_model_len : model->n_positions;
     RETURN_IF(plan->max_model_len > model->n_positions, STATUS_JOB,
-              "%s: max_model_len: %d is more than the model's context of %d positions (n_positions in "
-              "%s/config.json)",
+              "%s: max_model_len: %d is more than the model's context of %d positions (%s/config.json)",
               job->path, plan->max_model_len, model->n_positions, job->model);
     return STATUS_OK;
 }

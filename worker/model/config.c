@@ -16,6 +16,7 @@ enum {
      * them leaves 64 bits. */
     MAX_LAYERS = 1 << 12,
     MAX_WIDTH = 1 << 20,
+    MAX_HEAD_WIDTH = 1 << 10,
     MAX_POSITIONS = 1 << 24,
     MAX_VOCAB = 1 << 22
 };
@@ -130,17 +131,40 @@ static enum status read_positions(struct json_source source, struct model_config
     return STATUS_OK;
 }
 
-static enum status read_epsilon(struct json_source source, struct model_config *config) {
-    const json_t *value = get(source, "layer_norm_epsilon");
-    config->norm_epsilon = 1e-5f;
+static enum status read_epsilon(struct json_source source, const char *key, float family_default,
+                                struct model_config *config) {
+    const json_t *value = get(source, key);
+    config->norm_epsilon = family_default;
     if (!value)
         return STATUS_OK;
     double number = json_number_value(value);
     RETURN_IF(!json_is_number(value) || !(number > 0 && number < 1), STATUS_DATA,
-              "%s: layer_norm_epsilon: expected a number above 0 and below 1", source.path);
+              "%s: %s: expected a number above 0 and below 1", source.path, key);
     config->norm_epsilon = (float)number;
     return STATUS_OK;
 }
+
+static enum status read_tied(struct json_source source, bool family_default, struct model_config *config) {
+    const json_t *tied = get(source, "tie_word_embeddings");
+    RETURN_IF(tied && !json_is_boolean(tied), STATUS_DATA,
+              "%s: tie_word_embeddings is %s, expected true or false", source.path, json_kind(tied));
+    config->tie_word_embeddings = tied ? json_is_true(tied) : family_default;
+    return STATUS_OK;
+}
+
+/* family_default is what the family's config class supplies where the key is absent. */
+static enum status read_eos_or(struct json_source source, int32_t family_default,
+                               struct model_config *config) {
+    bool eos_is_given;
+    TRY(read_eos(source, config, &eos_is_given));
+    if (!eos_is_given && config->n_vocab > family_default) {
+        config->eos_ids[0] = family_default;
+        config->n_eos = 1;
+    }
+    return STATUS_OK;
+}
+
+/* ---- GPT-2 ---- */
 
 static enum status read_gpt2(struct json_source source, struct model_config *config) {
     TRY(read_int(source, "n_layer", 1, MAX_LAYERS, true, &config->n_layers));
@@ -155,42 +179,159 @@ static enum status read_gpt2(struct json_source source, struct model_config *con
     config->head_dim = config->n_embd / config->n_heads;
     config->n_inner = 4 * config->n_embd;
     TRY(read_int(source, "n_inner", 1, 8 * MAX_WIDTH, false, &config->n_inner));
-    TRY(read_epsilon(source, config));
+    TRY(read_epsilon(source, "layer_norm_epsilon", 1e-5f, config));
     TRY(read_activation(source));
+    config->norm = NORM_LAYER;
+    config->activation = ACTIVATION_GELU_TANH;
+    config->has_biases = true;
     TRY(require_bool(source, "scale_attn_weights", true));
     TRY(require_bool(source, "scale_attn_by_inverse_layer_idx", false));
     TRY(require_bool(source, "reorder_and_upcast_attn", false));
     TRY(require_bool(source, "reorder_and_upcast", false));
     TRY(require_bool(source, "add_cross_attention", false));
-    const json_t *tied = get(source, "tie_word_embeddings");
-    RETURN_IF(tied && !json_is_boolean(tied), STATUS_DATA,
-              "%s: tie_word_embeddings is %s, expected true or false", source.path, json_kind(tied));
-    config->tie_word_embeddings = !tied || json_is_true(tied);
-    bool eos_is_given;
-    TRY(read_eos(source, config, &eos_is_given));
-    if (!eos_is_given && config->n_vocab > 50256) { /* the family's default, GPT-2's <|endoftext|> */
-        config->eos_ids[0] = 50256;
-        config->n_eos = 1;
-    }
+    TRY(read_tied(source, true, config));
+    return read_eos_or(source, 50256, config); /* <|endoftext|> */
+}
+
+/* ---- Llama ---- */
+
+/* A number from minimum to maximum; absent: *out stays, unless it is required. */
+static enum status read_real(struct json_source source, const char *block, const char *key, double minimum,
+                             double maximum, bool required, double *out) {
+    const json_t *value = get(source, key);
+    if (!value && !required)
+        return STATUS_OK;
+    double number = json_number_value(value);
+    RETURN_IF(!json_is_number(value) || !(number >= minimum && number <= maximum), STATUS_DATA,
+              "%s: %s%s is %s; expected a number from %g to %g", source.path, block, key,
+              json_is_number(value) ? "out of range" : json_kind(value), minimum, maximum);
+    *out = number;
     return STATUS_OK;
 }
+
+/* How rotary positions are scaled: rope_parameters, or rope_scaling as older files call it. */
+static enum status read_rope_kind(struct json_source source, const char *block, struct rope_config *rope) {
+    const json_t *type = get(source, "rope_type") ? get(source, "rope_type") : get(source, "type");
+    const char *name = json_string_value(type);
+    char shown[QUOTE_BYTES];
+    RETURN_IF(type && !name, STATUS_DATA, "%s: %srope_type is %s, expected a string", source.path, block,
+              json_kind(type));
+    if (!name || strcmp(name, "default") == 0) {
+        rope->kind = ROPE_DEFAULT;
+        return STATUS_OK;
+    }
+    bool is_llama3 = strcmp(name, "llama3") == 0;
+    RETURN_IF(!is_llama3 && strcmp(name, "linear") != 0, STATUS_DATA,
+              "%s: %srope_type: %s is not supported; supported: default, linear, llama3", source.path, block,
+              quote(name, strlen(name), shown));
+    rope->kind = is_llama3 ? ROPE_LLAMA3 : ROPE_LINEAR;
+    TRY(read_real(source, block, "factor", 1, 1e6, true, &rope->factor));
+    if (!is_llama3)
+        return STATUS_OK;
+    TRY(read_real(source, block, "low_freq_factor", 1e-6, 1e6, true, &rope->low_frequency));
+    TRY(read_real(source, block, "high_freq_factor", 1e-6, 1e6, true, &rope->high_frequency));
+    RETURN_IF(!(rope->low_frequency < rope->high_frequency), STATUS_DATA,
+              "%s: %slow_freq_factor: %g is not below high_freq_factor, %g", source.path, block,
+              rope->low_frequency, rope->high_frequency);
+    return read_int(source, "original_max_position_embeddings", 1, MAX_POSITIONS, true,
+                    &rope->original_positions);
+}
+
+static enum status read_rope(struct json_source source, struct model_config *config) {
+    struct rope_config *rope = &config->rope;
+    *rope = (struct rope_config){.kind = ROPE_DEFAULT, .theta = 10000};
+    TRY(read_real(source, "", "rope_theta", 1, 1e15, false, &rope->theta));
+    double rotated_part = 1;
+    TRY(read_real(source, "", "partial_rotary_factor", 1, 1, false, &rotated_part));
+    const json_t *parameters = get(source, "rope_parameters"), *scaling = get(source, "rope_scaling");
+    RETURN_IF(parameters && scaling, STATUS_DATA,
+              "%s: rope_parameters and rope_scaling are both given; keep one", source.path);
+    const char *key = parameters ? "rope_parameters" : "rope_scaling";
+    const json_t *block = parameters ? parameters : scaling;
+    if (!block)
+        return STATUS_OK;
+    RETURN_IF(!json_is_object(block), STATUS_DATA, "%s: %s is %s, expected an object", source.path, key,
+              json_kind(block));
+    struct json_source inside = {source.path, block};
+    const char *shown = parameters ? "rope_parameters." : "rope_scaling.";
+    TRY(read_real(inside, shown, "rope_theta", 1, 1e15, false, &rope->theta));
+    TRY(read_real(inside, shown, "partial_rotary_factor", 1, 1, false, &rotated_part));
+    return read_rope_kind(inside, shown, rope);
+}
+
+/* Query heads share key/value heads evenly, and every head has pairs to rotate. */
+static enum status read_heads(struct json_source source, struct model_config *config) {
+    TRY(read_int(source, "num_attention_heads", 1, MAX_WIDTH, true, &config->n_heads));
+    config->n_kv_heads = config->n_heads;
+    TRY(read_int(source, "num_key_value_heads", 1, MAX_WIDTH, false, &config->n_kv_heads));
+    RETURN_IF(config->n_heads % config->n_kv_heads != 0, STATUS_DATA,
+              "%s: num_attention_heads: %d is no multiple of num_key_value_heads, %d", source.path,
+              (int)config->n_heads, (int)config->n_kv_heads);
+    bool has_head_dim = get(source, "head_dim") != NULL;
+    RETURN_IF(!has_head_dim && config->n_embd % config->n_heads != 0, STATUS_DATA,
+              "%s: hidden_size: %d is no multiple of num_attention_heads, %d, and head_dim is absent",
+              source.path, (int)config->n_embd, (int)config->n_heads);
+    config->head_dim = config->n_embd / config->n_heads;
+    TRY(read_int(source, "head_dim", 1, MAX_HEAD_WIDTH, false, &config->head_dim));
+    RETURN_IF(config->head_dim % 2 != 0 || config->head_dim > MAX_HEAD_WIDTH, STATUS_DATA,
+              "%s: heads of %d; rotary positions need an even size up to %d", source.path,
+              (int)config->head_dim, (int)MAX_HEAD_WIDTH);
+    RETURN_IF((int64_t)config->n_heads * config->head_dim > 8 * MAX_WIDTH, STATUS_DATA,
+              "%s: num_attention_heads: %d heads of %d are more than %d wide", source.path,
+              (int)config->n_heads, (int)config->head_dim, 8 * (int)MAX_WIDTH);
+    return STATUS_OK;
+}
+
+static enum status read_llama(struct json_source source, struct model_config *config) {
+    TRY(read_int(source, "num_hidden_layers", 1, MAX_LAYERS, true, &config->n_layers));
+    TRY(read_int(source, "hidden_size", 1, MAX_WIDTH, true, &config->n_embd));
+    TRY(read_int(source, "intermediate_size", 1, 8 * MAX_WIDTH, true, &config->n_inner));
+    TRY(read_int(source, "vocab_size", 1, MAX_VOCAB, true, &config->n_vocab));
+    TRY(read_int(source, "max_position_embeddings", 1, MAX_POSITIONS, true, &config->n_positions));
+    TRY(read_heads(source, config));
+    TRY(read_epsilon(source, "rms_norm_eps", 1e-6f, config));
+    const json_t *activation = get(source, "hidden_act");
+    const char *name = activation ? json_string_value(activation) : "silu";
+    char shown[QUOTE_BYTES];
+    RETURN_IF(!name, STATUS_DATA, "%s: hidden_act is %s, expected a string", source.path,
+              json_kind(activation));
+    RETURN_IF(strcmp(name, "silu") != 0, STATUS_DATA, "%s: hidden_act: %s is not supported; supported: silu",
+              source.path, quote(name, strlen(name), shown));
+    config->norm = NORM_RMS;
+    config->activation = ACTIVATION_SILU_GATED;
+    TRY(require_bool(source, "attention_bias", false));
+    TRY(require_bool(source, "mlp_bias", false));
+    TRY(read_rope(source, config));
+    TRY(read_tied(source, false, config));
+    return read_eos_or(source, 2, config); /* </s> */
+}
+
+/* ---- all families ---- */
+
+static const struct {
+    const char *model_type;
+    enum status (*read)(struct json_source source, struct model_config *config);
+} families[] = {{"gpt2", read_gpt2}, {"llama", read_llama}};
+static const char supported_families[] = "gpt2, llama";
 
 static enum status read_config(struct json_source source, struct model_config *config) {
     const json_t *type = get(source, "model_type");
     const char *name = json_string_value(type);
     char shown[QUOTE_BYTES];
-    RETURN_IF(!name, STATUS_DATA,
-              "%s: model_type is %s, expected the name of an architecture; supported: gpt2", source.path,
-              json_kind(json_object_get(source.object, "model_type")));
-    RETURN_IF(strcmp(name, "gpt2") != 0, STATUS_DATA, "%s: model_type: %s is not supported; supported: gpt2",
-              source.path, quote(name, strlen(name), shown));
+    RETURN_IF(!name, STATUS_DATA, "%s: model_type is %s, expected the name of an architecture; supported: %s",
+              source.path, json_kind(json_object_get(source.object, "model_type")), supported_families);
+    size_t family = 0, n_families = sizeof families / sizeof families[0];
+    while (family < n_families && strcmp(families[family].model_type, name) != 0)
+        family++;
+    RETURN_IF(family == n_families, STATUS_DATA, "%s: model_type: %s is not supported; supported: %s",
+              source.path, quote(name, strlen(name), shown), supported_families);
     snprintf(config->model_type, sizeof config->model_type, "%s", name);
     const json_t *quantization = get(source, "quantization_config");
     RETURN_IF(quantization, STATUS_DATA,
               "%s: quantization_config: quantized weights are not supported; use the original model",
               source.path);
     TRY(read_dtype(source, config));
-    return read_gpt2(source, config);
+    return families[family].read(source, config);
 }
 
 /* The keys of generation_config.json that are defaults of a job's sampling. */

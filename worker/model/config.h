@@ -7,11 +7,12 @@
 
 #include "kernels/backend.h"
 #include "worker/job/sampling.h"
+#include "worker/model/rope.h"
 
 enum { MAX_EOS_IDS = 16 };
 
 struct model_config {
-    char model_type[32]; /* "gpt2" */
+    char model_type[32]; /* "gpt2", "llama" */
     int32_t n_layers;
     int32_t n_heads;
     int32_t n_kv_heads;
@@ -20,7 +21,11 @@ struct model_config {
     int32_t n_inner; /* width of the MLP */
     int32_t n_positions;
     int32_t n_vocab;
+    enum norm_kind norm;
     float norm_epsilon;
+    enum activation activation; /* of the MLP */
+    bool has_biases;
+    struct rope_config rope;
     bool tie_word_embeddings;
     bool has_dtype;   /* the file names a dtype that is computed in: float32 or bfloat16 */
     enum dtype dtype; /* "dtype" or "torch_dtype" of the file */

@@ -1,4 +1,5 @@
-/* family: what stands behind struct model, and what an architecture family (gpt2.c, one file each) provides.
+/* family: what stands behind struct model, and what an architecture family (gpt2.c, llama.c, one file each)
+ * provides.
  * Private to worker/model. */
 #ifndef PRESSRUN_WORKER_MODEL_FAMILY_H
 #define PRESSRUN_WORKER_MODEL_FAMILY_H
@@ -7,7 +8,7 @@
 #include "worker/model/safetensors.h"
 #include "worker/model/weight_source.h"
 
-/* Weights are in the compute dtype, vectors in float32. */
+/* Weights are in the compute dtype, vectors in float32. What a family does not have is NULL. */
 struct layer_weights {
     struct tensor *norm1_weight;     /* [n_embd] */
     struct tensor *norm1_bias;       /* [n_embd] */
@@ -17,7 +18,7 @@ struct layer_weights {
     struct tensor *attention_bias;   /* [n_embd] */
     struct tensor *norm2_weight;     /* [n_embd] */
     struct tensor *norm2_bias;       /* [n_embd] */
-    struct tensor *up_weight;        /* [n_inner, n_embd] */
+    struct tensor *up_weight;        /* [n_inner, n_embd]; a pair, gate and up, for a gated activation */
     struct tensor *up_bias;          /* [n_inner] */
     struct tensor *down_weight;      /* [n_embd, n_inner] */
     struct tensor *down_bias;        /* [n_embd] */
@@ -39,6 +40,7 @@ struct model_activations {
     struct tensor *attended; /* [max_rows, n_heads head_dim] compute dtype */
     struct tensor *inner;    /* [max_rows, n_inner] compute dtype */
     struct tensor *logits;   /* [logit_rows, n_vocab] float32 */
+    struct tensor *rope;     /* [max_positions, head_dim] float32: rope.h; NULL without rotary positions */
 };
 
 struct model_family {
@@ -61,5 +63,9 @@ struct model {
 };
 
 extern const struct model_family gpt2_family;
+extern const struct model_family llama_family;
+
+/* Forward pass of a decoder-only transformer of pre-norm layers (decoder.c). */
+enum status decoder_forward(struct model *model, const struct batch *batch);
 
 #endif

@@ -7,7 +7,7 @@
 #include "worker/base/file.h"
 #include "worker/model/family.h"
 
-static const struct model_family *const families[] = {&gpt2_family};
+static const struct model_family *const families[] = {&gpt2_family, &llama_family};
 
 static const struct model_family *find_family(const char *model_type) {
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
@@ -29,13 +29,13 @@ static size_t saturating_multiply(size_t a, size_t b) {
     return size_multiply(a, b, &product) ? product : SIZE_MAX;
 }
 
-/* Backends lay weights out in panels: no side is rounded up by more than this, and no tensor takes more than
- * this beside its elements. */
-enum { PANEL_SIDE = 64, TENSOR_OVERHEAD_BYTES = 512 };
+/* Backends lay weights out in panels: rows and columns are rounded up to no more than multiples of these
+ * (those of a pair each), and no tensor takes more than this beside its elements. */
+enum { PANEL_ROWS = 64, PANEL_COLUMNS = 128, TENSOR_OVERHEAD_BYTES = 512 };
 
 static size_t matrix_bytes(int64_t n_out, int64_t n_in, enum dtype dtype) {
-    size_t rows = (size_t)ceil_divide(n_out, PANEL_SIDE) * PANEL_SIDE;
-    size_t columns = (size_t)ceil_divide(n_in, PANEL_SIDE) * PANEL_SIDE;
+    size_t rows = (size_t)ceil_divide(n_out, PANEL_ROWS) * PANEL_ROWS;
+    size_t columns = (size_t)ceil_divide(n_in, PANEL_COLUMNS) * PANEL_COLUMNS;
     return saturating_add(saturating_multiply(saturating_multiply(rows, columns), dtype_bytes(dtype)),
                           TENSOR_OVERHEAD_BYTES);
 }
@@ -58,15 +58,22 @@ size_t model_weight_bytes(const struct model_config *config, enum dtype dtype) {
     const int64_t n_embd = config->n_embd, n_inner = config->n_inner, qkv = qkv_width(config);
     size_t layer = matrix_bytes(qkv, n_embd, dtype);
     layer = saturating_add(layer, matrix_bytes(n_embd, attention_width(config), dtype));
-    layer = saturating_add(layer, matrix_bytes(n_inner, n_embd, dtype));
+    size_t n_up = config->activation == ACTIVATION_SILU_GATED ? 2 : 1;
+    layer = saturating_add(layer, saturating_multiply(n_up, matrix_bytes(n_inner, n_embd, dtype)));
     layer = saturating_add(layer, matrix_bytes(n_embd, n_inner, dtype));
-    layer = saturating_add(layer, rows_bytes(1, qkv + 6 * n_embd + n_inner, DTYPE_FLOAT32));
+    int64_t n_biases = config->has_biases ? qkv + 4 * n_embd + n_inner : 0;
+    layer = saturating_add(layer, rows_bytes(1, 2 * n_embd + n_biases, DTYPE_FLOAT32));
     layer = saturating_add(layer, (size_t)8 * TENSOR_OVERHEAD_BYTES); /* of the vectors just counted as one */
     size_t total = saturating_multiply(layer, (size_t)config->n_layers);
     size_t tables = config->tie_word_embeddings ? 1 : 2;
     total = saturating_add(total, saturating_multiply(tables, matrix_bytes(config->n_vocab, n_embd, dtype)));
-    total = saturating_add(total, matrix_bytes(config->n_positions, n_embd, dtype));
+    if (config->rope.kind == ROPE_NONE)
+        total = saturating_add(total, matrix_bytes(config->n_positions, n_embd, dtype));
     return saturating_add(total, 2 * rows_bytes(1, n_embd, DTYPE_FLOAT32));
+}
+
+static int32_t rope_positions(const struct model_config *config, const struct model_limits *limits) {
+    return limits->max_positions > 0 ? limits->max_positions : config->n_positions;
 }
 
 static int64_t normed_rows(const struct model_limits *limits) {
@@ -80,13 +87,17 @@ size_t model_activation_bytes(const struct model_config *config, enum dtype dtyp
     total = saturating_add(total, rows_bytes(limits->max_rows, qkv_width(config), dtype));
     total = saturating_add(total, rows_bytes(limits->max_rows, attention_width(config), dtype));
     total = saturating_add(total, rows_bytes(limits->max_rows, config->n_inner, dtype));
+    if (config->rope.kind != ROPE_NONE)
+        total = saturating_add(total,
+                               rows_bytes(rope_positions(config, limits), config->head_dim, DTYPE_FLOAT32));
     return saturating_add(total, rows_bytes(limits->logit_rows, config->n_vocab, DTYPE_FLOAT32));
 }
 
 void model_parameter_counts(const struct model_config *config, int64_t *body, int64_t *head) {
     const int64_t n_embd = config->n_embd;
+    int64_t n_mlp = config->activation == ACTIVATION_SILU_GATED ? 3 : 2;
     int64_t layer =
-        qkv_width(config) * n_embd + n_embd * attention_width(config) + 2 * config->n_inner * n_embd;
+        qkv_width(config) * n_embd + n_embd * attention_width(config) + n_mlp * config->n_inner * n_embd;
     *body = config->n_layers * layer;
     *head = config->n_vocab * n_embd;
 }
@@ -181,6 +192,26 @@ enum status model_load(const char *folder, const struct model_config *config, en
     return STATUS_OK;
 }
 
+/* The table of rotary positions, in backend memory. */
+static enum status prepare_rope(struct model *model) {
+    struct backend *backend = model->backend;
+    const struct model_config *config = &model->config;
+    int32_t n_positions = rope_positions(config, &model->limits);
+    size_t bytes;
+    RETURN_IF(!size_multiply((size_t)n_positions, (size_t)config->head_dim * sizeof(float), &bytes),
+              STATUS_NO_FIT, "a table of %d rotary positions", (int)n_positions);
+    float *table = malloc(bytes);
+    RETURN_IF(!table, STATUS_INTERNAL, "out of host memory");
+    rope_fill(&config->rope, config->head_dim, n_positions, table);
+    struct tensor **rope = &model->activations.rope;
+    enum status result =
+        backend->tensor_new(backend->context, DTYPE_FLOAT32, n_positions, config->head_dim, rope);
+    if (result == STATUS_OK)
+        result = backend->tensor_write(backend->context, *rope, n_positions, table);
+    free(table);
+    return result;
+}
+
 enum status model_prepare(struct model *model, const struct model_limits *limits) {
     struct backend *backend = model->backend;
     const struct model_config *config = &model->config;
@@ -206,7 +237,7 @@ enum status model_prepare(struct model *model, const struct model_limits *limits
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++)
         TRY(backend->tensor_new(backend->context, tensors[i].dtype, tensors[i].rows, tensors[i].columns,
                                 tensors[i].out));
-    return STATUS_OK;
+    return config->rope.kind == ROPE_NONE ? STATUS_OK : prepare_rope(model);
 }
 
 enum status model_forward(struct model *model, const struct batch *batch) {
@@ -236,7 +267,8 @@ void model_close(struct model *model) {
                                on->qkv,
                                on->attended,
                                on->inner,
-                               on->logits};
+                               on->logits,
+                               on->rope};
     for (size_t i = 0; i < sizeof single / sizeof single[0]; i++)
         backend->tensor_free(backend->context, single[i]);
     for (int32_t i = 0; weights->layers && i < model->config.n_layers; i++) {

@@ -1,6 +1,6 @@
 /* model: a loaded model: configuration and weights in backend memory, and its forward pass as a list of
- * backend operations. One file per architecture family (gpt2.c). Immutable after loading, but for the
- * activations, which belong to the one step that is being queued. */
+ * backend operations. One file per architecture family (gpt2.c, llama.c). Immutable after loading, but for
+ * the activations, which belong to the one step that is being queued. */
 #ifndef PRESSRUN_WORKER_MODEL_MODEL_H
 #define PRESSRUN_WORKER_MODEL_MODEL_H
 
@@ -13,7 +13,8 @@ struct model;
 struct model_limits {
     int32_t max_rows;
     int32_t max_samples;
-    int32_t logit_rows; /* rows of logits computed at a time (LM head in slices) */
+    int32_t logit_rows;    /* rows of logits computed at a time (LM head in slices) */
+    int32_t max_positions; /* of a sequence; 0: the model's context */
 };
 
 /* Host side only: config, tensor headers, fingerprint (32 hex digits). Reads every weight once. */

@@ -1,6 +1,7 @@
 #include "worker/model/weight_source.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "worker/base/arith.h"
 #include "worker/base/parallel.h"
@@ -88,16 +89,23 @@ enum status weight_convert(const struct stored_tensor *tensor, enum weight_layou
     return STATUS_OK;
 }
 
-/* The tensor converted into the scratch memory. */
-static enum status convert(struct weight_source *source, struct stored_tensor *tensor,
-                           enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype) {
+/* Room in the scratch memory for rows x columns of dtype. */
+static enum status reserve(struct weight_source *source, const char *name, int64_t rows, int64_t columns,
+                           enum dtype dtype) {
     size_t bytes;
-    RETURN_IF(!size_multiply(tensor->n, dtype_bytes(dtype), &bytes), STATUS_DATA,
-              "%s: tensor \"%s\" is too large", tensor->file, tensor->name);
+    RETURN_IF(!size_multiply((size_t)rows, (size_t)columns, &bytes) ||
+                  !size_multiply(bytes, dtype_bytes(dtype), &bytes),
+              STATUS_DATA, "tensor \"%s\" is too large", name);
     buffer_clear(&source->scratch);
-    TRY(buffer_reserve(&source->scratch, bytes));
-    int64_t n_bad;
-    TRY(weight_convert(tensor, layout, n_out, n_in, dtype, source->scratch.data, &n_bad));
+    return buffer_reserve(&source->scratch, bytes);
+}
+
+/* The tensor converted to out [n_out, n_in]. */
+static enum status convert(struct weight_source *source, struct stored_tensor *tensor,
+                           enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                           void *out) {
+    int64_t n_bad = 0;
+    TRY(weight_convert(tensor, layout, n_out, n_in, dtype, out, &n_bad));
     RETURN_IF(n_bad > 0, STATUS_DATA,
               "%s: tensor \"%s\": %lld of %zu values are NaN or infinite in %s; the file is damaged, or its "
               "training went wrong",
@@ -114,16 +122,84 @@ enum status weight_source_matrix(struct weight_source *source, const char *name,
     bool is_transposed = layout == WEIGHT_IN_OUT;
     TRY(safetensors_get(source->files, name, 2, is_transposed ? n_in : n_out, is_transposed ? n_out : n_in,
                         &tensor));
-    TRY(convert(source, tensor, layout, n_out, n_in, source->dtype));
+    TRY(reserve(source, name, n_out, n_in, source->dtype));
+    TRY(convert(source, tensor, layout, n_out, n_in, source->dtype, source->scratch.data));
     return source->backend->weight_new(source->backend->context, source->dtype, n_out, n_in,
                                        source->scratch.data, out);
+}
+
+/* The parts one behind the other in the scratch memory. */
+static enum status stack(struct weight_source *source, const struct weight_part *parts, int32_t n_parts,
+                         int64_t n_in, int64_t *n_out) {
+    *n_out = 0;
+    for (int32_t i = 0; i < n_parts; i++)
+        *n_out += parts[i].n_out;
+    TRY(reserve(source, parts[0].name, *n_out, n_in, source->dtype));
+    char *to = source->scratch.data;
+    for (int32_t i = 0; i < n_parts; i++) {
+        struct stored_tensor *tensor;
+        TRY(safetensors_get(source->files, parts[i].name, 2, parts[i].n_out, n_in, &tensor));
+        TRY(convert(source, tensor, WEIGHT_OUT_IN, parts[i].n_out, n_in, source->dtype, to));
+        to += (size_t)parts[i].n_out * (size_t)n_in * dtype_bytes(source->dtype);
+    }
+    return STATUS_OK;
+}
+
+enum status weight_source_stack(struct weight_source *source, const struct weight_part *parts,
+                                int32_t n_parts, int64_t n_in, struct tensor **out) {
+    int64_t n_out;
+    TRY(stack(source, parts, n_parts, n_in, &n_out));
+    return source->backend->weight_new(source->backend->context, source->dtype, n_out, n_in,
+                                       source->scratch.data, out);
+}
+
+enum status weight_source_pair(struct weight_source *source, const char *gate, const char *up, int64_t n_out,
+                               int64_t n_in, struct tensor **out) {
+    const struct weight_part parts[] = {{gate, n_out}, {up, n_out}};
+    int64_t n_both;
+    TRY(stack(source, parts, 2, n_in, &n_both));
+    const char *first = source->scratch.data;
+    size_t bytes = (size_t)n_out * (size_t)n_in * dtype_bytes(source->dtype);
+    return source->backend->weight_pair_new(source->backend->context, source->dtype, n_out, n_in, first,
+                                            first + bytes, out);
+}
+
+enum status weight_source_embedding(struct weight_source *source, const char *table_name,
+                                    const char *head_name, bool is_tied, int64_t n_vocab, int64_t n_embd,
+                                    struct tensor **table, struct tensor **head) {
+    struct stored_tensor *stored_table = safetensors_find(source->files, table_name);
+    struct stored_tensor *stored_head = safetensors_find(source->files, head_name);
+    if (is_tied && stored_head && stored_table) {
+        TRY(safetensors_get(source->files, head_name, 2, n_vocab, n_embd, &stored_head));
+        RETURN_IF(stored_head->dtype != stored_table->dtype || stored_head->bytes != stored_table->bytes ||
+                      memcmp(stored_head->data, stored_table->data, stored_head->bytes) != 0,
+                  STATUS_DATA,
+                  "%s: \"%s\" differs from \"%s\", but config.json says tie_word_embeddings; if the head was "
+                  "trained by itself, set tie_word_embeddings to false",
+                  stored_head->file, head_name, table_name);
+    }
+    bool table_is_head = is_tied && stored_head && !stored_table;
+    TRY(weight_source_matrix(source, table_is_head ? head_name : table_name, WEIGHT_OUT_IN, n_vocab, n_embd,
+                             table));
+    *head = *table;
+    return is_tied ? STATUS_OK
+                   : weight_source_matrix(source, head_name, WEIGHT_OUT_IN, n_vocab, n_embd, head);
+}
+
+const char *weight_source_prefix(const struct weight_source *source, const char *prefix) {
+    for (int32_t i = 0; i < safetensors_count(source->files); i++) {
+        if (strncmp(safetensors_at(source->files, i)->name, prefix, strlen(prefix)) == 0)
+            return prefix;
+    }
+    return "";
 }
 
 enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n,
                                  struct tensor **out) {
     struct stored_tensor *tensor;
     TRY(safetensors_get(source->files, name, 1, n, 0, &tensor));
-    TRY(convert(source, tensor, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32));
+    TRY(reserve(source, name, 1, n, DTYPE_FLOAT32));
+    TRY(convert(source, tensor, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32, source->scratch.data));
     return source->backend->vector_new(source->backend->context, n,
                                        (const float *)(void *)source->scratch.data, out);
 }

@@ -25,6 +25,26 @@ enum weight_layout {
  * or values that are not finite. */
 enum status weight_source_matrix(struct weight_source *source, const char *name, enum weight_layout layout,
                                  int64_t n_out, int64_t n_in, struct tensor **out);
+/* Tensors that become one matrix, stored as [n_out, n_in]. */
+struct weight_part {
+    const char *name;
+    int64_t n_out;
+};
+/* One matrix of the parts' rows in order. */
+enum status weight_source_stack(struct weight_source *source, const struct weight_part *parts,
+                                int32_t n_parts, int64_t n_in, struct tensor **out);
+/* A weight pair of two tensors [n_out, n_in], for a gated activation. */
+enum status weight_source_pair(struct weight_source *source, const char *gate, const char *up, int64_t n_out,
+                               int64_t n_in, struct tensor **out);
+/* The token embedding [n_vocab, n_embd] and the head. Tied, *head is the same tensor, and the files hold one
+ * of the two, or both with equal bytes: where the two differ, the model was not trained as its config.json
+ * says. */
+enum status weight_source_embedding(struct weight_source *source, const char *table_name,
+                                    const char *head_name, bool is_tied, int64_t n_vocab, int64_t n_embd,
+                                    struct tensor **table, struct tensor **head);
+/* prefix where some tensor's name begins with it (the checkpoint of a model with its head), "" where none
+ * does (that of the body alone). */
+const char *weight_source_prefix(const struct weight_source *source, const char *prefix);
 /* A float32 vector [n]. */
 enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n,
                                  struct tensor **out);
