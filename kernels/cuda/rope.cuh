@@ -1,0 +1,48 @@
+/* rope: rotary positions (RoFormer, Su et al. 2021) of q and k, halves paired as Hugging Face checkpoints
+ * expect. With half = head_dim / 2, and c and s of pair i at a row's position:
+ *
+ *     x[i]        ->  x[i] c        - x[i + half] s
+ *     x[i + half] ->  x[i + half] c + x[i] s
+ *
+ * The table's row of a position is [head_dim] float32: the cosines of its `half` pairs, then their sines
+ * (struct attention_args.rope).
+ *
+ * Numerics: float32, one fused multiply-add over one rounded product, then rounded to the dtype of x. All
+ * kernels that rotate do it here, so decode and prefill append the same bits. */
+#ifndef PRESSRUN_KERNELS_CUDA_ROPE_CUH
+#define PRESSRUN_KERNELS_CUDA_ROPE_CUH
+
+#include "kernels/cuda/vector.cuh"
+
+/* One pair; low is x[i], high is x[i + half]. Not yet rounded to the compute dtype. */
+static __device__ __forceinline__ void rope_rotate(float &low, float &high, float cosine, float sine) {
+    float x = low, y = high;
+    low = fmaf(x, cosine, -(y * sine));
+    high = fmaf(y, cosine, x * sine);
+}
+
+/* v = elements [column, column + 8) of the head that starts at x [head_dim], rotated by `row`, the table's
+ * row of its position, and rounded to T. column is a multiple of 8, head_dim of 16; x is aligned to eight
+ * elements. row NULL: as they are. */
+template <typename T>
+static __device__ __forceinline__ void rope_load_8(float (&v)[8], const T *x, int column, int head_dim,
+                                                   const float *row) {
+    load_8(v, x + column);
+    if (!row)
+        return;
+    int half = head_dim / 2;
+    bool is_low = column < half;
+    int pair = is_low ? column : column - half;
+    float partner[8], cosine[8], sine[8];
+    load_8(partner, x + (is_low ? column + half : pair));
+    load_8(cosine, row + pair);
+    load_8(sine, row + half + pair);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float low = is_low ? v[i] : partner[i], high = is_low ? partner[i] : v[i];
+        rope_rotate(low, high, cosine[i], sine[i]);
+        v[i] = to_float(from_float<T>(is_low ? low : high));
+    }
+}
+
+#endif
