@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const 
     for (int h = 0; h < HEADS; h++) {
         if (holds && h < n_heads) {
             int head = kv_head * p.group + first_head + h;
-            load_8(q[h], static_cast<const T *>(p.qkv) + row * p.qkv_stride + head * HEAD_DIM + element);
+            rope_load_8(q[h], static_cast<const T *>(p.qkv) + row * p.qkv_stride + head * HEAD_DIM, element,
+                        HEAD_DIM, attention_rope_row(p, position));
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_ELEMENTS; i++)
@@ -287,6 +288,7 @@ struct attention_params attention_params_for(struct backend_context *context,
     p.max_chunks = context->max_chunks;
     p.scale = args->scale * 1.4426950408889634f;
     p.partials = context->state.partials;
+    p.rope = args->rope ? static_cast<const float *>(args->rope->data) : nullptr;
     p.page_table = context->state.page_table;
     p.position = context->step.position;
     p.slot = context->step.slot;
@@ -308,6 +310,9 @@ enum status attention_check(struct backend_context *context, const struct attent
               operation, context->step.n_rows, (long long)qkv_width, context->step.n_rows, (long long)width,
               (long long)args->qkv->rows, (long long)args->qkv->cols, (long long)args->out->rows,
               (long long)args->out->cols);
+    RETURN_IF(args->rope && (args->rope->dtype != DTYPE_FLOAT32 || args->rope->cols != limits->head_dim),
+              STATUS_INTERNAL, "%s: the rope table must be [positions, %d] float32, has %lld columns",
+              operation, limits->head_dim, (long long)args->rope->cols);
     RETURN_IF(args->layer < 0 || args->layer >= limits->n_layers, STATUS_INTERNAL, "%s: layer %d of %d",
               operation, args->layer, limits->n_layers);
     return STATUS_OK;
