@@ -2,7 +2,7 @@
  * that hold one generated position each.
  *
  * Work. A row's positions are cut into chunks of DECODE_CHUNK_TOKENS. A block takes (row, kv head and up to
- * HEADS of its query heads) and every gridDim.y-th chunk of the row, so all these heads share one read of K
+ * HEADS of its query heads) and every gridDim.z-th chunk of the row, so all these heads share one read of K
  * and V. Chunks of one row that are spread over several blocks meet in scratch: each block writes its chunks'
  * sums and counts itself in; the last one merges all in index order. Otherwise a block merges its chunks as
  * it goes. The grid depends on the number of rows and on the device, results do not: a recorded step serves
@@ -52,8 +52,7 @@ enum {
 
 /* ---- what a block works on, and how chunks meet: the same for both kernels ---- */
 
-/* Blocks of one row are neighbours in the grid, so that its pages, which hold all kv heads, are read
- * together. */
+/* Grid: (row, kv head and up to `heads` of its query heads, part of the row's chunks). */
 struct decode_work {
     int row;
     int slot;
@@ -70,16 +69,18 @@ struct decode_work {
 
 /* False when the block has nothing to do. Reads nothing that a kernel of this step writes. */
 __device__ __forceinline__ bool decode_work_init(decode_work &work, const attention_params &p, int heads) {
-    int blocks_per_kv_head = (p.group + heads - 1) / heads;
-    int blocks_per_row = blocks_per_kv_head * p.layout.n_kv_heads, block = blockIdx.x % blocks_per_row;
-    int first_head = block % blocks_per_kv_head * heads; /* within the group */
-    work.row = blockIdx.x / blocks_per_row;
+    int blocks_per_kv_head = (p.group + heads - 1) / heads, first_head = 0;
+    work.row = blockIdx.x;
+    work.kv_head = blockIdx.y;
+    if (blocks_per_kv_head > 1) {
+        work.kv_head = blockIdx.y / blocks_per_kv_head;
+        first_head = blockIdx.y % blocks_per_kv_head * heads;
+    }
     work.slot = p.slot[work.row];
     work.position = p.position[work.row];
-    work.kv_head = block / blocks_per_kv_head;
     work.head = work.kv_head * p.group + first_head;
     work.n_heads = min(heads, p.group - first_head);
-    return work.slot < p.n_slots && (int)blockIdx.y < work.n_chunks();
+    return work.slot < p.n_slots && (int)blockIdx.z < work.n_chunks();
 }
 
 /* Sums of one query head over some positions: weights are powers of two relative to `largest`. Warp h of a
@@ -116,7 +117,7 @@ template <typename T, int HEAD_DIM> struct row_sums {
     bool alone; /* the block has all chunks of the row */
 
     __device__ __forceinline__ explicit row_sums(const decode_work &work) {
-        alone = gridDim.y == 1 || work.n_chunks() == 1;
+        alone = gridDim.z == 1 || work.n_chunks() == 1;
         all.largest = -INFINITY;
         all.total = 0;
 #pragma unroll
@@ -148,7 +149,7 @@ template <typename T, int HEAD_DIM> struct row_sums {
             __shared__ bool is_last;
             __syncthreads(); /* the sums of this block are written */
             if (threadIdx.x == 0) {
-                uint32_t n = min((int)gridDim.y, work.n_chunks());
+                uint32_t n = min((int)gridDim.z, work.n_chunks());
                 is_last = ptx_count_round(p.arrivals + (int64_t)work.row * p.n_heads + work.head, n) == n - 1;
             }
             __syncthreads(); /* the sums of the blocks counted before are readable */
@@ -351,7 +352,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     decode_work work;
     bool has_work = decode_work_init(work, p, MMA_HEADS);
     /* n: keys in front of the row's own from this warp's page on; negative when the page holds none. */
-    int chunk = blockIdx.y, n = has_work ? work.position - chunk * CHUNK - warp * PAGE_TOKENS : -1;
+    int chunk = blockIdx.z, n = has_work ? work.position - chunk * CHUNK - warp * PAGE_TOKENS : -1;
     int32_t page = n >= 0 ? work.page(p, chunk, warp) : (int32_t)SCRATCH_PAGE;
     decode_unit<HEAD_DIM> unit;
     unit.request_k(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head), n, lane);
@@ -362,7 +363,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
         return;
 
     int32_t own_page = -1;
-    if (work.head == work.kv_head * p.group && (work.n_chunks() - 1) % gridDim.y == blockIdx.y)
+    if (work.head == work.kv_head * p.group && blockIdx.z == 0) /* one block of the kv head */
         own_page = work.page(p, 0, work.position / PAGE_TOKENS);
     load_row<HEAD_DIM>(shared, p, work, own_page);
     row_sums<bfloat16, HEAD_DIM> sums(work);
@@ -370,7 +371,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
 
 #pragma unroll 1
     for (;;) {
-        int next = chunk + gridDim.y, next_n = -1;
+        int next = chunk + gridDim.z, next_n = -1;
         int32_t next_page = SCRATCH_PAGE;
         if (next < work.n_chunks() && (next_n = work.position - next * CHUNK - warp * PAGE_TOKENS) >= 0)
             next_page = work.page(p, next, warp);
@@ -520,7 +521,7 @@ __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const 
     }
 
     row_sums<T, HEAD_DIM> row(work);
-    for (int chunk = blockIdx.y; chunk < work.n_chunks(); chunk += gridDim.y) {
+    for (int chunk = blockIdx.z; chunk < work.n_chunks(); chunk += gridDim.z) {
         int n_keys = min((int)CHUNK, work.position + 1 - chunk * CHUNK);
         __syncthreads(); /* all are done with the chunk before */
         if (thread * PAGE_TOKENS < n_keys)
@@ -757,7 +758,7 @@ enum status cuda_attention_decode(struct backend_context *context, const struct 
     int32_t row_blocks = context->limits.n_kv_heads * ceil_div(p.group, launch.heads);
     int64_t blocks = (int64_t)n * row_blocks, wanted = (int64_t)WAVES * 2 * context->n_multiprocessors;
     int64_t parts = (wanted + blocks - 1) / blocks;
-    dim3 grid((unsigned)blocks, (unsigned)(parts < p.max_chunks ? parts : p.max_chunks));
+    dim3 grid((unsigned)n, (unsigned)row_blocks, (unsigned)(parts < p.max_chunks ? parts : p.max_chunks));
     return cuda_launch(context, "attention_decode", launch.kernel, grid, DECODE_THREADS, launch.shared_bytes,
                        p);
 }
