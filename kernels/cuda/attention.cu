@@ -1,15 +1,39 @@
 /* attention (decode): out[r, h, :] = softmax(scale q[r, h, :] . K[0..position, h / group, :]) . V for rows
  * that hold one generated position each.
  *
- * One block per (row, kv head and up to HEADS of its query heads, chunk of DECODE_CHUNK_TOKENS positions).
- * The block of the row's last chunk first appends the row's K and V. A sequence of one chunk is finished by
- * its block; of more, the chunks' sums go to scratch and a second kernel combines them in index order. The
- * grid covers the longest possible sequence, so a recorded step serves all lengths; blocks beyond a row's
- * length return at once.
+ * Work. A row's positions are cut into chunks of DECODE_CHUNK_TOKENS. A block takes (row, kv head and up to
+ * HEADS of its query heads) and every gridDim.z-th chunk of the row, so all these heads share one read of K
+ * and V. Chunks of one row that are spread over several blocks meet in scratch: each block writes its chunks'
+ * sums and counts itself in; the last one merges all in index order. Otherwise a block merges its chunks as
+ * it goes. The grid depends on the number of rows and on the device, results do not: a recorded step serves
+ * all lengths, and no block is launched for chunks that few sequences have.
  *
- * Numerics: float32, softmax in powers of two. A score is a butterfly over the lanes that share a key. Within
- * a chunk a thread owns fixed positions (of the chunk), adds them in ascending order, and threads combine as
- * a fixed tree. So bits depend on the row's own position alone. Positions beyond the row's are never loaded.
+ * bfloat16 over bfloat16 pages (kernel_attention_decode_mma): warp w of a block takes page w of the chunk. K
+ * and V of one unit of keys (32 up to head_dim 64, else 16) go from memory straight into registers, in the
+ * layout of tensor-core operands, with nothing between: sums over columns or keys may take these in any fixed
+ * order, so a lane's 16 bytes are the operand wherever they lie in the row. With g = lane / 4, t = lane % 4:
+ *
+ *     S [16 heads, 8 keys]  = q . K^T    A: q (row g: head g; rows 8..15 zero)   B: K, key g
+ *         lane: columns 8 (t + 4 i) .. + 7 of key g; two k steps of each such vector, 4 columns a lane each
+ *     O [16 columns, 8 heads] += V^T . P^T    A: V, pairs of keys interleaved    B: P, as S leaves it
+ *         lane: columns 64 c + 8 g .. + 7 of keys 2t, 2t + 1, 2t + 8, 2t + 9
+ *
+ * K of the next unit is requested as soon as S is computed, V as soon as O is, so 8 KB a warp are on their
+ * way at any time. The row's own K and V come from shared memory, where the block rotates and rounds them;
+ * one block also writes them to the page.
+ *
+ * Before the wait for previous kernels a block reads the step's arrays, the page table, and K and V in front
+ * of the row's own position. All were written before the step's first kernel started (context.cuh): a
+ * sequence has one decode row in a step and no prompt rows, and a page that it shares with others is
+ * complete.
+ *
+ * Other dtypes (kernel_attention_decode): scores by float32 fma, lanes over columns, through shared memory.
+ *
+ * Numerics: float32 sums, softmax in powers of two. mma: weights are rounded to bfloat16; a page has its own
+ * maximum (units in ascending order), pages of a chunk are added in ascending order. Other dtypes: a score is
+ * a butterfly over the lanes that share a key; a thread owns fixed positions of the chunk, threads are added
+ * in one fixed tree. Chunks merge in ascending order, one after the other. So bits depend on the row's own
+ * position alone. Positions beyond the row's are never loaded: they count as zero.
  */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -22,8 +46,432 @@ enum {
     DECODE_THREADS = DECODE_WARPS * WARP_LANES,
     CHUNK = DECODE_CHUNK_TOKENS,
     CHUNK_PAGES = CHUNK / PAGE_TOKENS,
-    LANE_ELEMENTS = 8 /* elements of a key or value that one lane holds */
+    MERGED_AT_ONCE = 8, /* chunks whose sums are requested together */
+    WAVES = 2           /* of blocks, at two a multiprocessor, before a row's chunks share a block */
 };
+
+/* ---- what a block works on, and how chunks meet: the same for both kernels ---- */
+
+/* Grid: (row, kv head and up to `heads` of its query heads, part of the row's chunks). */
+struct decode_work {
+    int row;
+    int slot;
+    int position;
+    int kv_head;
+    int head;    /* first query head */
+    int n_heads; /* of the block */
+
+    __device__ __forceinline__ int n_chunks() const { return (int)((unsigned)position / CHUNK) + 1; }
+    __device__ __forceinline__ int32_t page(const attention_params &p, int chunk, int page_of_chunk) const {
+        return p.page_table[(int64_t)slot * p.max_pages + chunk * CHUNK_PAGES + page_of_chunk];
+    }
+};
+
+/* False when the block has nothing to do. Reads nothing that a kernel of this step writes. */
+__device__ __forceinline__ bool decode_work_init(decode_work &work, const attention_params &p, int heads) {
+    int blocks_per_kv_head = (p.group + heads - 1) / heads, first_head = 0;
+    work.row = blockIdx.x;
+    work.kv_head = blockIdx.y;
+    if (blocks_per_kv_head > 1) {
+        work.kv_head = blockIdx.y / blocks_per_kv_head;
+        first_head = blockIdx.y % blocks_per_kv_head * heads;
+    }
+    work.slot = p.slot[work.row];
+    work.position = p.position[work.row];
+    work.head = work.kv_head * p.group + first_head;
+    work.n_heads = min(heads, p.group - first_head);
+    return work.slot < p.n_slots && (int)blockIdx.z < work.n_chunks();
+}
+
+/* Sums of one query head over some positions: weights are powers of two relative to `largest`. Warp h of a
+ * block holds those of its head h; a lane has columns lane, lane + 32, .. */
+template <int HEAD_DIM> struct head_sums {
+    static constexpr int COLUMNS = (HEAD_DIM + WARP_LANES - 1) / WARP_LANES;
+    float largest;
+    float total;
+    float sum[COLUMNS];
+};
+
+template <int HEAD_DIM>
+__device__ __forceinline__ void merge_sums(head_sums<HEAD_DIM> &to, const head_sums<HEAD_DIM> &from) {
+    float larger = fmaxf(to.largest, from.largest);
+    float keep = ptx_exp2(to.largest - larger), add = ptx_exp2(from.largest - larger);
+    to.largest = larger;
+    to.total = fmaf(from.total, add, to.total * keep);
+#pragma unroll
+    for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++)
+        to.sum[i] = fmaf(from.sum[i], add, to.sum[i] * keep);
+}
+
+/* Where the sums of one chunk of a (row, query head) lie: columns, largest, total. */
+template <int HEAD_DIM>
+__device__ __forceinline__ float *partial_of(const attention_params &p, int row, int head, int chunk) {
+    return p.partials + (((int64_t)row * p.n_heads + head) * p.max_chunks + chunk) * (HEAD_DIM + 2);
+}
+
+/* What a block has of its row: one call of add() per chunk in ascending order, by all threads, then one of
+ * finish(). Warps beyond n_heads hold nothing. */
+template <typename T, int HEAD_DIM> struct row_sums {
+    using sums = head_sums<HEAD_DIM>;
+    sums all;
+    bool alone; /* the block has all chunks of the row */
+
+    __device__ __forceinline__ explicit row_sums(const decode_work &work) {
+        alone = gridDim.z == 1 || work.n_chunks() == 1;
+        all.largest = -INFINITY;
+        all.total = 0;
+#pragma unroll
+        for (int i = 0; i < sums::COLUMNS; i++)
+            all.sum[i] = 0;
+    }
+
+    __device__ __forceinline__ void add(const attention_params &p, const decode_work &work, int chunk,
+                                        const sums &part) {
+        int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+        if (warp >= work.n_heads)
+            return;
+        if (alone) {
+            merge_sums<HEAD_DIM>(all, part);
+            return;
+        }
+        float *partial = partial_of<HEAD_DIM>(p, work.row, work.head + warp, chunk);
+#pragma unroll
+        for (int i = 0; i < sums::COLUMNS; i++)
+            if (lane + i * WARP_LANES < HEAD_DIM)
+                partial[lane + i * WARP_LANES] = part.sum[i];
+        if (lane == 0)
+            partial[HEAD_DIM] = part.largest, partial[HEAD_DIM + 1] = part.total;
+    }
+
+    __device__ __forceinline__ void finish(const attention_params &p, const decode_work &work) {
+        int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+        if (!alone) {
+            __shared__ bool is_last;
+            __syncthreads(); /* the sums of this block are written */
+            if (threadIdx.x == 0) {
+                uint32_t n = min((int)gridDim.z, work.n_chunks());
+                is_last = ptx_count_round(p.arrivals + (int64_t)work.row * p.n_heads + work.head, n) == n - 1;
+            }
+            __syncthreads(); /* the sums of the blocks counted before are readable */
+            if (!is_last)
+                return;
+        }
+        if (warp >= work.n_heads)
+            return;
+        int head = work.head + warp;
+        for (int first = 0; !alone && first < work.n_chunks(); first += MERGED_AT_ONCE) {
+            sums part[MERGED_AT_ONCE];
+#pragma unroll
+            for (int c = 0; c < MERGED_AT_ONCE; c++) {
+                if (first + c >= work.n_chunks())
+                    break;
+                const float *partial = partial_of<HEAD_DIM>(p, work.row, head, first + c);
+                part[c].largest = partial[HEAD_DIM];
+                part[c].total = partial[HEAD_DIM + 1];
+#pragma unroll
+                for (int i = 0; i < sums::COLUMNS; i++)
+                    part[c].sum[i] = lane + i * WARP_LANES < HEAD_DIM ? partial[lane + i * WARP_LANES] : 0.0f;
+            }
+#pragma unroll
+            for (int c = 0; c < MERGED_AT_ONCE; c++)
+                if (first + c < work.n_chunks())
+                    merge_sums<HEAD_DIM>(all, part[c]);
+        }
+        T *to = static_cast<T *>(p.out) + work.row * p.out_stride + head * HEAD_DIM;
+#pragma unroll
+        for (int i = 0; i < sums::COLUMNS; i++)
+            if (lane + i * WARP_LANES < HEAD_DIM)
+                to[lane + i * WARP_LANES] = from_float<T>(all.sum[i] / all.total);
+    }
+};
+
+/* ---- bfloat16: tensor cores, one warp a page ---- */
+
+enum {
+    MMA_HEADS = 8 /* query heads of a block: the n of the second product */
+};
+static_assert(CHUNK_PAGES == DECODE_WARPS, "a warp takes one page of a chunk");
+static_assert((int)MMA_HEADS <= (int)DECODE_WARPS, "a warp finishes one head");
+
+template <int HEAD_DIM> struct decode_tiles {
+    static constexpr int UNIT_KEYS = HEAD_DIM <= 64 ? 32 : 16; /* whose K and V a warp holds */
+    static constexpr int UNITS = PAGE_TOKENS / UNIT_KEYS;
+    static constexpr int CHUNK_UNITS = CHUNK / UNIT_KEYS;
+    static constexpr int KEY_TILES = UNIT_KEYS / 8;
+    static constexpr int KEY_STEPS = UNIT_KEYS / 16;
+    static constexpr int ROW_VECTORS = HEAD_DIM / 8;        /* of 16 bytes */
+    static constexpr int K_VECTORS = (ROW_VECTORS + 3) / 4; /* of a key's row, for one of 4 lanes */
+    static constexpr int V_VECTORS = (ROW_VECTORS + 7) / 8; /* of a value's row, for one of 8 lanes */
+    static constexpr int BLOCKS = HEAD_DIM <= 128 ? 2 : 1;  /* a multiprocessor, by registers */
+    /* Paddings let the eight lanes of one 16-byte access lie in different banks. */
+    static constexpr int ROW_STRIDE = HEAD_DIM + (HEAD_DIM % 64 == 0 ? 32 : 0);
+    static constexpr int SUM_STRIDE = HEAD_DIM + 4;
+};
+
+template <int HEAD_DIM> struct decode_shared {
+    using tiles = decode_tiles<HEAD_DIM>;
+    float sum[tiles::CHUNK_UNITS][MMA_HEADS][tiles::SUM_STRIDE];
+    float largest[tiles::CHUNK_UNITS][MMA_HEADS];
+    float total[tiles::CHUNK_UNITS][MMA_HEADS];
+    bfloat16 row[MMA_HEADS + 2][tiles::ROW_STRIDE]; /* q of the heads; the row's own K and V */
+};
+
+/* K and V of one unit, 16-byte vectors as four registers. */
+template <int HEAD_DIM> struct decode_unit {
+    using tiles = decode_tiles<HEAD_DIM>;
+    uint32_t k[tiles::KEY_TILES][tiles::K_VECTORS][4];
+    uint32_t v[tiles::KEY_STEPS][4][tiles::V_VECTORS][4];
+
+    /* A lane's key and column of a vector of K or V: what depends on the lane, plus a constant. */
+    static __device__ __forceinline__ int k_key(int lane, int tile) { return lane / 4 + tile * 8; }
+    static __device__ __forceinline__ int k_column(int lane, int i) { return lane % 4 * 8 + i * 32; }
+    static __device__ __forceinline__ int v_key(int lane, int step, int r) {
+        return lane % 4 * 2 + (step * 16 + r % 2 + r / 2 * 8);
+    }
+    static __device__ __forceinline__ int v_column(int lane, int c) { return lane / 4 * 8 + c * 64; }
+
+    /* Requests the first n keys (n may be negative, or more than there are) from the unit's rows on; zeros
+     * behind them. */
+    __device__ __forceinline__ void request_k(const bfloat16 *rows, int n, int lane) {
+        const bfloat16 *first = rows + (k_key(lane, 0) * HEAD_DIM + k_column(lane, 0));
+#pragma unroll
+        for (int tile = 0; tile < tiles::KEY_TILES; tile++)
+#pragma unroll
+            for (int i = 0; i < tiles::K_VECTORS; i++)
+                ptx_load_once_16(k[tile][i], first + (tile * 8 * HEAD_DIM + i * 32),
+                                 k_key(lane, tile) < n && k_column(lane, i) < HEAD_DIM);
+    }
+    __device__ __forceinline__ void request_v(const bfloat16 *rows, int n, int lane) {
+        const bfloat16 *first = rows + (v_key(lane, 0, 0) * HEAD_DIM + v_column(lane, 0));
+#pragma unroll
+        for (int step = 0; step < tiles::KEY_STEPS; step++)
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+#pragma unroll
+                for (int c = 0; c < tiles::V_VECTORS; c++)
+                    ptx_load_once_16(v[step][r][c],
+                                     first + ((step * 16 + r % 2 + r / 2 * 8) * HEAD_DIM + c * 64),
+                                     v_key(lane, step, r) < n && v_column(lane, c) < HEAD_DIM);
+    }
+
+    /* Puts the row's own K and V in place of key `own`. */
+    __device__ __forceinline__ void insert(const bfloat16 *own_k, const bfloat16 *own_v, int own, int lane) {
+#pragma unroll
+        for (int tile = 0; tile < tiles::KEY_TILES; tile++)
+#pragma unroll
+            for (int i = 0; i < tiles::K_VECTORS; i++)
+                if (k_key(lane, tile) == own && k_column(lane, i) < HEAD_DIM)
+                    load_shared(k[tile][i], own_k + k_column(lane, i));
+#pragma unroll
+        for (int step = 0; step < tiles::KEY_STEPS; step++)
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+#pragma unroll
+                for (int c = 0; c < tiles::V_VECTORS; c++)
+                    if (v_key(lane, step, r) == own && v_column(lane, c) < HEAD_DIM)
+                        load_shared(v[step][r][c], own_v + v_column(lane, c));
+    }
+
+    static __device__ __forceinline__ void load_shared(uint32_t (&r)[4], const bfloat16 *from) {
+        uint4 x = *reinterpret_cast<const uint4 *>(from);
+        r[0] = x.x, r[1] = x.y, r[2] = x.z, r[3] = x.w;
+    }
+};
+
+/* K or V of a page and kv head. */
+template <int HEAD_DIM>
+__device__ __forceinline__ const bfloat16 *page_rows(const attention_params &p, const void *cache,
+                                                     int32_t page, int kv_head) {
+    int64_t index = ((int64_t)p.layer * p.layout.n_pages + page) * p.layout.n_kv_heads + kv_head;
+    return static_cast<const bfloat16 *>(cache) + index * (PAGE_TOKENS * HEAD_DIM);
+}
+
+/* q of the block's heads, zero beyond them, and K and V of the row's own position into shared memory, rotated
+ * and rounded; K and V to their page too when page >= 0. */
+template <int HEAD_DIM>
+__device__ __forceinline__ void load_row(decode_shared<HEAD_DIM> &shared, const attention_params &p,
+                                         const decode_work &work, int page) {
+    using tiles = decode_tiles<HEAD_DIM>;
+    const bfloat16 *qkv = static_cast<const bfloat16 *>(p.qkv) + work.row * p.qkv_stride;
+    const float *rope = attention_rope_row(p, work.position);
+#pragma unroll 1
+    for (int index = threadIdx.x; index < (MMA_HEADS + 2) * tiles::ROW_VECTORS; index += DECODE_THREADS) {
+        int r = index / tiles::ROW_VECTORS, column = index % tiles::ROW_VECTORS * 8;
+        bool is_q = r < MMA_HEADS, is_v = r == MMA_HEADS + 1;
+        int head = is_q ? work.head + r : p.n_heads + (is_v ? p.layout.n_kv_heads : 0) + work.kv_head;
+        float x[8] = {};
+        if (!is_q || r < work.n_heads)
+            rope_load_8(x, qkv + head * HEAD_DIM, column, HEAD_DIM, is_v ? nullptr : rope);
+        store_8(shared.row[r] + column, x);
+        if (!is_q && page >= 0)
+            store_8(static_cast<bfloat16 *>(is_v ? p.v : p.k) +
+                        kv_offset(p.layout, p.layer, page, work.kv_head, work.position % PAGE_TOKENS) +
+                        column,
+                    x);
+    }
+}
+
+/* The sums of a chunk for one head, from its first n units (at most all) in ascending order. */
+template <int HEAD_DIM>
+__device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const decode_shared<HEAD_DIM> &shared,
+                                          int head, int lane, int n) {
+    constexpr int UNITS = decode_tiles<HEAD_DIM>::CHUNK_UNITS;
+    chunk.largest = -INFINITY, chunk.total = 0;
+#pragma unroll
+    for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++)
+        chunk.sum[i] = 0;
+#pragma unroll
+    for (int unit = 0; unit < UNITS; unit++)
+        if (unit < n)
+            chunk.largest = fmaxf(chunk.largest, shared.largest[unit][head]);
+#pragma unroll 4
+    for (int unit = 0; unit < UNITS; unit++) {
+        float weight = ptx_exp2(shared.largest[unit][head] - chunk.largest);
+        float total = fmaf(shared.total[unit][head], weight, chunk.total);
+        chunk.total = unit < n ? total : chunk.total;
+#pragma unroll
+        for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++) {
+            int column = lane + i * WARP_LANES;
+            if (HEAD_DIM % WARP_LANES != 0 && column >= HEAD_DIM)
+                continue;
+            float sum = fmaf(shared.sum[unit][head][column], weight, chunk.sum[i]);
+            chunk.sum[i] = unit < n ? sum : chunk.sum[i];
+        }
+    }
+}
+
+template <int HEAD_DIM>
+__global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS)
+    kernel_attention_decode_mma(const attention_params p) {
+    using tiles = decode_tiles<HEAD_DIM>;
+    extern __shared__ __align__(128) unsigned char shared_bytes[];
+    decode_shared<HEAD_DIM> &shared = *reinterpret_cast<decode_shared<HEAD_DIM> *>(shared_bytes);
+    int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
+    int g = lane / 4, t = lane % 4;
+
+    decode_work work;
+    bool has_work = decode_work_init(work, p, MMA_HEADS);
+    /* n: keys in front of the row's own from this warp's page on; negative when the page holds none. */
+    int chunk = blockIdx.z, n = has_work ? work.position - chunk * CHUNK - warp * PAGE_TOKENS : -1;
+    int32_t page = n >= 0 ? work.page(p, chunk, warp) : (int32_t)SCRATCH_PAGE;
+    decode_unit<HEAD_DIM> unit;
+    unit.request_k(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head), n, lane);
+    unit.request_v(page_rows<HEAD_DIM>(p, p.v, page, work.kv_head), n, lane);
+    ptx_wait_for_previous_kernels(); /* q, and whoever reads or writes what this block writes */
+    ptx_allow_next_kernel();
+    if (!has_work)
+        return;
+
+    int32_t own_page = -1;
+    if (work.head == work.kv_head * p.group && blockIdx.z == 0) /* one block of the kv head */
+        own_page = work.page(p, 0, work.position / PAGE_TOKENS);
+    load_row<HEAD_DIM>(shared, p, work, own_page);
+    row_sums<bfloat16, HEAD_DIM> sums(work);
+    __syncthreads(); /* q and the row's own K and V */
+
+#pragma unroll 1
+    for (;;) {
+        int next = chunk + gridDim.z, next_n = -1;
+        int32_t next_page = SCRATCH_PAGE;
+        if (next < work.n_chunks() && (next_n = work.position - next * CHUNK - warp * PAGE_TOKENS) >= 0)
+            next_page = work.page(p, next, warp);
+#pragma unroll
+        for (int u = 0; u < tiles::UNITS; u++) {
+            int own = n - u * tiles::UNIT_KEYS; /* the row's own key in this unit, or behind it */
+            if (own < 0)
+                break;
+            bool last_unit = u == tiles::UNITS - 1;
+            int32_t from = last_unit ? next_page : page;
+            int from_row = last_unit ? 0 : (u + 1) * tiles::UNIT_KEYS;
+            int from_n = last_unit ? next_n : own - tiles::UNIT_KEYS;
+            if (own < tiles::UNIT_KEYS)
+                unit.insert(shared.row[MMA_HEADS], shared.row[MMA_HEADS + 1], own, lane);
+
+            float score[tiles::KEY_TILES][4] = {};
+#pragma unroll
+            for (int i = 0; i < tiles::K_VECTORS; i++) {
+                int column = decode_unit<HEAD_DIM>::k_column(lane, i);
+                uint4 q = make_uint4(0, 0, 0, 0);
+                if (column < HEAD_DIM)
+                    q = *reinterpret_cast<const uint4 *>(shared.row[g] + column);
+                uint32_t low[4] = {q.x, 0, q.y, 0}, high[4] = {q.z, 0, q.w, 0};
+#pragma unroll
+                for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
+                    ptx_mma_bf16(score[tile], low, unit.k[tile][i][0], unit.k[tile][i][1]);
+                    ptx_mma_bf16(score[tile], high, unit.k[tile][i][2], unit.k[tile][i][3]);
+                }
+            }
+            unit.request_k(page_rows<HEAD_DIM>(p, p.k, from, work.kv_head) + from_row * HEAD_DIM, from_n,
+                           lane);
+
+            /* This lane has head g, keys 8 tile + 2t and the next. */
+            float largest = -INFINITY, total = 0;
+#pragma unroll
+            for (int tile = 0; tile < tiles::KEY_TILES; tile++)
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    score[tile][c] = tile * 8 + t * 2 + c <= own ? score[tile][c] * p.scale : -INFINITY;
+                    largest = fmaxf(largest, score[tile][c]);
+                }
+            largest = lanes_max<4>(largest);
+            uint32_t weight[tiles::KEY_TILES];
+#pragma unroll
+            for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
+                float even = ptx_exp2(score[tile][0] - largest), odd = ptx_exp2(score[tile][1] - largest);
+                total += even + odd;
+                weight[tile] = pack_bfloat16(even, odd);
+            }
+            total = lanes_sum<4>(total);
+            int unit_idx = warp * tiles::UNITS + u;
+            if (t == 0)
+                shared.largest[unit_idx][g] = largest, shared.total[unit_idx][g] = total;
+
+                /* Accumulators: columns 8 g + 2 i and the next of heads 2t and 2t + 1. */
+#pragma unroll
+            for (int c = 0; c < tiles::V_VECTORS; c++) {
+                float out[4][4] = {};
+#pragma unroll
+                for (int step = 0; step < tiles::KEY_STEPS; step++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const auto &v = unit.v[step];
+                        uint32_t pairs[4] = {__byte_perm(v[0][c][i], v[1][c][i], 0x5410),
+                                             __byte_perm(v[0][c][i], v[1][c][i], 0x7632),
+                                             __byte_perm(v[2][c][i], v[3][c][i], 0x5410),
+                                             __byte_perm(v[2][c][i], v[3][c][i], 0x7632)};
+                        ptx_mma_bf16(out[i], pairs, weight[2 * step], weight[2 * step + 1]);
+                    }
+                int column = decode_unit<HEAD_DIM>::v_column(lane, c);
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    if (t * 2 + h >= work.n_heads || column >= HEAD_DIM)
+                        continue;
+                    float4 *to = reinterpret_cast<float4 *>(shared.sum[unit_idx][t * 2 + h] + column);
+                    to[0] = make_float4(out[0][h], out[0][2 + h], out[1][h], out[1][2 + h]);
+                    to[1] = make_float4(out[2][h], out[2][2 + h], out[3][h], out[3][2 + h]);
+                }
+            }
+            unit.request_v(page_rows<HEAD_DIM>(p, p.v, from, work.kv_head) + from_row * HEAD_DIM, from_n,
+                           lane);
+        }
+        __syncthreads(); /* all units of the chunk */
+
+        head_sums<HEAD_DIM> part;
+        if (warp < work.n_heads)
+            add_units<HEAD_DIM>(part, shared, warp, lane,
+                                (work.position - chunk * CHUNK) / tiles::UNIT_KEYS + 1);
+        sums.add(p, work, chunk, part);
+        if (next >= work.n_chunks())
+            break;
+        __syncthreads(); /* all warps have read the units' sums */
+        chunk = next, n = next_n, page = next_page;
+    }
+    sums.finish(p, work);
+}
+
+/* ---- other dtypes: float32 fma ---- */
+
+enum { LANE_ELEMENTS = 8 /* elements of a key or value that one lane holds */ };
 static_assert(CHUNK % (WARP_LANES * 8) == 0, "a warp takes whole rounds of the softmax");
 
 /* Lanes that share one key: a power of two, some idle for head_dim 96. */
@@ -39,6 +487,7 @@ template <int HEAD_DIM> struct key_lanes {
 template <typename T, typename KV, int HEAD_DIM, int HEADS>
 __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const attention_params p) {
     using lanes = key_lanes<HEAD_DIM>;
+    static_assert(HEADS <= DECODE_WARPS, "a warp finishes one head");
     __shared__ float score[HEADS][CHUNK];
     __shared__ float sums[DECODE_WARPS][HEADS][HEAD_DIM];
     __shared__ float maximum[HEADS], total[HEADS];
@@ -46,30 +495,11 @@ __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const 
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
 
-    int row = blockIdx.x, chunk = blockIdx.z;
-    int blocks_per_kv_head = (p.group + HEADS - 1) / HEADS;
-    int kv_head = blockIdx.y / blocks_per_kv_head;
-    int first_head = blockIdx.y % blocks_per_kv_head * HEADS; /* within the group */
-    int n_heads = min(HEADS, p.group - first_head);
-    int slot = p.slot[row], position = p.position[row];
-    int first_key = chunk * CHUNK;
-    if (slot >= p.n_slots || first_key > position)
+    decode_work work;
+    if (!decode_work_init(work, p, HEADS))
         return;
-    int n_keys = min((int)CHUNK, position + 1 - first_key);
-    int n_chunks = position / CHUNK + 1;
-
+    int n_heads = work.n_heads, kv_head = work.kv_head;
     int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
-    if (thread * PAGE_TOKENS < n_keys)
-        pages[thread] = p.page_table[(int64_t)slot * p.max_pages + chunk * CHUNK_PAGES + thread];
-    __syncthreads(); /* page ids, for the append and the loads */
-    if (chunk == n_chunks - 1) {
-        /* Blocks of the same kv head all write these same bytes, so that each reads back its own. */
-        int last = n_keys - 1;
-        attention_append<T, KV>(p, row, kv_head, pages[last / PAGE_TOKENS], last % PAGE_TOKENS, thread,
-                                DECODE_THREADS);
-        __syncthreads(); /* K and V of this position are readable by the whole block */
-    }
-
     int element = lane % lanes::LANES * LANE_ELEMENTS;
     bool holds = element < HEAD_DIM;
     int first_in_round = warp * lanes::KEYS_PER_WARP + lane / lanes::LANES;
@@ -80,9 +510,9 @@ __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const 
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
         if (holds && h < n_heads) {
-            int head = kv_head * p.group + first_head + h;
-            rope_load_8(q[h], static_cast<const T *>(p.qkv) + row * p.qkv_stride + head * HEAD_DIM, element,
-                        HEAD_DIM, attention_rope_row(p, position));
+            rope_load_8(q[h],
+                        static_cast<const T *>(p.qkv) + work.row * p.qkv_stride + (work.head + h) * HEAD_DIM,
+                        element, HEAD_DIM, attention_rope_row(p, work.position));
         } else {
 #pragma unroll
             for (int i = 0; i < LANE_ELEMENTS; i++)
@@ -90,171 +520,166 @@ __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const 
         }
     }
 
-    for (int round = 0; round < lanes::ROUNDS; round += lanes::LOADS) {
-        if (round * lanes::KEYS_PER_ROUND >= n_keys)
-            break;
-        raw_8<KV> raw[lanes::LOADS] = {};
-#pragma unroll
-        for (int i = 0; i < lanes::LOADS; i++) {
-            int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-            if (key < n_keys && holds)
-                raw[i] = load_raw_8(k_cache + kv_offset(p.layout, p.layer, pages[key / PAGE_TOKENS], kv_head,
-                                                        key % PAGE_TOKENS));
+    row_sums<T, HEAD_DIM> row(work);
+    for (int chunk = blockIdx.z; chunk < work.n_chunks(); chunk += gridDim.z) {
+        int n_keys = min((int)CHUNK, work.position + 1 - chunk * CHUNK);
+        __syncthreads(); /* all are done with the chunk before */
+        if (thread * PAGE_TOKENS < n_keys)
+            pages[thread] = work.page(p, chunk, thread);
+        __syncthreads(); /* page ids, for the append and the loads */
+        if (chunk == work.n_chunks() - 1) {
+            /* Blocks of the same kv head all write these same bytes, so that each reads back its own. */
+            int last = n_keys - 1;
+            attention_append<T, KV>(p, work.row, kv_head, pages[last / PAGE_TOKENS], last % PAGE_TOKENS,
+                                    thread, DECODE_THREADS);
+            __syncthreads(); /* K and V of this position are readable by the whole block */
         }
+
+        for (int round = 0; round < lanes::ROUNDS; round += lanes::LOADS) {
+            if (round * lanes::KEYS_PER_ROUND >= n_keys)
+                break;
+            raw_8<KV> raw[lanes::LOADS] = {};
 #pragma unroll
-        for (int i = 0; i < lanes::LOADS; i++) {
-            int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-            float k[LANE_ELEMENTS];
-            widen_8(k, raw[i]);
+            for (int i = 0; i < lanes::LOADS; i++) {
+                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
+                if (key < n_keys && holds)
+                    raw[i] = load_raw_8(k_cache + kv_offset(p.layout, p.layer, pages[key / PAGE_TOKENS],
+                                                            kv_head, key % PAGE_TOKENS));
+            }
 #pragma unroll
-            for (int h = 0; h < HEADS; h++) {
-                float dot = 0;
+            for (int i = 0; i < lanes::LOADS; i++) {
+                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
+                float k[LANE_ELEMENTS];
+                widen_8(k, raw[i]);
 #pragma unroll
-                for (int e = 0; e < LANE_ELEMENTS; e++)
-                    dot = fmaf(q[h][e], k[e], dot);
-                dot = lanes_sum<lanes::LANES>(dot);
-                if (lane % lanes::LANES == 0)
-                    score[h][key] = key < n_keys ? dot * p.scale : -INFINITY;
+                for (int h = 0; h < HEADS; h++) {
+                    float dot = 0;
+#pragma unroll
+                    for (int e = 0; e < LANE_ELEMENTS; e++)
+                        dot = fmaf(q[h][e], k[e], dot);
+                    dot = lanes_sum<lanes::LANES>(dot);
+                    if (lane % lanes::LANES == 0)
+                        score[h][key] = key < n_keys ? dot * p.scale : -INFINITY;
+                }
             }
         }
-    }
-    __syncthreads(); /* all scores of the chunk that will be read */
+        __syncthreads(); /* all scores of the chunk that will be read */
 
-    for (int h = warp; h < n_heads; h += DECODE_WARPS) {
-        float s[CHUNK / WARP_LANES], largest = -INFINITY, sum = 0;
+        for (int h = warp; h < n_heads; h += DECODE_WARPS) {
+            float s[CHUNK / WARP_LANES], largest = -INFINITY, sum = 0;
 #pragma unroll
-        for (int i = 0; i < CHUNK / WARP_LANES; i++) {
-            int key = i * WARP_LANES + lane;
-            s[i] = key < n_keys ? score[h][key] : -INFINITY;
-            largest = fmaxf(largest, s[i]);
-        }
-        largest = lanes_max<WARP_LANES>(largest);
+            for (int i = 0; i < CHUNK / WARP_LANES; i++) {
+                int key = i * WARP_LANES + lane;
+                s[i] = key < n_keys ? score[h][key] : -INFINITY;
+                largest = fmaxf(largest, s[i]);
+            }
+            largest = lanes_max<WARP_LANES>(largest);
 #pragma unroll
-        for (int i = 0; i < CHUNK / WARP_LANES; i++) {
-            float weight = ptx_exp2(s[i] - largest);
-            int key = i * WARP_LANES + lane;
-            if (key < n_keys)
-                score[h][key] = weight;
-            sum += weight;
+            for (int i = 0; i < CHUNK / WARP_LANES; i++) {
+                float weight = ptx_exp2(s[i] - largest);
+                int key = i * WARP_LANES + lane;
+                if (key < n_keys)
+                    score[h][key] = weight;
+                sum += weight;
+            }
+            sum = lanes_sum<WARP_LANES>(sum);
+            if (lane == 0)
+                maximum[h] = largest, total[h] = sum;
         }
-        sum = lanes_sum<WARP_LANES>(sum);
-        if (lane == 0)
-            maximum[h] = largest, total[h] = sum;
-    }
-    __syncthreads(); /* weights, maxima and totals */
+        __syncthreads(); /* weights, maxima and totals */
 
-    float out[HEADS][LANE_ELEMENTS] = {};
-    for (int round = 0; round < lanes::ROUNDS; round += lanes::LOADS) {
-        if (round * lanes::KEYS_PER_ROUND >= n_keys)
-            break;
-        raw_8<KV> raw[lanes::LOADS] = {};
+        float out[HEADS][LANE_ELEMENTS] = {};
+        for (int round = 0; round < lanes::ROUNDS; round += lanes::LOADS) {
+            if (round * lanes::KEYS_PER_ROUND >= n_keys)
+                break;
+            raw_8<KV> raw[lanes::LOADS] = {};
 #pragma unroll
-        for (int i = 0; i < lanes::LOADS; i++) {
-            int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-            if (key < n_keys && holds)
-                raw[i] = load_raw_8(v_cache + kv_offset(p.layout, p.layer, pages[key / PAGE_TOKENS], kv_head,
-                                                        key % PAGE_TOKENS));
-        }
+            for (int i = 0; i < lanes::LOADS; i++) {
+                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
+                if (key < n_keys && holds)
+                    raw[i] = load_raw_8(v_cache + kv_offset(p.layout, p.layer, pages[key / PAGE_TOKENS],
+                                                            kv_head, key % PAGE_TOKENS));
+            }
 #pragma unroll
-        for (int i = 0; i < lanes::LOADS; i++) {
-            int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-            float v[LANE_ELEMENTS];
-            widen_8(v, raw[i]);
-            if (key >= n_keys)
-                continue;
+            for (int i = 0; i < lanes::LOADS; i++) {
+                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
+                float v[LANE_ELEMENTS];
+                widen_8(v, raw[i]);
+                if (key >= n_keys)
+                    continue;
 #pragma unroll
-            for (int h = 0; h < HEADS; h++) {
-                float weight = h < n_heads ? score[h][key] : 0;
+                for (int h = 0; h < HEADS; h++) {
+                    float weight = h < n_heads ? score[h][key] : 0;
 #pragma unroll
-                for (int e = 0; e < LANE_ELEMENTS; e++)
-                    out[h][e] = fmaf(weight, v[e], out[h][e]);
+                    for (int e = 0; e < LANE_ELEMENTS; e++)
+                        out[h][e] = fmaf(weight, v[e], out[h][e]);
+                }
             }
         }
-    }
 #pragma unroll
-    for (int h = 0; h < HEADS; h++)
+        for (int h = 0; h < HEADS; h++)
 #pragma unroll
-        for (int e = 0; e < LANE_ELEMENTS; e++) {
+            for (int e = 0; e < LANE_ELEMENTS; e++) {
 #pragma unroll
-            for (int offset = lanes::LANES; offset < WARP_LANES; offset *= 2)
-                out[h][e] += __shfl_xor_sync(ALL_LANES, out[h][e], offset);
-            if (lane < lanes::LANES && holds)
-                sums[warp][h][element + e] = out[h][e];
-        }
-    __syncthreads(); /* the warps' sums */
+                for (int offset = lanes::LANES; offset < WARP_LANES; offset *= 2)
+                    out[h][e] += __shfl_xor_sync(ALL_LANES, out[h][e], offset);
+                if (lane < lanes::LANES && holds)
+                    sums[warp][h][element + e] = out[h][e];
+            }
+        __syncthreads(); /* the warps' sums */
 
-    for (int index = thread; index < n_heads * HEAD_DIM; index += DECODE_THREADS) {
-        int h = index / HEAD_DIM, column = index % HEAD_DIM;
-        float sum = sums[0][h][column];
+        head_sums<HEAD_DIM> part;
+        if (warp < n_heads) {
+            part.largest = maximum[warp], part.total = total[warp];
 #pragma unroll
-        for (int w = 1; w < DECODE_WARPS; w++)
-            sum += sums[w][h][column];
-        int head = kv_head * p.group + first_head + h;
-        if (n_chunks == 1) {
-            static_cast<T *>(p.out)[row * p.out_stride + head * HEAD_DIM + column] =
-                from_float<T>(sum / total[h]);
-            continue;
+            for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++) {
+                int column = lane + i * WARP_LANES;
+                part.sum[i] = 0;
+                for (int w = 0; w < DECODE_WARPS && column < HEAD_DIM; w++)
+                    part.sum[i] += sums[w][warp][column];
+            }
         }
-        float *partial =
-            p.partials + (((int64_t)row * p.n_heads + head) * p.max_chunks + chunk) * (HEAD_DIM + 2);
-        partial[column] = sum;
-        if (column == 0)
-            partial[HEAD_DIM] = maximum[h], partial[HEAD_DIM + 1] = total[h];
+        row.add(p, work, chunk, part);
     }
-}
-
-/* One block per (row, head), one thread per column. Chunks in index order. */
-template <typename T>
-__global__ void __launch_bounds__(MAX_HEAD_DIM) kernel_attention_combine(const attention_params p) {
-    ptx_wait_for_previous_kernels();
-    ptx_allow_next_kernel();
-    int row = blockIdx.x, head = blockIdx.y, column = threadIdx.x, head_dim = blockDim.x;
-    int n_chunks = p.position[row] / CHUNK + 1;
-    if (p.slot[row] >= p.n_slots || n_chunks == 1)
-        return;
-    const float *partial = p.partials + ((int64_t)row * p.n_heads + head) * p.max_chunks * (head_dim + 2);
-    float largest = partial[head_dim];
-    for (int chunk = 1; chunk < n_chunks; chunk++)
-        largest = fmaxf(largest, partial[chunk * (head_dim + 2) + head_dim]);
-    float sum = 0, total = 0;
-    for (int chunk = 0; chunk < n_chunks; chunk++) {
-        const float *part = partial + chunk * (head_dim + 2);
-        float weight = ptx_exp2(part[head_dim] - largest);
-        sum = fmaf(weight, part[column], sum);
-        total = fmaf(weight, part[head_dim + 1], total);
-    }
-    static_cast<T *>(p.out)[row * p.out_stride + head * head_dim + column] = from_float<T>(sum / total);
+    row.finish(p, work);
 }
 
 /* ---- launch shape ---- */
 
-using attention_kernel = void (*)(const attention_params);
+struct decode_launch {
+    void (*kernel)(const attention_params);
+    int heads; /* of one kv head that a block takes */
+    size_t shared_bytes;
+};
 
-template <typename T, typename KV, int HEADS> attention_kernel decode_kernel_for(int head_dim) {
-    switch (head_dim) {
-    case 16:
-        return kernel_attention_decode<T, KV, 16, HEADS>;
-    case 32:
-        return kernel_attention_decode<T, KV, 32, HEADS>;
-    case 64:
-        return kernel_attention_decode<T, KV, 64, HEADS>;
-    case 96:
-        return kernel_attention_decode<T, KV, 96, HEADS>;
-    case 128:
-        return kernel_attention_decode<T, KV, 128, HEADS>;
-    case 256:
-        return kernel_attention_decode<T, KV, 256, HEADS>;
-    default:
-        return nullptr;
-    }
+template <int HEAD_DIM> decode_launch decode_launch_for(enum dtype dtype, enum dtype kv, int group) {
+    if (dtype == DTYPE_BFLOAT16 && kv == DTYPE_BFLOAT16)
+        return {kernel_attention_decode_mma<HEAD_DIM>, MMA_HEADS, sizeof(decode_shared<HEAD_DIM>)};
+    if (dtype == DTYPE_BFLOAT16)
+        return group == 1 ? decode_launch{kernel_attention_decode<bfloat16, float, HEAD_DIM, 1>, 1, 0}
+                          : decode_launch{kernel_attention_decode<bfloat16, float, HEAD_DIM, 4>, 4, 0};
+    if (kv == DTYPE_BFLOAT16)
+        return group == 1 ? decode_launch{kernel_attention_decode<float, bfloat16, HEAD_DIM, 1>, 1, 0}
+                          : decode_launch{kernel_attention_decode<float, bfloat16, HEAD_DIM, 4>, 4, 0};
+    return group == 1 ? decode_launch{kernel_attention_decode<float, float, HEAD_DIM, 1>, 1, 0}
+                      : decode_launch{kernel_attention_decode<float, float, HEAD_DIM, 4>, 4, 0};
 }
 
-template <int HEADS> attention_kernel decode_kernel_for(enum dtype dtype, enum dtype kv, int head_dim) {
-    if (dtype == DTYPE_FLOAT32)
-        return kv == DTYPE_FLOAT32 ? decode_kernel_for<float, float, HEADS>(head_dim)
-                                   : decode_kernel_for<float, bfloat16, HEADS>(head_dim);
-    return kv == DTYPE_FLOAT32 ? decode_kernel_for<bfloat16, float, HEADS>(head_dim)
-                               : decode_kernel_for<bfloat16, bfloat16, HEADS>(head_dim);
+decode_launch decode_launch_for(enum dtype dtype, enum dtype kv, int head_dim, int group) {
+    switch (head_dim) {
+    case 16:
+        return decode_launch_for<16>(dtype, kv, group);
+    case 32:
+        return decode_launch_for<32>(dtype, kv, group);
+    case 64:
+        return decode_launch_for<64>(dtype, kv, group);
+    case 96:
+        return decode_launch_for<96>(dtype, kv, group);
+    case 128:
+        return decode_launch_for<128>(dtype, kv, group);
+    default: /* cuda_attention_supports lets no other through */
+        return decode_launch_for<256>(dtype, kv, group);
+    }
 }
 
 } // namespace
@@ -288,6 +713,7 @@ struct attention_params attention_params_for(struct backend_context *context,
     p.max_chunks = context->max_chunks;
     p.scale = args->scale * 1.4426950408889634f;
     p.partials = context->state.partials;
+    p.arrivals = context->state.arrivals;
     p.rope = args->rope ? static_cast<const float *>(args->rope->data) : nullptr;
     p.page_table = context->state.page_table;
     p.position = context->step.position;
@@ -325,16 +751,14 @@ enum status cuda_attention_decode(struct backend_context *context, const struct 
     if (n == 0)
         return STATUS_OK;
     attention_params p = attention_params_for(context, args);
-    enum dtype dtype = args->qkv->dtype, kv = context->limits.kv_dtype;
-    int head_dim = context->limits.head_dim;
-    int heads = p.group == 1 ? 1 : 4;
-    attention_kernel kernel =
-        heads == 1 ? decode_kernel_for<1>(dtype, kv, head_dim) : decode_kernel_for<4>(dtype, kv, head_dim);
-    dim3 grid(n, context->limits.n_kv_heads * ceil_div(p.group, heads), p.max_chunks);
-    TRY(cuda_launch(context, "attention_decode", kernel, grid, DECODE_THREADS, 0, p));
-    if (p.max_chunks == 1)
-        return STATUS_OK;
-    auto combine =
-        dtype == DTYPE_FLOAT32 ? kernel_attention_combine<float> : kernel_attention_combine<bfloat16>;
-    return cuda_launch(context, "attention_decode", combine, dim3(n, p.n_heads), (unsigned)head_dim, 0, p);
+    decode_launch launch =
+        decode_launch_for(args->qkv->dtype, context->limits.kv_dtype, context->limits.head_dim, p.group);
+    /* Chunks of a row are divided among so many blocks that the device is filled; with many rows one block
+     * takes all chunks of a row, whatever the longest possible sequence. */
+    int32_t row_blocks = context->limits.n_kv_heads * ceil_div(p.group, launch.heads);
+    int64_t blocks = (int64_t)n * row_blocks, wanted = (int64_t)WAVES * 2 * context->n_multiprocessors;
+    int64_t parts = (wanted + blocks - 1) / blocks;
+    dim3 grid((unsigned)n, (unsigned)row_blocks, (unsigned)(parts < p.max_chunks ? parts : p.max_chunks));
+    return cuda_launch(context, "attention_decode", launch.kernel, grid, DECODE_THREADS, launch.shared_bytes,
+                       p);
 }

@@ -21,6 +21,7 @@ struct attention_params {
     int32_t max_chunks;
     float scale;               /* times log2(e): softmax is computed with powers of two */
     float *partials;           /* [n_rows, n_heads, max_chunks, head_dim + 2] */
+    uint32_t *arrivals;        /* [n_rows, n_heads] zero */
     const float *rope;         /* [positions, head_dim] cosines, sines (rope.cuh); or NULL */
     const int32_t *page_table; /* [n_slots + 1, max_pages] */
     const int32_t *position;   /* [n_rows] */

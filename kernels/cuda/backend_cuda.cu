@@ -158,6 +158,11 @@ enum status state_init(struct backend_context *context, const struct state_limit
     context->max_chunks = layout.max_chunks;
     context->max_decode_rows = layout.max_decode_rows;
     TRY(device_allocate(context, layout.total, "the KV cache and the state", &context->arena));
+    void *arrivals = nullptr;
+    TRY(device_allocate(context,
+                        (size_t)context->max_decode_rows * (size_t)limits->n_heads * sizeof(uint32_t),
+                        "the counters of attention", &arrivals));
+    context->state.arrivals = static_cast<uint32_t *>(arrivals);
 
     size_t max_tiles = (size_t)limits->max_rows / PREFILL_TILE_ROWS + (size_t)limits->max_segments;
     context->step_bytes =
@@ -212,6 +217,7 @@ void context_close(struct backend_context *context) {
         if (context->step_done[i])
             cudaEventDestroy(context->step_done[i]);
     }
+    cudaFree(context->state.arrivals);
     cudaFree(context->state.step);
     cudaFree(context->arena);
     if (context->pinned)

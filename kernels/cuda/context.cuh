@@ -6,7 +6,10 @@
  *
  * One stream carries everything. Launchers never synchronise. All kernels of a step may be launched with
  * programmatic dependent launch, so each executes ptx_wait_for_previous_kernels() before it reads what
- * another kernel writes (weights and vectors are never written by kernels) and before it writes anything. */
+ * another kernel writes (weights and vectors are never written by kernels) and before it writes anything.
+ * The first kernel of a step is launched without it, so whatever was queued before the step is complete when
+ * any of its kernels starts: the step's arrays, page tables, and K and V of earlier steps may be read before
+ * the wait (attention.cu does). */
 #ifndef PRESSRUN_KERNELS_CUDA_CONTEXT_CUH
 #define PRESSRUN_KERNELS_CUDA_CONTEXT_CUH
 
@@ -57,6 +60,8 @@ struct state_view {
     int32_t *last_token;            /* [n_slots + 1] */
     unsigned long long *fault;      /* [n_slots + 1] smallest (position << 32 | site), or NO_FAULT */
     float *partials;     /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
+    uint32_t *arrivals;  /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
+                            between kernels. An allocation of its own */
     unsigned char *step; /* the arrays of step_view */
 };
 

@@ -32,6 +32,36 @@ static __device__ __forceinline__ void ptx_allow_next_kernel() {
 #endif
 }
 
+/* Requests 16 bytes of global memory that are read once (not kept in L1), or gives zeros when !valid (the
+ * source is then not read). Never moved across other volatile instructions, so requests stay where they are
+ * written: in front of a wait. PTX ISA, "Data Movement and Conversion Instructions: ld". */
+static __device__ __forceinline__ void ptx_load_once_16(uint32_t (&r)[4], const void *global, bool valid) {
+    asm volatile("{\n\t"
+                 ".reg .pred valid;\n\t"
+                 "setp.ne.b32 valid, %5, 0;\n\t"
+                 "mov.b32 %0, 0;\n\t"
+                 "mov.b32 %1, 0;\n\t"
+                 "mov.b32 %2, 0;\n\t"
+                 "mov.b32 %3, 0;\n\t"
+                 "@valid ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];\n\t"
+                 "}"
+                 : "=&r"(r[0]), "=&r"(r[1]), "=&r"(r[2]), "=&r"(r[3])
+                 : "l"(global), "r"((int)valid));
+}
+
+/* Counts up to n - 1 and then to 0 again; returns the count before. What the block wrote before a barrier in
+ * front of this is visible to whoever counts later, behind a barrier behind this. PTX ISA, "Parallel
+ * Synchronization and Communication Instructions: atom" (inc), and "Memory Consistency Model: Release and
+ * Acquire Patterns". */
+static __device__ __forceinline__ uint32_t ptx_count_round(uint32_t *counter, uint32_t n) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(n - 1)
+                 : "memory");
+    return before;
+}
+
 /* Copies 16 bytes from global to shared memory in the background, or writes 16 zero bytes when !valid (the
  * source is then not read, but must be an address). Bypasses L1. PTX ISA, "Data Movement and Conversion
  * Instructions: cp.async". */
