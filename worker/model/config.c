@@ -400,3 +400,8 @@ enum status model_config_load(const char *folder, struct model_config *config, s
     free(generation_path);
     return result;
 }
+
+enum status model_config_load_file(const char *path, struct model_config *config) {
+    *config = (struct model_config){0};
+    return load_config(path, config);
+}

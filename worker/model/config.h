@@ -39,5 +39,7 @@ struct model_config {
  * temperature 0, but only when the file says it (it is also what an absent key means there); max_new_tokens
  * is ignored. STATUS_NO_INPUT, STATUS_DATA with file, key, value, what is supported. */
 enum status model_config_load(const char *folder, struct model_config *config, struct sampling *defaults);
+/* The same of a config.json alone, whatever its name. */
+enum status model_config_load_file(const char *path, struct model_config *config);
 
 #endif

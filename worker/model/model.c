@@ -156,7 +156,7 @@ static enum status check_all_used(struct safetensors *files, const struct model_
     return STATUS_OK;
 }
 
-static enum status load(struct model *model, const char *folder, char *fingerprint) {
+static enum status load_files(struct model *model, const char *folder, char *fingerprint) {
     struct weight_source source = {
         .backend = model->backend, .dtype = model->dtype, .hashes = fingerprint != NULL};
     TRY(safetensors_open_folder(folder, &source.files));
@@ -170,8 +170,9 @@ static enum status load(struct model *model, const char *folder, char *fingerpri
     return result;
 }
 
-enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
-                       struct backend *backend, char *fingerprint, struct model **out) {
+/* A model without weights yet. */
+static enum status model_new(const struct model_config *config, enum dtype dtype, struct backend *backend,
+                             struct model **out) {
     *out = NULL;
     const struct model_family *family = find_family(config->model_type);
     RETURN_IF(!family, STATUS_DATA, "model_type \"%s\" is not supported", config->model_type);
@@ -179,17 +180,52 @@ enum status model_load(const char *folder, const struct model_config *config, en
     RETURN_IF(!model, STATUS_INTERNAL, "out of host memory");
     *model = (struct model){.config = *config, .dtype = dtype, .backend = backend, .family = family};
     model->weights.layers = calloc((size_t)config->n_layers, sizeof *model->weights.layers);
-    enum status result = STATUS_OK;
-    if (!model->weights.layers)
-        result = status_fail(STATUS_INTERNAL, "out of host memory");
-    if (result == STATUS_OK)
-        result = load(model, folder, fingerprint);
-    if (result != STATUS_OK) {
+    if (!model->weights.layers) {
         model_close(model);
-        return result;
+        return status_fail(STATUS_INTERNAL, "out of host memory");
     }
     *out = model;
     return STATUS_OK;
+}
+
+/* The model when its loading succeeded; else it is closed. */
+static enum status loaded(enum status result, struct model *model, struct model **out) {
+    if (result == STATUS_OK)
+        *out = model;
+    else
+        model_close(model);
+    return result;
+}
+
+enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
+                       struct backend *backend, char *fingerprint, struct model **out) {
+    *out = NULL;
+    struct model *model;
+    TRY(model_new(config, dtype, backend, &model));
+    return loaded(load_files(model, folder, fingerprint), model, out);
+}
+
+enum status model_synthesize(const struct model_config *config, const struct synthesis *synthesis,
+                             enum dtype dtype, struct backend *backend, struct model **out) {
+    *out = NULL;
+    struct model *model;
+    TRY(model_new(config, dtype, backend, &model));
+    struct weight_source source = {.synthesis = synthesis, .backend = backend, .dtype = dtype};
+    enum status result = model->family->load(model, &source);
+    buffer_free(&source.scratch);
+    return loaded(result, model, out);
+}
+
+enum status model_list_tensors(const struct model_config *config, enum dtype dtype,
+                               struct synthetic_list *list) {
+    struct backend nowhere = synthesis_backend();
+    struct model *model;
+    TRY(model_new(config, dtype, &nowhere, &model));
+    struct weight_source source = {.backend = &nowhere, .dtype = dtype, .asked = list};
+    enum status result = model->family->load(model, &source);
+    buffer_free(&source.scratch);
+    model_close(model);
+    return result;
 }
 
 /* The table of rotary positions, in backend memory. */

@@ -27,6 +27,24 @@ enum status model_fingerprint(const char *folder, char out[33]);
  */
 enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
                        struct backend *backend, char *fingerprint, struct model **out);
+
+/* Random weights for a config alone, for benchmarks: normal, with the deviation that the families train from;
+ * activations stay finite in any depth. Same seed, same weights, on every machine. */
+struct synthesis {
+    uint64_t seed;
+    bool peaked_logits; /* a few tokens share most of the probability, as in text; else it is spread over all
+                         */
+};
+/* A model of made-up weights in backend memory. STATUS_NO_FIT, STATUS_DATA. */
+enum status model_synthesize(const struct model_config *config, const struct synthesis *synthesis,
+                             enum dtype dtype, struct backend *backend, struct model **out);
+/* Writes that model as a Hugging Face directory: config_path's bytes as config.json, and the tensors, rounded
+ * to dtype, in model.safetensors or in shards of at most shard_bytes (0: 5 GB) with their index. The folder
+ * is made when it is not there; one that holds a model is refused. STATUS_CANNOT_CREATE, STATUS_IO. */
+enum status model_synthesis_write(const struct model_config *config, const char *config_path,
+                                  const struct synthesis *synthesis, enum dtype dtype, uint64_t shard_bytes,
+                                  const char *folder);
+
 /* Bytes of weights in device memory for dtype, and of activations for limits: upper bounds, without a device.
  */
 size_t model_weight_bytes(const struct model_config *config, enum dtype dtype);

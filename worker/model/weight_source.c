@@ -1,6 +1,7 @@
 #include "worker/model/weight_source.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "worker/base/arith.h"
@@ -10,6 +11,8 @@
 enum {
     TILE = 64,                 /* edge of the square that is transposed at a time: 16 KiB of floats */
     SERIAL_ELEMENTS = 1 << 21, /* a few milliseconds; threads would save less than they take */
+    SERIAL_CREATED = 1 << 18,  /* the same where each is computed */
+    CREATED_AT_ONCE = 1024     /* at least TILE */
 };
 
 /* Stores a float as element `index` of out; returns 1 when what is stored is not finite. */
@@ -89,22 +92,76 @@ enum status weight_convert(const struct stored_tensor *tensor, enum weight_layou
     return STATUS_OK;
 }
 
-/* Room in the scratch memory for rows x columns of dtype. */
-static enum status reserve(struct weight_source *source, const char *name, int64_t rows, int64_t columns,
-                           enum dtype dtype) {
-    size_t bytes;
-    RETURN_IF(!size_multiply((size_t)rows, (size_t)columns, &bytes) ||
-                  !size_multiply(bytes, dtype_bytes(dtype), &bytes),
-              STATUS_DATA, "tensor \"%s\" is too large", name);
-    buffer_clear(&source->scratch);
-    return buffer_reserve(&source->scratch, bytes);
+/* ---- made-up weights ---- */
+
+struct creation {
+    const struct synthesis *synthesis;
+    struct synthetic_tensor tensor;
+    enum dtype values_dtype; /* that values are rounded to */
+    struct conversion to;    /* layout, dtype, n_out, n_in, out */
+};
+
+/* TILE rows of out. */
+static void create_tile(void *argument, int64_t tile) {
+    const struct creation *c = argument;
+    const struct conversion *to = &c->to;
+    size_t row = (size_t)tile * TILE, end = row + TILE < to->n_out ? row + TILE : to->n_out;
+    float values[CREATED_AT_ONCE];
+    if (to->layout == WEIGHT_IN_OUT) {
+        for (size_t i = 0; i < to->n_in; i++) {
+            synthesis_values(c->synthesis, &c->tensor, c->values_dtype, i * to->n_out + row, end - row,
+                             values);
+            for (size_t r = row; r < end; r++)
+                store(to->dtype, to->out, r * to->n_in + i, values[r - row]);
+        }
+        return;
+    }
+    size_t last = end * to->n_in;
+    for (size_t at = row * to->n_in; at < last; at += CREATED_AT_ONCE) {
+        size_t n = last - at < CREATED_AT_ONCE ? last - at : CREATED_AT_ONCE;
+        synthesis_values(c->synthesis, &c->tensor, c->values_dtype, at, n, values);
+        for (size_t i = 0; i < n; i++)
+            store(to->dtype, to->out, at + i, values[i]);
+    }
 }
 
-/* The tensor converted to out [n_out, n_in]. */
-static enum status convert(struct weight_source *source, struct stored_tensor *tensor,
-                           enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
-                           void *out) {
-    int64_t n_bad = 0;
+static enum status create(struct weight_source *source, const char *name, int32_t n_dims,
+                          enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                          void *out) {
+    bool is_transposed = layout == WEIGHT_IN_OUT;
+    struct creation creation = {
+        .synthesis = source->synthesis,
+        .values_dtype = source->dtype,
+        .to = {.layout = layout, .dtype = dtype, .n_out = (size_t)n_out, .n_in = (size_t)n_in, .out = out}};
+    struct synthetic_tensor *tensor = &creation.tensor;
+    RETURN_IF(strlen(name) >= sizeof tensor->name, STATUS_INTERNAL, "tensor name \"%.200s\" is too long",
+              name);
+    snprintf(tensor->name, sizeof tensor->name, "%s", name);
+    tensor->n_dims = n_dims;
+    tensor->shape[0] = n_dims == 1 || is_transposed ? n_in : n_out;
+    tensor->shape[1] = n_dims == 1 ? 1 : is_transposed ? n_out : n_in;
+    if (source->asked)
+        return synthetic_list_add(source->asked, tensor);
+    parallel_run(ceil_divide(n_out, TILE), n_out * n_in > SERIAL_CREATED, create_tile, &creation);
+    return STATUS_OK;
+}
+
+/* ---- taking a tensor ---- */
+
+struct stored_tensor *weight_source_find(struct weight_source *source, const char *name) {
+    return source->files ? safetensors_find(source->files, name) : NULL;
+}
+
+enum status weight_source_read(struct weight_source *source, const char *name, int32_t n_dims,
+                               enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                               void *out) {
+    if (!source->files)
+        return create(source, name, n_dims, layout, n_out, n_in, dtype, out);
+    bool is_transposed = layout == WEIGHT_IN_OUT;
+    struct stored_tensor *tensor;
+    TRY(safetensors_get(source->files, name, n_dims, n_dims == 1 || is_transposed ? n_in : n_out,
+                        is_transposed ? n_out : n_in, &tensor));
+    int64_t n_bad;
     TRY(weight_convert(tensor, layout, n_out, n_in, dtype, out, &n_bad));
     RETURN_IF(n_bad > 0, STATUS_DATA,
               "%s: tensor \"%s\": %lld of %zu values are NaN or infinite in %s; the file is damaged, or its "
@@ -116,14 +173,21 @@ static enum status convert(struct weight_source *source, struct stored_tensor *t
     return STATUS_OK;
 }
 
+/* Room in the scratch memory for rows x columns of dtype. */
+static enum status reserve(struct weight_source *source, const char *name, int64_t rows, int64_t columns,
+                           enum dtype dtype) {
+    size_t bytes;
+    RETURN_IF(!size_multiply((size_t)rows, (size_t)columns, &bytes) ||
+                  !size_multiply(bytes, dtype_bytes(dtype), &bytes),
+              STATUS_DATA, "tensor \"%s\" is too large", name);
+    buffer_clear(&source->scratch);
+    return buffer_reserve(&source->scratch, source->asked ? 1 : bytes);
+}
+
 enum status weight_source_matrix(struct weight_source *source, const char *name, enum weight_layout layout,
                                  int64_t n_out, int64_t n_in, struct tensor **out) {
-    struct stored_tensor *tensor;
-    bool is_transposed = layout == WEIGHT_IN_OUT;
-    TRY(safetensors_get(source->files, name, 2, is_transposed ? n_in : n_out, is_transposed ? n_out : n_in,
-                        &tensor));
     TRY(reserve(source, name, n_out, n_in, source->dtype));
-    TRY(convert(source, tensor, layout, n_out, n_in, source->dtype, source->scratch.data));
+    TRY(weight_source_read(source, name, 2, layout, n_out, n_in, source->dtype, source->scratch.data));
     return source->backend->weight_new(source->backend->context, source->dtype, n_out, n_in,
                                        source->scratch.data, out);
 }
@@ -135,12 +199,12 @@ static enum status stack(struct weight_source *source, const struct weight_part 
     for (int32_t i = 0; i < n_parts; i++)
         *n_out += parts[i].n_out;
     TRY(reserve(source, parts[0].name, *n_out, n_in, source->dtype));
-    char *to = source->scratch.data;
+    size_t at = 0;
     for (int32_t i = 0; i < n_parts; i++) {
-        struct stored_tensor *tensor;
-        TRY(safetensors_get(source->files, parts[i].name, 2, parts[i].n_out, n_in, &tensor));
-        TRY(convert(source, tensor, WEIGHT_OUT_IN, parts[i].n_out, n_in, source->dtype, to));
-        to += (size_t)parts[i].n_out * (size_t)n_in * dtype_bytes(source->dtype);
+        void *to = source->asked ? NULL : source->scratch.data + at;
+        TRY(weight_source_read(source, parts[i].name, 2, WEIGHT_OUT_IN, parts[i].n_out, n_in, source->dtype,
+                               to));
+        at += (size_t)parts[i].n_out * (size_t)n_in * dtype_bytes(source->dtype);
     }
     return STATUS_OK;
 }
@@ -159,7 +223,7 @@ enum status weight_source_pair(struct weight_source *source, const char *gate, c
     int64_t n_both;
     TRY(stack(source, parts, 2, n_in, &n_both));
     const char *first = source->scratch.data;
-    size_t bytes = (size_t)n_out * (size_t)n_in * dtype_bytes(source->dtype);
+    size_t bytes = source->asked ? 0 : (size_t)n_out * (size_t)n_in * dtype_bytes(source->dtype);
     return source->backend->weight_pair_new(source->backend->context, source->dtype, n_out, n_in, first,
                                             first + bytes, out);
 }
@@ -167,8 +231,8 @@ enum status weight_source_pair(struct weight_source *source, const char *gate, c
 enum status weight_source_embedding(struct weight_source *source, const char *table_name,
                                     const char *head_name, bool is_tied, int64_t n_vocab, int64_t n_embd,
                                     struct tensor **table, struct tensor **head) {
-    struct stored_tensor *stored_table = safetensors_find(source->files, table_name);
-    struct stored_tensor *stored_head = safetensors_find(source->files, head_name);
+    struct stored_tensor *stored_table = weight_source_find(source, table_name);
+    struct stored_tensor *stored_head = weight_source_find(source, head_name);
     if (is_tied && stored_head && stored_table) {
         TRY(safetensors_get(source->files, head_name, 2, n_vocab, n_embd, &stored_head));
         RETURN_IF(stored_head->dtype != stored_table->dtype || stored_head->bytes != stored_table->bytes ||
@@ -187,6 +251,8 @@ enum status weight_source_embedding(struct weight_source *source, const char *ta
 }
 
 const char *weight_source_prefix(const struct weight_source *source, const char *prefix) {
+    if (!source->files)
+        return prefix;
     for (int32_t i = 0; i < safetensors_count(source->files); i++) {
         if (strncmp(safetensors_at(source->files, i)->name, prefix, strlen(prefix)) == 0)
             return prefix;
@@ -196,10 +262,8 @@ const char *weight_source_prefix(const struct weight_source *source, const char 
 
 enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n,
                                  struct tensor **out) {
-    struct stored_tensor *tensor;
-    TRY(safetensors_get(source->files, name, 1, n, 0, &tensor));
     TRY(reserve(source, name, 1, n, DTYPE_FLOAT32));
-    TRY(convert(source, tensor, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32, source->scratch.data));
+    TRY(weight_source_read(source, name, 1, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32, source->scratch.data));
     return source->backend->vector_new(source->backend->context, n,
                                        (const float *)(void *)source->scratch.data, out);
 }

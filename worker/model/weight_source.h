@@ -1,15 +1,19 @@
-/* weight_source: takes weights out of tensor files into backend memory: checks the shape, converts to the
- * compute dtype, transposes where a checkpoint stores [n_in, n_out], refuses NaN and infinity. Host memory in
- * use is near that of one tensor. Private to worker/model. */
+/* weight_source: takes weights into backend memory, by name and shape. They come out of tensor files: it
+ * checks the shape, converts to the compute dtype, transposes where a checkpoint stores [n_in, n_out],
+ * refuses NaN and infinity. Or they are made up (synthesis.h): every tensor that is asked for is there. Host
+ * memory in use is near that of one tensor. Private to worker/model. */
 #ifndef PRESSRUN_WORKER_MODEL_WEIGHT_SOURCE_H
 #define PRESSRUN_WORKER_MODEL_WEIGHT_SOURCE_H
 
 #include "kernels/backend.h"
 #include "worker/base/buffer.h"
 #include "worker/model/safetensors.h"
+#include "worker/model/synthesis.h"
 
 struct weight_source {
-    struct safetensors *files;
+    struct safetensors *files;         /* NULL: weights are made up */
+    const struct synthesis *synthesis; /* how; NULL with files */
+    struct synthetic_list *asked;      /* gets what was asked for, when not NULL; then nothing is made */
     struct backend *backend;
     enum dtype dtype;
     bool hashes;           /* hash each tensor while its pages are at hand */
@@ -20,6 +24,15 @@ enum weight_layout {
     WEIGHT_OUT_IN, /* stored as [n_out, n_in] */
     WEIGHT_IN_OUT  /* stored as [n_in, n_out] (GPT-2's Conv1D): transposed on loading */
 };
+
+/* The stored tensor, for a family that must look at it; NULL when there is none, and where weights are
+ * made up. */
+struct stored_tensor *weight_source_find(struct weight_source *source, const char *name);
+/* The tensor itself as [n_out, n_in] of dtype into out, which has room for it: what all functions below are
+ * made of. A vector is n_dims 1, n_out 1, n_in n. */
+enum status weight_source_read(struct weight_source *source, const char *name, int32_t n_dims,
+                               enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                               void *out);
 
 /* A matrix [n_out, n_in] in the source's dtype. STATUS_DATA when it is missing, has another shape or dtype,
  * or values that are not finite. */
@@ -43,7 +56,7 @@ enum status weight_source_embedding(struct weight_source *source, const char *ta
                                     const char *head_name, bool is_tied, int64_t n_vocab, int64_t n_embd,
                                     struct tensor **table, struct tensor **head);
 /* prefix where some tensor's name begins with it (the checkpoint of a model with its head), "" where none
- * does (that of the body alone). */
+ * does (that of the body alone). Made-up weights have their heads. */
 const char *weight_source_prefix(const struct weight_source *source, const char *prefix);
 /* A float32 vector [n]. */
 enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n,

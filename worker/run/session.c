@@ -1,7 +1,8 @@
 #include "worker/run/session.h"
 
-#include <string.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "worker/base/clock.h"
 #include "worker/base/file.h"
@@ -38,10 +39,45 @@ enum status session_open_tokenizer(const char *folder, struct tokenizer **out) {
     return has_tokenizer ? tokenizer_open(folder, out) : STATUS_OK;
 }
 
-static enum status load(const struct job *job, const struct config *config, struct session *session) {
+enum status session_load_shape(const char *shape, struct model_config *config, char **path) {
+    *path = file_is_directory(shape) ? path_join(shape, "config.json") : strdup(shape);
+    RETURN_IF(!*path, STATUS_INTERNAL, "out of host memory");
+    return model_config_load_file(*path, config);
+}
+
+/* Where a session's weights come from: the job's model directory, or nowhere. */
+struct origin {
+    const char *shape; /* NULL: the model directory */
+    const struct synthesis *synthesis;
+};
+
+static enum status load_config(const struct job *job, const struct origin *from, struct session *session) {
+    if (!from->shape)
+        return model_config_load(job->model, &session->model_config, &session->defaults);
+    char *path;
+    enum status result = session_load_shape(from->shape, &session->model_config, &path);
+    free(path);
+    return result;
+}
+
+static enum status load_weights(const struct job *job, const struct origin *from, struct session *session) {
+    struct backend *backend = &session->backend;
+    enum dtype dtype = session->plan.dtype;
+    if (from->shape) {
+        snprintf(session->fingerprint, sizeof session->fingerprint, "random-%llu",
+                 (unsigned long long)from->synthesis->seed);
+        return model_synthesize(&session->model_config, from->synthesis, dtype, backend, &session->model);
+    }
+    TRY(session_open_tokenizer(job->model, &session->tokenizer));
+    return model_load(job->model, &session->model_config, dtype, backend, session->fingerprint,
+                      &session->model);
+}
+
+static enum status load(const struct job *job, const struct config *config, const struct origin *from,
+                        struct session *session) {
     double began = clock_seconds();
     bool is_gpu;
-    TRY(model_config_load(job->model, &session->model_config, &session->defaults));
+    TRY(load_config(job, from, session));
     TRY(session_open_device(config, &session->backend, &is_gpu));
     session->device_s = clock_seconds() - began;
 
@@ -51,22 +87,30 @@ static enum status load(const struct job *job, const struct config *config, stru
     TRY(plan_make(job, config, &session->model_config, &device, &session->plan));
 
     began = clock_seconds();
-    TRY(session_open_tokenizer(job->model, &session->tokenizer));
-    TRY(model_load(job->model, &session->model_config, session->plan.dtype, backend, session->fingerprint,
-                   &session->model));
+    TRY(load_weights(job, from, session));
     TRY(model_prepare(session->model, &session->plan.model));
     TRY(backend->state_init(backend->context, &session->plan.state));
     session->load_s = clock_seconds() - began;
     return STATUS_OK;
 }
 
-enum status session_open(const struct job *job, const struct config *config, struct session *session) {
+static enum status open_from(const struct job *job, const struct config *config, const struct origin *from,
+                             struct session *session) {
     memset(session, 0, sizeof *session);
     sampling_init(&session->defaults);
-    enum status result = load(job, config, session);
+    enum status result = load(job, config, from, session);
     if (result != STATUS_OK)
         session_close(session);
     return result;
+}
+
+enum status session_open(const struct job *job, const struct config *config, struct session *session) {
+    return open_from(job, config, &(struct origin){0}, session);
+}
+
+enum status session_open_synthetic(const struct job *job, const struct config *config, const char *shape,
+                                   const struct synthesis *synthesis, struct session *session) {
+    return open_from(job, config, &(struct origin){shape, synthesis}, session);
 }
 
 void session_close(struct session *session) {

@@ -21,7 +21,14 @@ struct session {
 /* Chooses the device (config.device; with auto says on stderr what it chose), plans memory, loads model and
  * tokenizer, allocates all device memory. On failure everything is released. */
 enum status session_open(const struct job *job, const struct config *config, struct session *session);
+/* The same with made-up weights: shape is a config.json or a directory that holds one, whose other files are
+ * not looked at; there is no tokenizer. The fingerprint names seed and shape ("random-7", 33 bytes at most).
+ */
+enum status session_open_synthetic(const struct job *job, const struct config *config, const char *shape,
+                                   const struct synthesis *synthesis, struct session *session);
 void session_close(struct session *session);
+/* A model's shape without the model: loads the config.json that shape is or holds; *path is malloc'ed. */
+enum status session_load_shape(const char *shape, struct model_config *config, char **path);
 
 /* The engine's limits that go with the session's plan. */
 struct scheduler_limits session_scheduler_limits(const struct session *session);
