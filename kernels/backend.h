@@ -14,7 +14,7 @@
  * Order of calls:
  *
  *     backend_open, weight_new ..., state_init,
- *     { slots_begin*, pages_copy*, step_begin, operations, step_end, step_wait }*, close
+ *     { slots_begin*, slots_extend*, pages_copy*, step_begin, operations, step_end, step_wait }*, close
  *
  * Operations between step_begin and step_end are queued in order; they may still run when step_end returns.
  * Up to max_steps_in_flight steps may be queued before the oldest is waited for. */
@@ -81,6 +81,15 @@ struct slot_start {
     int32_t n_pages;
     const int32_t *prompt; /* [n_prompt] token ids, for the penalties */
     int32_t n_prompt;
+};
+
+/* Further pages of a running sequence: entries [first_page, first_page + n_pages) of its slot's page table.
+ * The array is read during the call. */
+struct slot_extension {
+    int32_t slot;
+    int32_t first_page;
+    const int32_t *pages; /* [n_pages] page ids, as in struct slot_start */
+    int32_t n_pages;
 };
 
 /* Prompt rows of one sequence within a step: rows [row, row + n_rows) hold positions
@@ -274,6 +283,10 @@ struct backend {
     int32_t (*decode_rows)(struct backend_context *context, int32_t n);
     /* Sequences take slots, from the next step on. */
     enum status (*slots_begin)(struct backend_context *context, const struct slot_start *starts, int32_t n);
+    /* Running sequences get further pages, from the next step on; nothing else of their slots changes. NULL
+     * where the backend has none: then every sequence must get all its pages when it begins. */
+    enum status (*slots_extend)(struct backend_context *context, const struct slot_extension *extensions,
+                                int32_t n);
     /* Copies whole pages (all layers), pairs (source, destination): [n][2]. Ordered before the next step. */
     enum status (*pages_copy)(struct backend_context *context, const int32_t (*pairs)[2], int32_t n);
 

@@ -247,6 +247,27 @@ static enum status cpu_slots_begin(struct backend_context *context, const struct
     return STATUS_OK;
 }
 
+static enum status cpu_slots_extend(struct backend_context *context, const struct slot_extension *extensions,
+                                    int32_t n) {
+    RETURN_IF(!context->memory, STATUS_INTERNAL, "slots_extend: called before state_init");
+    const struct state_limits *limits = &context->limits;
+    for (int32_t i = 0; i < n; i++) {
+        const struct slot_extension *extension = &extensions[i];
+        int32_t first = extension->first_page;
+        RETURN_IF(extension->slot < 0 || extension->slot >= limits->n_slots || first < 0 ||
+                      extension->n_pages < 0 || extension->n_pages > limits->max_pages_per_slot - first,
+                  STATUS_INTERNAL, "slots_extend: slot %d of %d, pages [%d, %d) of %d", extension->slot,
+                  limits->n_slots, first, first + extension->n_pages, limits->max_pages_per_slot);
+        int32_t *pages = context->page_table + (int64_t)extension->slot * limits->max_pages_per_slot;
+        for (int32_t p = 0; p < extension->n_pages; p++) {
+            RETURN_IF(extension->pages[p] < 1 || extension->pages[p] >= limits->n_pages, STATUS_INTERNAL,
+                      "slots_extend: page %d of %d", extension->pages[p], limits->n_pages);
+            pages[first + p] = extension->pages[p];
+        }
+    }
+    return STATUS_OK;
+}
+
 static enum status cpu_pages_copy(struct backend_context *context, const int32_t (*pairs)[2], int32_t n) {
     RETURN_IF(!context->memory, STATUS_INTERNAL, "pages_copy: called before state_init");
     size_t element = dtype_bytes(context->limits.kv_dtype);
@@ -410,6 +431,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
         .state_init = cpu_state_init,
         .decode_rows = cpu_decode_rows,
         .slots_begin = cpu_slots_begin,
+        .slots_extend = cpu_slots_extend,
         .pages_copy = cpu_pages_copy,
         .step_begin = cpu_step_begin,
         .embed = cpu_embed,

@@ -102,6 +102,12 @@ static enum status fault_slots_begin(struct backend_context *context, const stru
     return context->inner.slots_begin(context->inner.context, starts, n);
 }
 
+static enum status fault_slots_extend(struct backend_context *context,
+                                      const struct slot_extension *extensions, int32_t n) {
+    TRY(check_alive(context));
+    return context->inner.slots_extend(context->inner.context, extensions, n);
+}
+
 static enum status fault_pages_copy(struct backend_context *context, const int32_t (*pairs)[2], int32_t n) {
     TRY(check_alive(context));
     return context->inner.pages_copy(context->inner.context, pairs, n);
@@ -222,6 +228,7 @@ enum status backend_open_fault(const struct backend *inner, const struct fault_p
     out->state_init = fault_state_init;
     out->decode_rows = fault_decode_rows;
     out->slots_begin = fault_slots_begin;
+    out->slots_extend = inner->slots_extend ? fault_slots_extend : NULL;
     out->pages_copy = fault_pages_copy;
     out->step_begin = fault_step_begin;
     out->embed = fault_embed;

@@ -128,6 +128,12 @@ static inline enum status relay_slots_begin(struct backend_context *context, con
     return relay->inner.slots_begin(relay->inner.context, starts, n);
 }
 
+static inline enum status relay_slots_extend(struct backend_context *context,
+                                             const struct slot_extension *extensions, int32_t n) {
+    struct relay *relay = relay_of(context);
+    return relay->inner.slots_extend(relay->inner.context, extensions, n);
+}
+
 static inline enum status relay_pages_copy(struct backend_context *context, const int32_t (*pairs)[2],
                                            int32_t n) {
     struct relay *relay = relay_of(context);
@@ -285,6 +291,7 @@ static inline enum status relay_open(const struct backend *inner, const struct r
     out->state_init = relay_state_init;
     out->decode_rows = relay_decode_rows;
     out->slots_begin = relay_slots_begin;
+    out->slots_extend = inner->slots_extend ? relay_slots_extend : NULL;
     out->pages_copy = relay_pages_copy;
     out->step_begin = relay_step_begin;
     out->embed = relay_embed;

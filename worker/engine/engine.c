@@ -48,6 +48,7 @@ enum status engine_open(struct backend *backend, struct model *model, const stru
     engine->config = config;
     engine->tokenizer = tokenizer;
     engine->options = *options;
+    engine->options.limits.reserves_expected &= backend->slots_extend != NULL;
     size_t max_samples = (size_t)options->limits.max_samples;
     bool good = true;
     for (int i = 0; i < MAX_IN_FLIGHT; i++) {
@@ -57,7 +58,7 @@ enum status engine_open(struct backend *backend, struct model *model, const stru
     engine->results = calloc(max_samples, sizeof *engine->results);
     engine->top = calloc(max_samples, sizeof *engine->top);
     enum status result = good && engine->results && engine->top
-                             ? scheduler_init(&engine->scheduler, &options->limits, options->job_seed)
+                             ? scheduler_init(&engine->scheduler, &engine->options.limits, options->job_seed)
                              : status_fail(STATUS_INTERNAL, "out of host memory for the engine");
     if (result != STATUS_OK) {
         engine_close(engine);
@@ -255,12 +256,28 @@ static enum status fail_record(struct engine *engine, struct group *group,
     return STATUS_OK;
 }
 
+/* A token that is kept already: the sequence started again and is not yet where it was. */
+static enum status check_replayed(const struct sequence *sequence, const struct sample_result *result,
+                                  struct run_metrics *metrics) {
+    int32_t at = sequence->n_back - 1;
+    metrics->replayed_rows++;
+    RETURN_IF(
+        result->token != sequence->completion->token_ids[at], STATUS_INTERNAL,
+        "line %lld: token %d was %d, and %d when the sequence started again; answers must not depend on "
+        "the batch: please report this, and set kv_reserve: full",
+        (long long)sequence->group->record->request.line, at, sequence->completion->token_ids[at],
+        result->token);
+    return STATUS_OK;
+}
+
 static enum status retire_token(struct engine *engine, struct sequence *sequence,
-                                const struct sample_result *result, const struct sample_top *top,
-                                double now) {
+                                const struct sample_result *result, const struct sample_top *top, double now,
+                                struct run_metrics *metrics) {
     struct group *group = sequence->group;
     if (result->fault_layer >= 0)
         return fail_record(engine, group, result);
+    if (sequence->n_back++ < sequence->completion->n_tokens)
+        return check_replayed(sequence, result, metrics);
     const struct sampling *sampling = &group->record->request.sampling;
     struct completion *completion = sequence->completion;
     TRY(keep_token(sequence, result, top));
@@ -313,10 +330,14 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
         struct group *group = sequence->group;
         group->n_in_flight--;
         if (!sequence->is_over)
-            TRY(retire_token(engine, sequence, &engine->results[i], &engine->top[i], now));
+            TRY(retire_token(engine, sequence, &engine->results[i], &engine->top[i], now, metrics));
         step->samples[i] = NULL;
-        if (group->n_over == group->n_sequences && group->n_in_flight == 0)
+        if (group->n_in_flight > 0)
+            continue;
+        if (group->n_over == group->n_sequences)
             finish_group(engine, group);
+        else if (group->is_parked)
+            scheduler_resubmit(&engine->scheduler, group);
     }
     engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
     engine->n_queued--;
@@ -330,6 +351,7 @@ static void count_step(struct engine *engine, const struct step_plan *plan, bool
     metrics->n_steps++;
     metrics->decode_rows += plan->n_useful_decode;
     metrics->slot_steps += plan->n_running;
+    metrics->n_restarts += plan->n_restarts;
     if (plan->batch.n_segments == 0) {
         metrics->n_decode_steps++;
         metrics->padding_rows += plan->batch.n_rows - plan->n_useful_decode;
@@ -350,6 +372,8 @@ static enum status queue_step(struct engine *engine, const struct step_plan *pla
     double began = clock_seconds(); /* a backend without a queue computes in the calls below */
     if (plan->n_starts > 0)
         TRY(backend->slots_begin(context, plan->starts, plan->n_starts));
+    if (plan->n_extensions > 0)
+        TRY(backend->slots_extend(context, plan->extensions, plan->n_extensions));
     if (plan->n_copies > 0)
         TRY(backend->pages_copy(context, plan->copies, plan->n_copies));
     bool replayed;

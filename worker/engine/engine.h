@@ -2,8 +2,8 @@
  * hands them back finished, in the order in which they finish. One thread: all calls from the thread that
  * opened it.
  *
- *     schedule -> slots_begin, pages_copy, step_begin, forward, step_end -> (one step later) step_wait,
- * retire
+ *     schedule -> slots_begin, slots_extend, pages_copy, step_begin, forward, step_end
+ *              -> (one step later) step_wait, retire
  *
  * No memory grows inside a step but the records' own token lists. */
 #ifndef PRESSRUN_WORKER_ENGINE_ENGINE_H

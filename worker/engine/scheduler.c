@@ -6,6 +6,8 @@
 #include "worker/base/arith.h"
 #include "worker/job/identity.h"
 
+enum { GROW_PAGES = 4 }; /* that a sequence beyond its reservation takes at a time where there are enough */
+
 enum status scheduler_init(struct scheduler *scheduler, const struct scheduler_limits *limits,
                            uint64_t job_seed) {
     *scheduler = (struct scheduler){.limits = *limits, .job_seed = job_seed};
@@ -23,11 +25,14 @@ enum status scheduler_init(struct scheduler *scheduler, const struct scheduler_l
     scheduler->sample_slot = calloc(max_samples, sizeof *scheduler->sample_slot);
     scheduler->samples = calloc(max_samples, sizeof *scheduler->samples);
     scheduler->starts = calloc(n_slots, sizeof *scheduler->starts);
+    scheduler->growing = calloc(n_slots, sizeof *scheduler->growing);
+    scheduler->extensions = calloc(n_slots, sizeof *scheduler->extensions);
     scheduler->copies = calloc(n_slots, sizeof *scheduler->copies);
     scheduler->next_copies = calloc(n_slots, sizeof *scheduler->next_copies);
     if (!scheduler->free_slots || !scheduler->running || !scheduler->token || !scheduler->position ||
         !scheduler->slot || !scheduler->segments || !scheduler->sample_row || !scheduler->sample_slot ||
-        !scheduler->samples || !scheduler->starts || !scheduler->copies || !scheduler->next_copies) {
+        !scheduler->samples || !scheduler->starts || !scheduler->growing || !scheduler->extensions ||
+        !scheduler->copies || !scheduler->next_copies) {
         scheduler_free(scheduler);
         return status_fail(STATUS_INTERNAL, "out of host memory for the scheduler (%d slots)",
                            limits->n_slots);
@@ -58,6 +63,19 @@ static struct group *list_pop(struct group **head, struct group **tail) {
         *tail = NULL;
     group->next = NULL;
     return group;
+}
+
+static void list_remove(struct group **head, struct group **tail, struct group *group) {
+    struct group *previous = NULL;
+    for (struct group *at = *head; at != group; at = at->next)
+        previous = at;
+    if (previous)
+        previous->next = group->next;
+    else
+        *head = group->next;
+    if (*tail == group)
+        *tail = previous;
+    group->next = NULL;
 }
 
 static void free_list(struct group *group) {
@@ -94,6 +112,8 @@ void scheduler_free(struct scheduler *scheduler) {
     free(scheduler->sample_slot);
     free(scheduler->samples);
     free(scheduler->starts);
+    free(scheduler->growing);
+    free(scheduler->extensions);
     free(scheduler->copies);
     free(scheduler->next_copies);
     *scheduler = (struct scheduler){0};
@@ -111,15 +131,20 @@ int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_s
 }
 
 void scheduler_submit(struct scheduler *scheduler, struct group *group) {
+    group->order = scheduler->n_submitted++;
     list_push(&scheduler->waiting_head, &scheduler->waiting_tail, group);
     scheduler->n_waiting++;
 }
 
 void scheduler_resubmit(struct scheduler *scheduler, struct group *group) {
-    group->next = scheduler->waiting_head;
-    scheduler->waiting_head = group;
-    if (!scheduler->waiting_tail)
+    struct group **link = &scheduler->waiting_head;
+    while (*link && (*link)->order < group->order)
+        link = &(*link)->next;
+    group->next = *link;
+    *link = group;
+    if (!group->next)
         scheduler->waiting_tail = group;
+    group->is_parked = false;
     scheduler->n_waiting++;
 }
 
@@ -131,45 +156,91 @@ struct group *scheduler_take_failed(struct scheduler *scheduler) {
     return list_pop(&scheduler->waiting_head, &scheduler->waiting_tail);
 }
 
-/* Pages and slots for every sample of the group, or nothing. */
-static enum admission admit(struct scheduler *scheduler, struct group *group, struct slot_start *starts) {
-    if (group->n_sequences > scheduler->n_free_slots)
+/* How many tokens a sequence is expected to have, by those that ended: all tokens so far over the ends so
+ * far, which counts sequences that still run for what they have (the maximum-likelihood mean of an
+ * exponential distribution under censoring). One that had more already is expected to go on for a page. */
+static int32_t expected_tokens(const struct scheduler *scheduler, const struct sequence *sequence) {
+    if (!scheduler->limits.reserves_expected || scheduler->n_ended == 0)
+        return sequence->max_tokens;
+    int64_t expected = ceil_divide(scheduler->n_tokens, scheduler->n_ended);
+    int64_t known = sequence->n_queued_before > 0 ? (int64_t)sequence->n_queued_before + PAGE_TOKENS : 0;
+    if (expected < known)
+        expected = known;
+    return expected < sequence->max_tokens ? (int32_t)expected : sequence->max_tokens;
+}
+
+/* Free pages that admission leaves to sequences that outgrew their reservation, one for each. */
+static int32_t pages_kept_back(const struct scheduler *scheduler) {
+    return scheduler->n_grown;
+}
+
+/* The tokens that each sequence of the group gets pages for; 0 when they do not fit now. */
+static int32_t tokens_to_reserve(const struct scheduler *scheduler, const struct group *group,
+                                 int32_t n_live) {
+    int32_t expected = 1;
+    for (int32_t i = 0; i < group->n_sequences; i++) {
+        const struct sequence *sequence = &group->sequences[i];
+        int32_t tokens = sequence->is_over ? 1 : expected_tokens(scheduler, sequence);
+        expected = tokens > expected ? tokens : expected;
+    }
+    int64_t n_free = scheduler->pool.n_free;
+    int64_t whole = scheduler_pages_needed(group->n_prompt, group->max_tokens, n_live);
+    /* Where memory is no concern, growing would only cost time. */
+    if (n_free - whole >= scheduler->pool.n_pages / 2)
+        return group->max_tokens;
+    int64_t needed = scheduler_pages_needed(group->n_prompt, expected, n_live);
+    return needed + pages_kept_back(scheduler) <= n_free ? expected : 0;
+}
+
+static struct slot_start slot_start_of(const struct scheduler *scheduler, const struct sequence *sequence) {
+    const struct group *group = sequence->group;
+    const struct sampling *sampling = &group->record->request.sampling;
+    return (struct slot_start){
+        .slot = sequence->slot,
+        .pages = sequence->pages,
+        .n_pages = sequence->n_pages,
+        .prompt = group->prompt,
+        .n_prompt = group->n_prompt,
+        .sampling = {
+            .temperature = sampling->temperature,
+            .top_p = sampling->top_p,
+            .min_p = sampling->min_p,
+            .top_k = sampling->top_k,
+            .repetition_penalty = sampling->repetition_penalty,
+            .presence_penalty = sampling->presence_penalty,
+            .frequency_penalty = sampling->frequency_penalty,
+            .n_logprobs = sampling->logprobs,
+            .key = identity_sample_key(scheduler->job_seed, &group->record->request, sequence->sample)}};
+}
+
+/* Pages and slots for every sample of the group that is not over, or nothing. */
+static enum admission admit(struct scheduler *scheduler, struct group *group, struct slot_start *starts,
+                            int32_t *n_starts) {
+    int32_t n_live = group->n_sequences - group->n_over;
+    if (n_live > scheduler->n_free_slots)
         return ADMISSION_NO_SLOT;
-    const struct sequence *first = &group->sequences[0];
-    int64_t needed = scheduler_pages_needed(group->n_prompt, first->max_tokens, group->n_sequences);
-    if (needed > scheduler->pool.n_free)
+    int32_t tokens = tokens_to_reserve(scheduler, group, n_live);
+    if (tokens == 0)
         return ADMISSION_NO_PAGES;
 
-    int32_t each = (int32_t)ceil_divide(positions_needed(group->n_prompt, first->max_tokens), PAGE_TOKENS);
-    group->n_shared_pages = group->n_sequences > 1 ? group->n_prompt / PAGE_TOKENS : 0;
+    int32_t each = (int32_t)ceil_divide(positions_needed(group->n_prompt, tokens), PAGE_TOKENS);
+    const struct sequence *leader = group_leader(group);
+    group->n_shared_pages = n_live > 1 ? group->n_prompt / PAGE_TOKENS : 0;
+    group->n_prefilled = 0;
     for (int32_t i = 0; i < group->n_sequences; i++) {
         struct sequence *sequence = &group->sequences[i];
-        int32_t shared = i == 0 ? 0 : group->n_shared_pages;
+        if (sequence->is_over)
+            continue;
+        int32_t shared = sequence == leader ? 0 : group->n_shared_pages;
         if (shared > 0) {
-            memcpy(sequence->pages, group->sequences[0].pages, (size_t)shared * sizeof *sequence->pages);
+            memcpy(sequence->pages, leader->pages, (size_t)shared * sizeof *sequence->pages);
             page_pool_share(&scheduler->pool, sequence->pages, shared);
         }
         page_pool_take(&scheduler->pool, each - shared, sequence->pages + shared);
-        sequence->n_pages = each;
+        sequence->n_pages = sequence->n_reserved_pages = each;
         sequence->slot = scheduler->free_slots[--scheduler->n_free_slots];
-
-        const struct sampling *sampling = &group->record->request.sampling;
-        starts[i] = (struct slot_start){
-            .slot = sequence->slot,
-            .pages = sequence->pages,
-            .n_pages = each,
-            .prompt = group->prompt,
-            .n_prompt = group->n_prompt,
-            .sampling = {
-                .temperature = sampling->temperature,
-                .top_p = sampling->top_p,
-                .min_p = sampling->min_p,
-                .top_k = sampling->top_k,
-                .repetition_penalty = sampling->repetition_penalty,
-                .presence_penalty = sampling->presence_penalty,
-                .frequency_penalty = sampling->frequency_penalty,
-                .n_logprobs = sampling->logprobs,
-                .key = identity_sample_key(scheduler->job_seed, &group->record->request, sequence->sample)}};
+        sequence->n_queued = sequence->n_back = 0;
+        starts[(*n_starts)++] = slot_start_of(scheduler, sequence);
     }
     return ADMISSION_DONE;
 }
@@ -192,10 +263,11 @@ static bool is_admission_due(const struct scheduler *scheduler) {
 }
 
 /* Whether the head of the waiting queue may come in at all. A record that began is let in during a pause too:
- * what the pause waits for may be waiting for its further samples. */
+ * what the pause waits for may be waiting for its further samples, or to start again. */
 static bool may_enter(const struct scheduler *scheduler, const struct step_request *request) {
     const struct group *head = scheduler->waiting_head;
-    return head && head->n_sequences > 0 && (!request->is_paused || head->first_sample > 0);
+    return head && head->n_sequences > 0 &&
+           (!request->is_paused || head->first_sample > 0 || head->n_restarts > 0);
 }
 
 static int32_t admit_waiting(struct scheduler *scheduler, const struct step_request *request,
@@ -204,6 +276,10 @@ static int32_t admit_waiting(struct scheduler *scheduler, const struct step_requ
     if (request->is_paused && !may_enter(scheduler, request))
         return 0;
     plan->admission = scheduler->waiting_head ? ADMISSION_HELD_BACK : ADMISSION_NONE_WAITING;
+    if (plan->n_restarts > 0) { /* what was given back is for those that grow */
+        plan->admission = ADMISSION_NO_PAGES;
+        return 0;
+    }
     if (!request->force && scheduler->waiting_head && !is_admission_due(scheduler))
         return 0;
     int64_t rows = 0; /* no more prompts at a time than about two steps can hold */
@@ -211,12 +287,11 @@ static int32_t admit_waiting(struct scheduler *scheduler, const struct step_requ
         rows += group->n_prompt - group->n_prefilled;
     while (may_enter(scheduler, request) && rows < 2 * (int64_t)scheduler->limits.max_rows) {
         struct group *group = scheduler->waiting_head;
-        plan->admission = admit(scheduler, group, scheduler->starts + n_starts);
+        plan->admission = admit(scheduler, group, scheduler->starts, &n_starts);
         if (plan->admission != ADMISSION_DONE)
             break;
-        if (group->first_sample == 0)
+        if (group->first_sample == 0 && group->n_restarts == 0)
             group->record->admitted_s = request->now_s;
-        n_starts += group->n_sequences;
         rows += group->n_prompt;
         list_pop(&scheduler->waiting_head, &scheduler->waiting_tail);
         scheduler->n_waiting--;
@@ -236,6 +311,7 @@ static void release_place(struct scheduler *scheduler, struct sequence *sequence
 
 void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequence) {
     if (!sequence->is_over) {
+        scheduler->n_ended++;
         sequence->is_over = true;
         sequence->group->n_over++;
     }
@@ -245,18 +321,97 @@ void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequen
     release_place(scheduler, sequence);
 }
 
+/* ---- growing, and starting again ---- */
+
+/* The group gives back what it holds. What is in flight comes back first (is_parked), then it queues again.
+ */
+static void restart_group(struct scheduler *scheduler, struct group *group) {
+    for (int32_t i = 0; i < group->n_sequences; i++) {
+        struct sequence *sequence = &group->sequences[i];
+        if (sequence->running_idx >= 0)
+            scheduler->running[sequence->running_idx] = NULL;
+        sequence->running_idx = -1;
+        release_place(scheduler, sequence);
+    }
+    if (group->n_prefilled < group->n_prompt)
+        list_remove(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
+    group->n_restarts++;
+    group->is_parked = true;
+    if (group->n_in_flight == 0)
+        scheduler_resubmit(scheduler, group);
+}
+
+static struct group *youngest_group(const struct scheduler *scheduler) {
+    struct group *youngest = NULL;
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        const struct sequence *sequence = scheduler->running[i];
+        if (sequence && (!youngest || sequence->group->order > youngest->order))
+            youngest = sequence->group;
+    }
+    for (struct group *group = scheduler->prefilling_head; group; group = group->next)
+        if (!youngest || group->order > youngest->order)
+            youngest = group;
+    return youngest;
+}
+
+/* Pages for the position that the sequence's next row writes. The youngest groups start again until there is
+ * one, the sequence's own in the end. */
+static void grow(struct scheduler *scheduler, struct sequence *sequence, struct step_plan *plan) {
+    int32_t most =
+        (int32_t)ceil_divide(positions_needed(sequence->group->n_prompt, sequence->max_tokens), PAGE_TOKENS);
+    int32_t wanted = most - sequence->n_pages < GROW_PAGES ? most - sequence->n_pages : GROW_PAGES;
+    int32_t first = sequence->n_pages;
+    if (scheduler->pool.n_free < wanted + pages_kept_back(scheduler))
+        wanted = 1;
+    while (!page_pool_take(&scheduler->pool, wanted, sequence->pages + first)) {
+        restart_group(scheduler, youngest_group(scheduler));
+        plan->n_restarts++;
+        if (sequence->slot < 0)
+            return;
+    }
+    sequence->n_pages += wanted;
+    scheduler->growing[plan->n_extensions] = sequence;
+    scheduler->extensions[plan->n_extensions++] = (struct slot_extension){
+        .slot = sequence->slot, .first_page = first, .pages = sequence->pages + first, .n_pages = wanted};
+}
+
+static void grow_all(struct scheduler *scheduler, struct step_plan *plan) {
+    scheduler->n_grown = 0;
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        struct sequence *sequence = scheduler->running[i];
+        if (!sequence || sequence->n_queued == sequence->max_tokens)
+            continue;
+        scheduler->n_grown += sequence->n_pages > sequence->n_reserved_pages;
+        if (positions_needed(sequence->group->n_prompt, sequence->n_queued + 1) >
+            sequence->n_pages * PAGE_TOKENS)
+            grow(scheduler, sequence, plan);
+    }
+    /* Some of those that grew may have been the youngest later. */
+    int32_t kept = 0;
+    for (int32_t i = 0; i < plan->n_extensions; i++)
+        if (scheduler->growing[i]->slot >= 0)
+            scheduler->extensions[kept++] = scheduler->extensions[i];
+    plan->n_extensions = kept;
+}
+
+/* ---- forming a step ---- */
+
 static void add_sample(struct scheduler *scheduler, struct batch *batch, int32_t row,
                        struct sequence *sequence) {
     int32_t entry = batch->n_samples++;
     scheduler->sample_row[entry] = row;
     scheduler->sample_slot[entry] = sequence->slot;
     scheduler->samples[entry] = sequence;
-    sequence->n_queued++;
+    if (++sequence->n_queued > sequence->n_queued_before) {
+        sequence->n_queued_before = sequence->n_queued;
+        scheduler->n_tokens++;
+    }
     sequence->group->n_in_flight++;
     batch->want_logprobs |= sequence->group->record->request.sampling.logprobs >= 0;
 }
 
-static void add_decode_rows(struct scheduler *scheduler, struct batch *batch) {
+static void add_decode_rows(struct scheduler *scheduler, struct step_plan *plan) {
+    struct batch *batch = &plan->batch;
     int32_t kept = 0;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         struct sequence *sequence = scheduler->running[i];
@@ -272,6 +427,7 @@ static void add_decode_rows(struct scheduler *scheduler, struct batch *batch) {
         int32_t row = batch->n_rows++;
         scheduler->token[row] = -1;
         scheduler->position[row] = sequence->group->n_prompt + sequence->n_queued - 1;
+        plan->decode_positions += scheduler->position[row] + 1;
         scheduler->slot[row] = sequence->slot;
         add_sample(scheduler, batch, row, sequence);
     }
@@ -283,6 +439,7 @@ static void add_decode_rows(struct scheduler *scheduler, struct batch *batch) {
  * on each decodes in its own place. The page that the prompt ends in is copied for all but the first. */
 static void finish_prefill(struct scheduler *scheduler, struct batch *batch, struct group *group) {
     int32_t last_row = batch->n_rows - 1;
+    const struct sequence *leader = group_leader(group);
     for (int32_t i = 0; i < group->n_sequences; i++) {
         struct sequence *sequence = &group->sequences[i];
         if (sequence->is_over)
@@ -290,15 +447,16 @@ static void finish_prefill(struct scheduler *scheduler, struct batch *batch, str
         add_sample(scheduler, batch, last_row, sequence);
         sequence->running_idx = scheduler->n_running;
         scheduler->running[scheduler->n_running++] = sequence;
-        if (i > 0 && group->n_prompt % PAGE_TOKENS != 0) {
+        if (sequence != leader && group->n_prompt % PAGE_TOKENS != 0) {
             int32_t *pair = scheduler->next_copies[scheduler->n_next_copies++];
-            pair[0] = group->sequences[0].pages[group->n_shared_pages];
+            pair[0] = leader->pages[group->n_shared_pages];
             pair[1] = sequence->pages[group->n_shared_pages];
         }
     }
 }
 
-static void add_prefill_rows(struct scheduler *scheduler, struct batch *batch) {
+static void add_prefill_rows(struct scheduler *scheduler, struct step_plan *plan) {
+    struct batch *batch = &plan->batch;
     int32_t room = scheduler->limits.max_rows - batch->n_rows;
     while (scheduler->prefilling_head && room > 0) {
         struct group *group = scheduler->prefilling_head;
@@ -307,13 +465,14 @@ static void add_prefill_rows(struct scheduler *scheduler, struct batch *batch) {
             n = room;
         if (scheduler->limits.chunk_rows > 0 && n > scheduler->limits.chunk_rows)
             n = scheduler->limits.chunk_rows;
-        int32_t slot = group->sequences[0].slot;
+        int32_t slot = group_leader(group)->slot;
         scheduler->segments[batch->n_segments++] =
             (struct segment){.row = batch->n_rows, .n_rows = n, .slot = slot, .position = group->n_prefilled};
         for (int32_t i = 0; i < n; i++) {
             int32_t row = batch->n_rows++;
             scheduler->token[row] = group->prompt[group->n_prefilled + i];
             scheduler->position[row] = group->n_prefilled + i;
+            plan->prompt_positions += group->n_prefilled + i + 1;
             scheduler->slot[row] = slot;
         }
         group->n_prefilled += n;
@@ -348,15 +507,18 @@ void scheduler_step(struct scheduler *scheduler, const struct step_request *requ
                                          .sample_row = scheduler->sample_row,
                                          .sample_slot = scheduler->sample_slot},
                                .starts = scheduler->starts,
+                               .extensions = scheduler->extensions,
                                .copies = (const int32_t(*)[2])due,
                                .n_copies = scheduler->n_next_copies,
                                .samples = scheduler->samples};
     scheduler->n_next_copies = 0;
     struct batch *batch = &plan->batch;
-    add_decode_rows(scheduler, batch);
+    if (scheduler->limits.reserves_expected)
+        grow_all(scheduler, plan);
+    add_decode_rows(scheduler, plan);
     plan->n_useful_decode = batch->n_decode;
     plan->n_starts = admit_waiting(scheduler, request, plan);
-    add_prefill_rows(scheduler, batch);
+    add_prefill_rows(scheduler, plan);
     plan->n_running = scheduler->limits.n_slots - scheduler->n_free_slots;
     if (batch->n_rows > 0 && batch->n_segments == 0)
         pad_decode_step(scheduler, batch, request->decode_rows(request->context, batch->n_rows));

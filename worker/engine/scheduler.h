@@ -3,7 +3,10 @@
  *
  * A step holds one decode row for each running sequence and, when prompts were admitted, prefill rows of them
  * in chunks, up to max_rows in all. Admission is first in, first out and reserves pages for the whole prompt
- * and max_tokens, so nothing that runs is ever out of memory. Prompts are let in when 10 % of the slots are
+ * and max_tokens, so nothing that runs is ever out of memory; or, with reserves_expected, for the prompt and
+ * the tokens that answers turned out to have so far. Then a sequence takes further pages as it grows, and
+ * when there are none the youngest group gives its pages back and starts again from its prompt, ahead of all
+ * that wait. The oldest never has to, so all come to their end. Prompts are let in when 10 % of the slots are
  * idle, or when what could be let in fills a quarter of a step, so that decode-only steps (which replay
  * recorded launches) stay the rule.
  *
@@ -19,9 +22,10 @@ struct scheduler_limits {
     int32_t n_slots; /* sequences at once */
     int32_t n_pages; /* scratch page included */
     int32_t max_pages_per_slot;
-    int32_t max_rows;    /* rows of one step, > n_slots */
-    int32_t max_samples; /* >= n_slots, padding included */
-    int32_t chunk_rows;  /* most prompt rows of one sequence in one step; 0: no limit but max_rows */
+    int32_t max_rows;       /* rows of one step, > n_slots */
+    int32_t max_samples;    /* >= n_slots, padding included */
+    int32_t chunk_rows;     /* most prompt rows of one sequence in one step; 0: no limit but max_rows */
+    bool reserves_expected; /* pages for the expected answer, not the longest */
 };
 
 /* Why the head of the waiting queue stayed out of the last step. */
@@ -39,11 +43,16 @@ struct step_plan {
     const struct slot_start
         *starts; /* sequences that take slots before this step; sampling.key is filled in */
     int32_t n_starts;
+    const struct slot_extension *extensions; /* sequences that get further pages before this step */
+    int32_t n_extensions;
     const int32_t (*copies)[2]; /* page copies before this step */
     int32_t n_copies;
     struct sequence *const *samples; /* [batch.n_samples] whose token each entry is; NULL for padding */
     int32_t n_useful_decode;         /* decode rows without padding */
     int32_t n_running;               /* sequences that hold a slot in this step */
+    int32_t n_restarts;              /* groups that must start again, and gave their places back */
+    int64_t decode_positions;        /* sum over decode rows of position + 1: keys that each reads */
+    int64_t prompt_positions;        /* the same over prompt rows */
     enum admission admission;
 };
 
@@ -58,12 +67,18 @@ struct scheduler {
     int64_t n_waiting;
     struct group *prefilling_head, *prefilling_tail; /* admitted, prompt not wholly queued */
     uint64_t job_seed;
+    int64_t n_submitted;
+    /* What answers turned out to have: tokens of all sequences so far, and how many came to their end. */
+    int64_t n_tokens, n_ended;
+    int32_t n_grown; /* running sequences that outgrew what they reserved, when the last step was formed */
     /* arrays of the step in the making */
     int32_t *token, *position, *slot;  /* [max_rows] */
     struct segment *segments;          /* [n_slots] */
     int32_t *sample_row, *sample_slot; /* [max_samples] */
     struct sequence **samples;         /* [max_samples] */
     struct slot_start *starts;         /* [n_slots] */
+    struct sequence **growing;         /* [n_slots] whose extensions these are */
+    struct slot_extension *extensions; /* [n_slots] */
     int32_t (*copies)[2],
         (*next_copies)[2]; /* [n_slots] due before the step in the making; before the one after */
     int32_t n_next_copies;
@@ -82,7 +97,8 @@ int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_s
 
 /* Queues a group. Its prompt, max_tokens and n must fit the limits at all (the caller checks). */
 void scheduler_submit(struct scheduler *scheduler, struct group *group);
-/* Queues a group that has further samples to run in front of all others. */
+/* Queues a group that was submitted before, in front of all younger ones: it has further samples to run, or
+ * it is parked and nothing of it is in flight any more. */
 void scheduler_resubmit(struct scheduler *scheduler, struct group *group);
 
 /* What the engine knows when it asks for a step. */

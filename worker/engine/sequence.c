@@ -60,6 +60,13 @@ bool group_next_samples(struct group *group) {
     return true;
 }
 
+struct sequence *group_leader(struct group *group) {
+    for (int32_t i = 0; i < group->n_sequences; i++)
+        if (!group->sequences[i].is_over)
+            return &group->sequences[i];
+    return NULL;
+}
+
 void group_free(struct group *group) {
     if (!group)
         return;

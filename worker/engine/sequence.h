@@ -4,7 +4,10 @@
  * Two clocks run side by side: what was queued on the device (n_prefilled, n_queued) and what came back
  * (n_tokens). The host is up to one step ahead, so a sequence may be over (is_over) while a step that still
  * holds a row of it is in flight; that row's token is dropped. Its slot and pages are given back at once:
- * later steps are queued behind. */
+ * later steps are queued behind.
+ *
+ * A group may have to start again from its prompt. The tokens that came back stay: the replay brings the same
+ * ones (DESIGN: numbers), which are compared and dropped until it is where it was. */
 #ifndef PRESSRUN_WORKER_ENGINE_SEQUENCE_H
 #define PRESSRUN_WORKER_ENGINE_SEQUENCE_H
 
@@ -21,8 +24,11 @@ struct sequence {
     int32_t running_idx;           /* place in the scheduler's running list; -1: not in it */
     int32_t max_tokens;            /* most tokens to sample */
     int32_t n_queued;              /* tokens whose sampling is queued */
+    int32_t n_queued_before;       /* the most that were, before the group started again */
+    int32_t n_back;                /* tokens that came back since the group started, replayed ones included */
     int32_t *pages; /* [n_pages] in order of position; the first group->n_shared_pages are shared */
     int32_t n_pages;
+    int32_t n_reserved_pages; /* of them when it began */
     int32_t token_capacity;
     bool is_over; /* no further token is kept */
     struct detokenizer detokenizer;
@@ -32,6 +38,7 @@ struct sequence {
 
 struct group {
     struct record *record;
+    int64_t order;         /* of submission: who is younger */
     const int32_t *prompt; /* [n_prompt], the record's */
     int32_t n_prompt;
     int32_t n_prefilled;        /* prompt positions queued */
@@ -42,6 +49,8 @@ struct group {
     int32_t n_places;           /* most of them at a time */
     int32_t n_over;             /* sequences that are over */
     int32_t n_in_flight;        /* entries of queued steps that point here */
+    int32_t n_restarts;         /* times that it gave its place back, to start again from its prompt */
+    bool is_parked;             /* it did, and waits for what is in flight before it queues again */
     struct sequence *sequences; /* [n_places], the first n_sequences in use */
     struct group *next;         /* in the list that the group is in */
 };
@@ -53,6 +62,8 @@ enum status group_new(struct record *record, int32_t max_tokens, int32_t most_sa
 /* All sequences are over and none is in flight: makes the group ready to run the record's next samples. False
  * when there are none, or the record failed. */
 bool group_next_samples(struct group *group);
+/* The first sequence that is not over: the prompt is computed in its slot. NULL when all are. */
+struct sequence *group_leader(struct group *group);
 /* Frees the group, not its record. */
 void group_free(struct group *group);
 

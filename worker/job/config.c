@@ -12,6 +12,7 @@
 enum config_type {
     CONFIG_DEVICE,
     CONFIG_ISA,
+    CONFIG_RESERVE,
     CONFIG_INT32,
     CONFIG_UINT64,
     CONFIG_BYTES,
@@ -39,6 +40,7 @@ static const struct config_key keys[] = {
     KEY(cpu_isa, CONFIG_ISA, 0, 0, false),
     KEY(max_num_seqs, CONFIG_INT32, 0, 65536, true),
     KEY(max_num_batched_tokens, CONFIG_INT32, 0, 1 << 20, true),
+    KEY(kv_reserve, CONFIG_RESERVE, 0, 0, false),
     KEY(gpu_memory_utilization, CONFIG_REAL, 0.01, 1, false),
     KEY(cpu_memory, CONFIG_BYTES, 0, 1024 * TIB, true),
     KEY(cuda_graphs, CONFIG_BOOL, 0, 0, false),
@@ -56,6 +58,7 @@ static const char *const config_names[] = {"device",
                                            "cpu_isa",
                                            "max_num_seqs",
                                            "max_num_batched_tokens",
+                                           "kv_reserve",
                                            "gpu_memory_utilization",
                                            "cpu_memory",
                                            "cuda_graphs",
@@ -127,6 +130,14 @@ static enum status set_isa(const struct field *field, struct config *config) {
     return STATUS_OK;
 }
 
+static enum status set_reserve(const struct field *field, struct config *config) {
+    static const char *const choices[] = {"expected", "full", NULL};
+    int choice = 0;
+    TRY(field_choice(field, choices, &choice));
+    config->kv_reserve = choice == 0 ? KV_RESERVE_EXPECTED : KV_RESERVE_FULL;
+    return STATUS_OK;
+}
+
 static enum status config_set(const struct field *field, const struct config_key *key,
                               struct config *config) {
     void *member = (char *)config + key->offset;
@@ -143,6 +154,8 @@ static enum status config_set(const struct field *field, const struct config_key
         return set_device(field, config);
     case CONFIG_ISA:
         return set_isa(field, config);
+    case CONFIG_RESERVE:
+        return set_reserve(field, config);
     case CONFIG_INT32:
         TRY(field_integer(field, (int64_t)key->minimum, (int64_t)key->maximum, &integer));
         *(int32_t *)member = (int32_t)integer;

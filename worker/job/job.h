@@ -32,6 +32,8 @@ struct job {
 
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
+enum kv_reserve { KV_RESERVE_EXPECTED, KV_RESERVE_FULL };
+
 struct config {
     int device;                     /* DEVICE_* */
     int32_t cuda_device;            /* ordinal */
@@ -39,6 +41,7 @@ struct config {
     const char *cpu_isa;            /* static text: auto | avx512 | avx2 | portable */
     int32_t max_num_seqs;           /* 0: automatic */
     int32_t max_num_batched_tokens; /* 0: automatic */
+    enum kv_reserve kv_reserve;     /* pages that a sequence gets when it begins; default: expected */
     double gpu_memory_utilization;  /* (0, 1], default 0.9 */
     uint64_t cpu_memory;         /* bytes for KV cache and activations on cpu; 0: half of what is available */
     bool cuda_graphs;            /* default true */

@@ -71,7 +71,7 @@ static enum status resolve_length(const struct job *job, const struct model_conf
 
 enum status plan_make(const struct job *job, const struct config *config, const struct model_config *model,
                       const struct plan_device *device, struct plan *out) {
-    struct plan plan = {0};
+    struct plan plan = {.kv_reserve = config->kv_reserve};
     plan.dtype = job->has_dtype ? job->dtype : model->has_dtype ? model->dtype : DTYPE_FLOAT32;
     plan.kv_dtype = job->has_kv_cache_dtype ? job->kv_cache_dtype : plan.dtype;
     TRY(resolve_length(job, model, &plan));

@@ -12,6 +12,7 @@ struct plan {
     int32_t max_model_len;
     int32_t max_num_seqs;
     int32_t max_num_batched_tokens;
+    enum kv_reserve kv_reserve;
     struct state_limits state;
     struct model_limits model;
     size_t weight_bytes;

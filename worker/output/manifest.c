@@ -95,6 +95,8 @@ static json_t *metrics_json(const struct run_metrics *metrics) {
     set_count(out, "prefill_rows", metrics->prefill_rows);
     set_count(out, "decode_rows", metrics->decode_rows);
     set_count(out, "padding_rows", metrics->padding_rows);
+    set_count(out, "restarts", metrics->n_restarts);
+    set_count(out, "replayed_rows", metrics->replayed_rows);
     set_count(out, "slot_steps", metrics->slot_steps);
     set_count(out, "slot_steps_before_tail", metrics->slot_steps_before_tail);
     set_count(out, "steps_before_tail", metrics->n_steps_before_tail);

@@ -41,7 +41,9 @@ struct run_metrics {
     int64_t prefill_rows; /* prompt tokens computed */
     int64_t decode_rows;  /* generated positions computed */
     int64_t padding_rows;
-    int64_t slot_steps;             /* sum over steps of running sequences */
+    int64_t n_restarts;    /* requests that ran out of KV pages and started again from their prompts */
+    int64_t replayed_rows; /* tokens that these computed again */
+    int64_t slot_steps;    /* sum over steps of running sequences */
     int64_t slot_steps_before_tail; /* the same while requests were waiting or input was not at its end */
     int64_t n_steps_before_tail;
     int64_t output_pauses; /* times admission was paused for waiting bytes */

@@ -130,5 +130,6 @@ struct scheduler_limits session_scheduler_limits(const struct session *session) 
                                      .n_pages = state->n_pages,
                                      .max_pages_per_slot = state->max_pages_per_slot,
                                      .max_rows = state->max_rows,
-                                     .max_samples = state->max_samples};
+                                     .max_samples = state->max_samples,
+                                     .reserves_expected = session->plan.kv_reserve == KV_RESERVE_EXPECTED};
 }
