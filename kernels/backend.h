@@ -159,6 +159,18 @@ struct state_limits {
  * Returns 0 when a product does not fit size_t. */
 size_t state_bytes(const struct state_limits *limits);
 
+/* Where the time of steps goes, for benchmarks. */
+enum operation {
+    OPERATION_EMBED,
+    OPERATION_NORM,
+    OPERATION_MATMUL,
+    OPERATION_HEAD, /* a matmul whose output is n_vocab wide */
+    OPERATION_ATTENTION_DECODE,
+    OPERATION_ATTENTION_PREFILL,
+    OPERATION_SAMPLE,
+    OPERATION_COUNT
+};
+
 /* What the device can do at best, as measured in this process. */
 struct device_limits {
     double read_bytes_per_s; /* streaming reads from device memory, far beyond any cache */
@@ -313,6 +325,11 @@ struct backend {
      * again. */
     enum status (*measure_limits)(struct backend_context *context, enum dtype dtype,
                                   struct device_limits *limits);
+
+    /* Device seconds of the operations since the last call, by enum operation [OPERATION_COUNT], all steps
+     * waited for; goes_on: keep measuring. The first call begins. Steps may be slower meanwhile (operations
+     * are launched one by one and timed), but compute the same. NULL where the backend cannot tell. */
+    enum status (*profile)(struct backend_context *context, bool goes_on, double *seconds);
 
     /* Counters since open, for tests and the summary: kernel launches (graph nodes included) of the last step
      * queued; 0 on backends without launches. */

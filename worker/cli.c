@@ -31,6 +31,12 @@ enum option_id {
     OPTION_NEW_TOKENS,
     OPTION_REPEATS,
     OPTION_SEED,
+    OPTION_PROMPTS,
+    OPTION_LENGTHS,
+    OPTION_SAMPLED,
+    OPTION_MODEL_CONFIG,
+    OPTION_LOGITS,
+    OPTION_WRITE_MODEL,
     OPTION_SAMPLING /* --max-tokens and the like: the same as --set NAME=VALUE */
 };
 
@@ -74,6 +80,13 @@ static const struct option bench_options[] = {
     {"new-tokens", required_argument, NULL, OPTION_NEW_TOKENS},
     {"repeats", required_argument, NULL, OPTION_REPEATS},
     {"json", required_argument, NULL, OPTION_JSON},
+    {"prompts", required_argument, NULL, OPTION_PROMPTS},
+    {"lengths", required_argument, NULL, OPTION_LENGTHS},
+    {"sampled", no_argument, NULL, OPTION_SAMPLED},
+    {"model-config", required_argument, NULL, OPTION_MODEL_CONFIG},
+    {"logits", required_argument, NULL, OPTION_LOGITS},
+    {"seed", required_argument, NULL, OPTION_SEED},
+    {"write-model", required_argument, NULL, OPTION_WRITE_MODEL},
     {0}};
 static const struct option plain_options[] = {COMMON_OPTIONS, {0}};
 
@@ -128,12 +141,21 @@ static const struct command commands[] = {
     {"bench", command_bench, bench_options, 1, "pressrun bench JOB.yaml [options]",
      "measure throughput at different batch sizes",
      "Measures throughput at different batch sizes, with the job's model, dtype and\n"
-     "config: random prompts of one length, answers of one length, stop conditions\n"
-     "ignored, one warm-up, the median of the repeats.\n\n"
+     "config: random prompts, stop conditions ignored, one warm-up, the repeat of\n"
+     "median time. Says why: shares of the floor, gaps, useful rows, time by operation.\n\n"
      "  --batch-sizes LIST     sequences at once (default 1,8,64)\n"
      "  --prompt-tokens N      (default 16)\n"
      "  --new-tokens N         (default 100)\n"
+     "  --prompts N            of the whole job (default: as many as run at once)\n"
+     "  --lengths equal|mixed  mixed: evenly up to --prompt-tokens and --new-tokens\n"
+     "  --sampled              sample as the job says (default: the likeliest token)\n"
      "  --repeats N            (default 3)\n"
+     "  --model-config PATH    make a model of random weights for this config.json, or\n"
+     "                         the one in this directory; JOB.yaml may then be left out\n"
+     "  --logits flat|peaked   of random weights (default flat)\n"
+     "  --seed N               of random weights and sampling (default: the job's, or 0)\n"
+     "  --write-model DIR      write the random model as a Hugging Face directory, and\n"
+     "                         measure nothing\n"
      "  --json FILE            also write the rows as JSON Lines\n"
      "  --set KEY=VALUE        as in run\n"
      "  --device D             as in run\n"},
@@ -177,6 +199,14 @@ static enum status parse_count(const char *name, const char *text, int64_t least
               "--%s: \"%s\" is not a whole number from %lld to %lld", name, text, (long long)least,
               (long long)most);
     *out = value;
+    return STATUS_OK;
+}
+
+static enum status parse_either(const char *name, const char *text, const char *no, const char *yes,
+                                bool *out) {
+    *out = strcmp(text, yes) == 0;
+    RETURN_IF(!*out && strcmp(text, no) != 0, STATUS_USAGE, "--%s: \"%s\" is neither %s nor %s", name, text,
+              no, yes);
     return STATUS_OK;
 }
 
@@ -259,6 +289,23 @@ static enum status apply_option(struct parsed *parsed, int id, const struct opti
         TRY(parse_count(option->name, value, 1, 1 << 24, &count));
         options->new_tokens = (int32_t)count;
         return STATUS_OK;
+    case OPTION_PROMPTS:
+        TRY(parse_count(option->name, value, 1, 1 << 24, &count));
+        options->n_prompts = (int32_t)count;
+        return STATUS_OK;
+    case OPTION_LENGTHS:
+        return parse_either(option->name, value, "equal", "mixed", &options->mixed_lengths);
+    case OPTION_LOGITS:
+        return parse_either(option->name, value, "flat", "peaked", &options->peaked_logits);
+    case OPTION_SAMPLED:
+        options->draws = true;
+        return STATUS_OK;
+    case OPTION_MODEL_CONFIG:
+        options->model_config = value;
+        return STATUS_OK;
+    case OPTION_WRITE_MODEL:
+        options->write_model = value;
+        return STATUS_OK;
     case OPTION_REPEATS:
         TRY(parse_count(option->name, value, 1, 1000, &count));
         options->repeats = (int32_t)count;
@@ -314,7 +361,7 @@ static enum status parse(const struct command *command, int argc, char **argv, s
         }
         TRY(apply_option(parsed, id, &command->options[index], optarg));
     }
-    RETURN_IF(n_targets < command->n_targets, STATUS_USAGE, "%s is missing",
+    RETURN_IF(n_targets < command->n_targets && !options->model_config, STATUS_USAGE, "%s is missing",
               n_targets == 1                                               ? "the prompt's text"
               : command->run == command_verify                             ? "the output file"
               : command->n_targets == 2 || command->run == command_inspect ? "the model directory"

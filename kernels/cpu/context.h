@@ -53,9 +53,20 @@ struct backend_context {
     struct batch batch; /* its arrays are copies in the state */
     bool in_step;
     uint64_t ticket;
-    struct sample_result *results; /* [max_samples] */
-    struct sample_top *top;        /* [max_samples] */
+    bool is_profiled;
+    double seconds[OPERATION_COUNT]; /* while is_profiled */
+    struct sample_result *results;   /* [max_samples] */
+    struct sample_top *top;          /* [max_samples] */
 };
+
+/* profile.c: the operations, timed while the context is profiled. */
+enum status cpu_timed_embed(struct backend_context *context, const struct embed_args *args);
+enum status cpu_timed_norm(struct backend_context *context, const struct norm_args *args);
+enum status cpu_timed_matmul(struct backend_context *context, const struct matmul_args *args);
+enum status cpu_timed_attention_decode(struct backend_context *context, const struct attention_args *args);
+enum status cpu_timed_attention_prefill(struct backend_context *context, const struct attention_args *args);
+enum status cpu_timed_sample(struct backend_context *context, const struct sample_args *args);
+enum status cpu_profile(struct backend_context *context, bool goes_on, double *seconds);
 
 enum { SERIAL_WORK = 1 << 15 };
 

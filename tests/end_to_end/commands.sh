@@ -232,3 +232,31 @@ jq -es 'map(.batch_size) == [1, 4] and all(.bench == "engine" and .new_tokens ==
     (.floor_share == null or (.floor_share > 0 and .floor_share <= 1)) and (.device | length) > 0 and (.commit | length) > 0)' "$work/bench.jsonl" >/dev/null ||
     fail "bench rows: $(cat "$work/bench.jsonl")"
 expect 0 "$pressrun" verify "$work/run/out.jsonl.gz" # bench leaves the job's output alone
+
+# A whole job of mixed lengths, and what says why.
+expect 0 "$pressrun" bench "$work/run/job.yaml" --batch-sizes 3 --prompts 12 --lengths mixed --prompt-tokens 40 \
+    --new-tokens 9 --sampled --repeats 2 --json "$work/bench.jsonl"
+jq -e --arg device "$device" '.batch_size == 3 and .prompts == 12 and .lengths == "mixed" and .sampling == "job" and
+    .logits == "trained" and .decode_steps > 8 and .prefill_steps > 1 and .useful_rows_share > 0 and
+    .useful_rows_share <= 1 and .gap_us >= 0 and .host_us_per_token > 0 and .job_floor_tokens_per_s > 0 and
+    .job_floor_batch == 12 and .prefill_step_us > 0 and has("job_floor_share") and has("steps_floor_share") and
+    ($device != "cpu" or (.operation_s | .matmul > 0 and .head > 0 and .attention_decode > 0 and .sample > 0))' \
+    "$work/bench.jsonl" >/dev/null || fail "a bench row: $(cat "$work/bench.jsonl")"
+
+# Random weights for a config.json alone: the model in memory, and the directory.
+echo '{"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 300, "n_positions": 128}' \
+    >"$work/shape.json"
+expect 0 "$pressrun" bench --model-config "$work/shape.json" --logits peaked --seed 3 --batch-sizes 1,2 --new-tokens 4 \
+    --repeats 1 --device "$device" --json "$work/bench.jsonl"
+prints 'random weights, peaked logits' 'is the smallest of these within 3 % of the best'
+jq -es 'map(.model) == ["random-3", "random-3"] and all(.logits == "peaked")' "$work/bench.jsonl" >/dev/null ||
+    fail "bench rows of random weights: $(cat "$work/bench.jsonl")"
+expect 0 "$pressrun" bench --model-config "$work/shape.json" --seed 3 --write-model "$work/random"
+expect 0 "$pressrun" inspect "$work/random"
+expect 73 "$pressrun" bench --model-config "$work/random" --write-model "$work/random"
+expect 0 "$pressrun" bench --model-config "$work/random" --seed 3 --set dtype=bfloat16 --write-model "$work/again"
+cmp -s "$work/shape.json" "$work/again/config.json" || fail "the config.json that is written"
+expect 64 "$pressrun" bench "$work/run/job.yaml" --write-model "$work/third"
+expect 64 "$pressrun" bench
+expect 64 "$pressrun" bench --model-config "$work/shape.json" --logits steep
+expect 66 "$pressrun" bench --model-config "$work/nowhere.json"

@@ -1,6 +1,7 @@
-/* pressrun bench: throughput of a model at different batch sizes, through the same engine as a run. Random
- * prompts of one length, one output length, stop conditions ignored, one warm-up, medians of the repeats. */
-#include <jansson.h>
+/* pressrun bench: throughput of a model at different batch sizes, through the same engine as a run, and why
+ * it is what it is: random prompts, stop conditions ignored, one warm-up, the repeat of median time, one
+ * further pass for the time of each operation where the backend can tell. The model is the job's, or one of
+ * random weights made for a config.json. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,33 +10,9 @@
 #include "worker/base/clock.h"
 #include "worker/base/file.h"
 #include "worker/base/log.h"
-#include "worker/commands/commands.h"
-#include "worker/run/session.h"
-#include "worker/version.h"
+#include "worker/commands/bench.h"
 
-enum { MAX_BATCH_SIZES = 64 };
-
-/* One batch size's medians. */
-struct point {
-    int32_t batch_size;
-    double total_s;   /* submit to last token */
-    double prefill_s; /* submit to the last sequence's first token */
-    double decode_s;  /* from there to the last token */
-    int64_t n_decode_steps;
-    int64_t launches_per_decode_step;
-    double floor_s;      /* of the decode steps */
-    double decode_bytes; /* that the decode steps must read at least */
-};
-
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int32_t n) {
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
-    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
-}
+enum { MAX_BATCH_SIZES = 64, PROMPT_KEY = 7, PROMPT_LENGTH_KEY = 8, NEW_LENGTH_KEY = 9 };
 
 static enum status parse_batch_sizes(const char *text, int32_t *sizes, int32_t *n) {
     *n = 0;
@@ -53,233 +30,293 @@ static enum status parse_batch_sizes(const char *text, int32_t *sizes, int32_t *
     return STATUS_OK;
 }
 
-static enum status make_record(const struct session *session, const struct command_options *options,
-                               int32_t index, struct record **out) {
+/* ---- the work ---- */
+
+/* Sequence `index` of every point has these lengths: the longest, or drawn evenly from a range, prompts from
+ * a 64th of the longest on. */
+static void lengths_of(const struct command_options *options, int32_t index, int32_t *n_prompt,
+                       int32_t *n_new) {
+    *n_prompt = options->prompt_tokens;
+    *n_new = options->new_tokens;
+    if (!options->mixed_lengths)
+        return;
+    int32_t least = options->prompt_tokens < 64 ? 1 : options->prompt_tokens / 64;
+    uint32_t range = (uint32_t)(options->prompt_tokens - least + 1);
+    *n_prompt = least + (int32_t)(philox_word(PROMPT_LENGTH_KEY, 0, (uint32_t)index) % range);
+    *n_new = 1 + (int32_t)(philox_word(NEW_LENGTH_KEY, 0, (uint32_t)index) % (uint32_t)options->new_tokens);
+}
+
+static enum status make_record(const struct session *session, const struct job *job,
+                               const struct command_options *options, int32_t index, struct record **out,
+                               int32_t *n_new) {
+    int32_t n_prompt;
+    lengths_of(options, index, &n_prompt, n_new);
     struct record *record = calloc(1, sizeof *record);
-    int32_t *ids = malloc((size_t)options->prompt_tokens * sizeof *ids);
+    int32_t *ids = malloc((size_t)n_prompt * sizeof *ids);
     if (!record || !ids) {
         free(record);
         free(ids);
         return status_fail(STATUS_INTERNAL, "out of host memory");
     }
-    for (int32_t i = 0; i < options->prompt_tokens; i++)
-        ids[i] =
-            (int32_t)(philox_word(7, (uint32_t)index, (uint32_t)i) % (uint32_t)session->model_config.n_vocab);
+    uint32_t n_vocab = (uint32_t)session->model_config.n_vocab;
+    for (int32_t i = 0; i < n_prompt; i++)
+        ids[i] = (int32_t)(philox_word(PROMPT_KEY, (uint32_t)index, (uint32_t)i) % n_vocab);
     struct request *request = &record->request;
     sampling_init(&request->sampling);
+    if (options->draws) {
+        request->sampling.temperature = job->sampling.temperature;
+        request->sampling.top_k = job->sampling.top_k;
+        request->sampling.top_p = job->sampling.top_p;
+        request->sampling.min_p = job->sampling.min_p;
+    } else {
+        request->sampling.temperature = 0;
+    }
     request->line = index + 1;
     request->index = index;
     request->prompt_token_ids = ids;
-    request->n_prompt_token_ids = record->n_prompt_tokens = options->prompt_tokens;
+    request->n_prompt_token_ids = record->n_prompt_tokens = n_prompt;
     request->has_token_ids = true;
     request->sampling.ignore_eos = true;
-    request->sampling.temperature = 0;
     *out = record;
     return STATUS_OK;
 }
 
-/* One pass of n sequences through a fresh engine. */
-static enum status run_once(struct session *session, const struct command_options *options, int32_t n,
-                            struct point *times, struct run_metrics *metrics) {
-    struct engine_options engine_options = {.limits = session_scheduler_limits(session),
-                                            .start_s = clock_seconds()};
-    struct engine *engine;
-    TRY(engine_open(&session->backend, session->model, &session->model_config, NULL, &engine_options,
-                    &engine));
-    enum status result = STATUS_OK;
-    for (int32_t i = 0; result == STATUS_OK && i < n; i++) {
+/* ---- measuring ---- */
+
+/* What the steps of one pass are added to. */
+struct pass {
+    const struct floor *floor;
+    struct point *point;
+};
+
+static void add_step(void *argument, const struct step_report *report) {
+    const struct pass *pass = argument;
+    struct step_sums *sums = report->n_rows == report->n_decode ? &pass->point->decode : &pass->point->prompt;
+    struct step_work work = {.n_rows = report->n_rows,
+                             .n_samples = report->n_samples,
+                             .decode_positions = report->decode_positions,
+                             .prompt_positions = report->prompt_positions};
+    sums->n_steps++;
+    sums->n_rows += report->n_rows;
+    sums->n_launched += report->n_launched;
+    sums->seconds += report->step_s + report->gap_s;
+    sums->gap_s += report->gap_s;
+    sums->floor_s += floor_of_step(pass->floor, &work);
+    sums->floor_bytes += floor_step_bytes(pass->floor, &work);
+}
+
+static enum status submit_all(struct engine *engine, const struct session *session, const struct job *job,
+                              const struct command_options *options, int32_t n_prompts, struct point *point) {
+    for (int32_t i = 0; i < n_prompts; i++) {
         struct record *record = NULL;
-        result = make_record(session, options, i, &record);
-        if (result == STATUS_OK &&
-            (result = engine_submit(engine, record, options->new_tokens)) != STATUS_OK) {
+        int32_t n_new = 0;
+        TRY(make_record(session, job, options, i, &record, &n_new));
+        job_work_add(&point->work, record->n_prompt_tokens, n_new);
+        point->new_tokens += n_new;
+        enum status result = engine_submit(engine, record, n_new);
+        if (result != STATUS_OK) {
             record_free(record);
             free(record);
+            return result == STATUS_RECORD ? status_fail(STATUS_NO_FIT, "%s", status_message()) : result;
         }
     }
-    memset(metrics, 0, sizeof *metrics);
-    double began = clock_seconds() - engine_options.start_s, first = 0, last = 0;
+    return STATUS_OK;
+}
+
+/* One pass of all prompts through a fresh engine, at most batch_size at a time. */
+static enum status run_once(struct session *session, const struct job *job,
+                            const struct command_options *options, const struct floor *floor,
+                            int32_t batch_size, struct point *point) {
+    *point = (struct point){.batch_size = batch_size};
+    struct pass pass = {floor, point};
+    struct engine_options engine_options = {.limits = session_scheduler_limits(session),
+                                            .job_seed = job->seed,
+                                            .start_s = clock_seconds(),
+                                            .on_step = add_step,
+                                            .on_step_argument = &pass};
+    struct scheduler_limits *limits = &engine_options.limits;
+    limits->scratch_slot = limits->n_slots;
+    limits->n_slots = batch_size < limits->n_slots ? batch_size : limits->n_slots;
+    struct engine *engine;
+    struct run_metrics *metrics = calloc(1, sizeof *metrics);
+    RETURN_IF(!metrics, STATUS_INTERNAL, "out of host memory");
+    enum status result = engine_open(&session->backend, session->model, &session->model_config, NULL,
+                                     &engine_options, &engine);
+    if (result != STATUS_OK) {
+        free(metrics);
+        return result;
+    }
+    int32_t n_prompts = options->n_prompts > 0 ? options->n_prompts : batch_size;
+    result = submit_all(engine, session, job, options, n_prompts, point);
+    double began = clock_seconds() - engine_options.start_s, last = began;
     while (result == STATUS_OK && !engine_is_idle(engine)) {
         result = engine_step(engine, false, true, metrics);
         for (struct record *record; (record = engine_take(engine)) != NULL;) {
-            if (record->completions[0].first_token_s > first)
-                first = record->completions[0].first_token_s;
-            if (record->completions[0].last_token_s > last)
+            if (record->completions && record->completions[0].last_token_s > last)
                 last = record->completions[0].last_token_s;
+            if (record->request.error_code && result == STATUS_OK)
+                result = status_fail(STATUS_DATA, "prompt %lld: %s", (long long)record->request.line,
+                                     record->request.error_message);
             record_free(record);
             free(record);
         }
     }
     engine_close(engine);
-    if (result == STATUS_RECORD)
-        return status_fail(STATUS_NO_FIT, "%s", status_message());
-    times->total_s = last - began;
-    times->prefill_s = first - began;
-    times->decode_s = last - first;
-    times->n_decode_steps = metrics->n_decode_steps;
-    times->launches_per_decode_step = metrics->launches_per_decode_step;
-    return result;
-}
-
-/* The least time of the decode steps (DESIGN: speed): arithmetic or weights, and every sequence's KV once. */
-static void add_floor(const struct session *session, const struct command_options *options,
-                      const struct device_limits *limits, struct point *point) {
-    int64_t body, head;
-    model_parameter_counts(&session->model_config, &body, &head);
-    const struct model_config *config = &session->model_config;
-    const struct plan *plan = &session->plan;
-    double weight_bytes = (double)(body + head) * (double)dtype_bytes(plan->dtype);
-    double kv =
-        2.0 * config->n_layers * config->n_kv_heads * config->head_dim * (double)dtype_bytes(plan->kv_dtype);
-    double steps = options->new_tokens - 1, n = point->batch_size;
-    double mean_positions = options->prompt_tokens + 0.5 * steps + 0.5;
-    double flops = 2.0 * (double)(body + head) * n;
-    point->decode_bytes = steps * (weight_bytes + n * mean_positions * kv);
-    double arithmetic_s = flops / limits->flops, weights_s = weight_bytes / limits->read_bytes_per_s;
-    point->floor_s = steps * ((arithmetic_s > weights_s ? arithmetic_s : weights_s) +
-                              n * mean_positions * kv / limits->read_bytes_per_s);
-}
-
-static enum status measure_point(struct session *session, const struct command_options *options,
-                                 const struct device_limits *limits, int32_t batch_size,
-                                 struct point *point) {
-    *point = (struct point){.batch_size = batch_size};
-    struct run_metrics *metrics = calloc(1, sizeof *metrics);
-    double *totals = calloc(3 * (size_t)options->repeats, sizeof *totals);
-    enum status result = metrics && totals ? STATUS_OK : status_fail(STATUS_INTERNAL, "out of host memory");
-    for (int32_t i = -1; result == STATUS_OK && i < options->repeats; i++) {
-        result = run_once(session, options, batch_size, point, metrics);
-        if (i >= 0) {
-            totals[i] = point->total_s;
-            totals[options->repeats + i] = point->prefill_s;
-            totals[2 * options->repeats + i] = point->decode_s;
-        }
-    }
-    if (result == STATUS_OK) {
-        point->total_s = median(totals, options->repeats);
-        point->prefill_s = median(totals + options->repeats, options->repeats);
-        point->decode_s = median(totals + 2 * options->repeats, options->repeats);
-        add_floor(session, options, limits, point);
-    }
-    free(totals);
+    point->total_s = last - began;
+    point->host_s = metrics->host_s;
+    point->launches_per_decode_step = metrics->launches_per_decode_step;
+    point->n_restarts = metrics->n_restarts;
+    point->replayed_rows = metrics->replayed_rows;
     free(metrics);
     return result;
 }
 
-static double rate(double amount, double seconds) {
-    return seconds > 0 ? amount / seconds : 0;
-}
-
-/* The decode steps' share of their floor, in which all is read from memory; negative where they were faster
- * than that: they read from a cache, and it says nothing. */
-static double floor_share(const struct point *point) {
-    double share = rate(point->floor_s, point->decode_s);
-    return share <= 1 ? share : -1;
-}
-
-static void print_point(const struct command_options *options, const struct point *point) {
-    double n = point->batch_size, steps = options->new_tokens - 1, share = floor_share(point);
-    char shown[16] = "in cache";
-    if (share >= 0)
-        snprintf(shown, sizeof shown, "%.1f", 100 * share);
-    printf("%6d %12.0f %12.0f %12.0f %12.1f %10.1f %10.1f %8s %9lld\n", point->batch_size,
-           rate(n * options->new_tokens, point->total_s), rate(n * options->prompt_tokens, point->prefill_s),
-           rate(n * steps, point->decode_s), rate(point->decode_s * 1e6, steps), point->total_s * 1e3,
-           rate(point->decode_bytes, point->decode_s) / 1e9, shown,
-           (long long)point->launches_per_decode_step);
-    fflush(stdout);
-}
-
-static enum status append_row(const struct session *session, const struct command_options *options,
-                              const struct device_limits *limits, const struct point *point,
-                              struct buffer *rows) {
-    double n = point->batch_size, steps = options->new_tokens - 1, share = floor_share(point);
-    char shown[16] = "null";
-    if (share >= 0)
-        snprintf(shown, sizeof shown, "%.4f", share);
-    json_t *text = json_string(session->backend.device);
-    char *device =
-        text ? json_dumps(text, JSON_ENCODE_ANY) : NULL; /* drivers and CPUs name themselves as they like */
-    json_decref(text);
-    RETURN_IF(!device, STATUS_INTERNAL, "the device's name is no UTF-8, or out of host memory");
-    enum status result = buffer_printf(
-        rows,
-        "{\"bench\":\"engine\",\"device\":%s,\"commit\":\"%s\",\"model\":\"%s\",\"dtype\":\"%s\","
-        "\"batch_size\":%d,\"prompt_tokens\":%d,\"new_tokens\":%d,\"total_s\":%.6f,\"tokens_per_s\":%.1f,"
-        "\"prefill_tokens_per_s\":%.1f,\"decode_tokens_per_s\":%.1f,\"decode_step_us\":%.2f,"
-        "\"launches_per_decode_step\":%lld,\"decode_gb_per_s\":%.2f,\"floor_share\":%s,"
-        "\"read_gb_per_s\":%.1f,\"tflops\":%.3f}\n",
-        device, pressrun_commit(), session->fingerprint,
-        session->plan.dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16", point->batch_size,
-        options->prompt_tokens, options->new_tokens, point->total_s,
-        rate(n * options->new_tokens, point->total_s), rate(n * options->prompt_tokens, point->prefill_s),
-        rate(n * steps, point->decode_s), rate(point->decode_s * 1e6, steps),
-        (long long)point->launches_per_decode_step, rate(point->decode_bytes, point->decode_s) / 1e9, shown,
-        limits->read_bytes_per_s / 1e9, limits->flops / 1e12);
-    free(device);
+/* A further pass, in which operations are timed. */
+static enum status measure_operations(struct session *session, const struct job *job,
+                                      const struct command_options *options, const struct floor *floor,
+                                      struct point *point) {
+    struct backend *backend = &session->backend;
+    if (!backend->profile)
+        return STATUS_OK;
+    struct point scratch;
+    TRY(backend->profile(backend->context, true, point->operation_s));
+    enum status result = run_once(session, job, options, floor, point->batch_size, &scratch);
+    TRY(backend->profile(backend->context, false, point->operation_s));
+    point->has_operations = result == STATUS_OK;
     return result;
 }
 
-static enum status measure_all(struct session *session, const struct command_options *options,
-                               const int32_t *sizes, int32_t n_sizes, struct buffer *rows) {
-    struct device_limits limits;
-    TRY(session->backend.measure_limits(session->backend.context, session->plan.dtype, &limits));
-    printf("device   %s\nlimits   %.0f GB/s read, %.2f TFLOP/s (measured here)\nmodel    %s, %s, %d + %d "
-           "tokens\n\n",
-           session->backend.device, limits.read_bytes_per_s / 1e9, limits.flops / 1e12,
-           session->model_config.model_type, session->plan.dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16",
-           options->prompt_tokens, options->new_tokens);
-    printf("%6s %12s %12s %12s %12s %10s %10s %8s %9s\n", "batch", "tokens/s", "prefill t/s", "decode t/s",
-           "us/step", "total ms", "GB/s", "floor %", "launches");
-    for (int32_t i = 0; i < n_sizes; i++) {
-        struct point point;
-        TRY(measure_point(session, options, &limits, sizes[i], &point));
-        print_point(options, &point);
-        TRY(append_row(session, options, &limits, &point, rows));
+static int compare_points(const void *a, const void *b) {
+    double x = ((const struct point *)a)->total_s, y = ((const struct point *)b)->total_s;
+    return (x > y) - (x < y);
+}
+
+static enum status measure_point(struct session *session, const struct job *job,
+                                 const struct command_options *options, const struct floor *floor,
+                                 int32_t batch_size, struct point *point) {
+    struct point *repeats = calloc((size_t)options->repeats, sizeof *repeats);
+    RETURN_IF(!repeats, STATUS_INTERNAL, "out of host memory");
+    enum status result = run_once(session, job, options, floor, batch_size, point); /* warms up */
+    for (int32_t i = 0; result == STATUS_OK && i < options->repeats; i++)
+        result = run_once(session, job, options, floor, batch_size, &repeats[i]);
+    if (result == STATUS_OK) {
+        qsort(repeats, (size_t)options->repeats, sizeof *repeats, compare_points);
+        *point = repeats[(options->repeats - 1) / 2];
+        point->job_floor_s = floor_of_job(floor, &point->work);
+        point->best_batch = floor_best_batch(floor, &point->work);
+        result = measure_operations(session, job, options, floor, point);
     }
+    free(repeats);
+    return result;
+}
+
+static enum status measure_all(struct session *session, const struct job *job,
+                               const struct command_options *options, const int32_t *sizes, int32_t n_sizes,
+                               struct buffer *rows) {
+    struct device_limits limits;
+    struct point points[MAX_BATCH_SIZES];
+    TRY(session->backend.measure_limits(session->backend.context, session->plan.dtype, &limits));
+    struct floor floor = floor_of(&session->model_config, &session->plan, &limits);
+    bench_print_head(session, options, &floor);
+    for (int32_t i = 0; i < n_sizes; i++) {
+        TRY(measure_point(session, job, options, &floor, sizes[i], &points[i]));
+        bench_print_point(&points[i]);
+        TRY(bench_append_row(session, options, &floor, &points[i], rows));
+    }
+    bench_print_choice(points, n_sizes);
     return STATUS_OK;
 }
 
+/* ---- the command ---- */
+
 /* Lengths that the model can have. */
-static enum status check_lengths(const struct command_options *options, const struct job *job) {
-    struct model_config model;
-    struct sampling defaults;
-    sampling_init(&defaults);
-    enum status result = model_config_load(job->model, &model, &defaults);
-    sampling_free(&defaults);
-    TRY(result);
+static enum status check_lengths(const struct command_options *options, const struct job *job,
+                                 const struct model_config *model) {
     int64_t length = (int64_t)options->prompt_tokens + options->new_tokens;
     RETURN_IF(
-        length > model.n_positions, STATUS_USAGE,
+        length > model->n_positions, STATUS_USAGE,
         "--prompt-tokens %d and --new-tokens %d make sequences of %lld tokens, but %s has a context of %d",
-        options->prompt_tokens, options->new_tokens, (long long)length, job->model, model.n_positions);
+        options->prompt_tokens, options->new_tokens, (long long)length,
+        options->model_config ? options->model_config : job->model, model->n_positions);
     return STATUS_OK;
+}
+
+static enum status load_job(const struct command_options *options, struct job *job, struct config *config) {
+    RETURN_IF(options->write_model && !options->model_config, STATUS_USAGE,
+              "--write-model needs --model-config: it writes the model that is made for a config.json");
+    if (options->target)
+        return job_load(options->target, options->overrides, options->n_overrides, job, config);
+    return job_from_values(options->model_config, options->overrides, options->n_overrides, job, config);
+}
+
+/* The model's config.json: checked, and where it lies (malloc'ed; NULL where it is the job's model). */
+static enum status load_shape(const struct command_options *options, const struct job *job,
+                              struct model_config *model, char **path) {
+    *path = NULL;
+    if (options->model_config)
+        return session_load_shape(options->model_config, model, path);
+    struct sampling defaults;
+    enum status result = model_config_load(job->model, model, &defaults);
+    sampling_free(&defaults);
+    return result;
+}
+
+static enum status write_model(const struct command_options *options, const struct job *job,
+                               const struct model_config *model, const char *path,
+                               const struct synthesis *synthesis) {
+    enum dtype dtype = job->has_dtype ? job->dtype : model->has_dtype ? model->dtype : DTYPE_FLOAT32;
+    double began = clock_seconds();
+    TRY(model_synthesis_write(model, path, synthesis, dtype, 0, options->write_model));
+    log_info("%s: written in %.1f s", options->write_model, clock_seconds() - began);
+    return STATUS_OK;
+}
+
+static enum status measure(const struct command_options *options, const struct job *job,
+                           const struct config *config, const struct synthesis *synthesis,
+                           const int32_t *sizes, int32_t n_sizes) {
+    struct session session;
+    if (options->model_config)
+        TRY(session_open_synthetic(job, config, options->model_config, synthesis, &session));
+    else
+        TRY(session_open(job, config, &session));
+    if (options->model_config)
+        log_info("made weights for %s in %.1f s", options->model_config, session.load_s);
+    struct buffer rows = {0};
+    enum status result = measure_all(&session, job, options, sizes, n_sizes, &rows);
+    if (result == STATUS_OK && options->json_path)
+        result = file_replace(options->json_path, rows.data, rows.size);
+    buffer_free(&rows);
+    session_close(&session);
+    return result;
+}
+
+static enum status run(const struct command_options *options, struct job *job, struct config *config,
+                       const int32_t *sizes, int32_t n_sizes) {
+    struct model_config model;
+    char *path;
+    struct synthesis synthesis = {.seed = job->seed, .peaked_logits = options->peaked_logits};
+    enum status result = load_shape(options, job, &model, &path);
+    if (result == STATUS_OK && options->write_model)
+        result = write_model(options, job, &model, path, &synthesis);
+    else if (result == STATUS_OK)
+        result = check_lengths(options, job, &model);
+    free(path);
+    if (result != STATUS_OK || options->write_model)
+        return result;
+    for (int32_t i = 0; i < n_sizes; i++)
+        config->max_num_seqs = sizes[i] > config->max_num_seqs || i == 0 ? sizes[i] : config->max_num_seqs;
+    /* Room for these lengths and no more, so that wide batches fit. */
+    job->max_model_len = options->prompt_tokens + options->new_tokens;
+    return measure(options, job, config, &synthesis, sizes, n_sizes);
 }
 
 enum status command_bench(const struct command_options *options) {
-    int32_t sizes[MAX_BATCH_SIZES], n_sizes, widest = 0;
+    int32_t sizes[MAX_BATCH_SIZES], n_sizes;
     TRY(parse_batch_sizes(options->batch_sizes, sizes, &n_sizes));
-    for (int32_t i = 0; i < n_sizes; i++)
-        widest = sizes[i] > widest ? sizes[i] : widest;
     struct job job = {0};
     struct config config = {0};
-    struct session session = {0};
-    struct buffer rows = {0};
-    enum status result = job_load(options->target, options->overrides, options->n_overrides, &job, &config);
-    if (result == STATUS_OK)
-        result = check_lengths(options, &job);
-    if (result == STATUS_OK) {
-        config.max_num_seqs = widest;
-        /* Room for these lengths and no more, so that wide batches fit. */
-        job.max_model_len = options->prompt_tokens + options->new_tokens;
-        result = session_open(&job, &config, &session);
-    }
-    if (result == STATUS_OK) {
-        result = measure_all(&session, options, sizes, n_sizes, &rows);
-        if (result == STATUS_OK && options->json_path)
-            result = file_replace(options->json_path, rows.data, rows.size);
-        session_close(&session);
-    }
-    buffer_free(&rows);
+    TRY(load_job(options, &job, &config));
+    enum status result = run(options, &job, &config, sizes, n_sizes);
     job_free(&job);
     config_free(&config);
     return result;

@@ -27,6 +27,13 @@ struct command_options {
     int32_t prompt_tokens;   /* bench */
     int32_t new_tokens;      /* bench */
     int32_t repeats;         /* bench */
+    int32_t n_prompts;       /* bench: of the whole job; 0: one per sequence of the batch */
+    bool mixed_lengths;      /* bench: lengths differ, up to prompt_tokens and new_tokens */
+    bool draws;              /* bench: sample as the job says; else the most likely token */
+    const char
+        *model_config;  /* bench: config.json, or its folder, to make random weights for; NULL: the job's */
+    bool peaked_logits; /* bench: of random weights */
+    const char *write_model; /* bench: write the random model into this directory, and nothing else */
 };
 
 enum status command_run(const struct command_options *options);

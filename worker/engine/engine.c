@@ -18,6 +18,7 @@ struct queued_step {
     bool lacks_pages;          /* a prompt stayed out for want of KV pages alone */
     struct sequence **samples; /* [max_samples]; NULL: padding, or retired */
     double queued_s;
+    struct step_report report;
 };
 
 struct engine {
@@ -34,6 +35,8 @@ struct engine {
     struct group *finished_head, *finished_tail;
     int64_t n_generated; /* tokens kept */
     double last_retired_s;
+    bool had_work;       /* when the last step came back */
+    double blocked_s;    /* of the turn: in which the thread waited for the device, or was it */
     enum status failure; /* of the step that failed; every later one fails alike */
     char failure_message[1024];
 };
@@ -312,15 +315,21 @@ static enum status retire_token(struct engine *engine, struct sequence *sequence
 static enum status retire_oldest(struct engine *engine, struct run_metrics *metrics) {
     struct queued_step *step = &engine->queue[engine->queue_head];
     struct backend *backend = engine->backend;
+    double waited_from = clock_seconds();
     TRY(backend->step_wait(backend->context, step->ticket, engine->results,
                            step->want_logprobs ? engine->top : NULL));
     step->is_back = true;
     double clock = clock_seconds();
+    engine->blocked_s += clock - waited_from;
     /* A step takes from when it was queued, or from the end of the one before, to its own end. */
     double began = step->queued_s > engine->last_retired_s ? step->queued_s : engine->last_retired_s;
     metrics->step_s += clock - began;
     if (step->lacks_pages)
         metrics->wait_kv_s += clock - began;
+    metrics->gap_s += step->report.gap_s;
+    step->report.step_s = clock - began;
+    if (engine->options.on_step)
+        engine->options.on_step(engine->options.on_step_argument, &step->report);
     engine->last_retired_s = clock;
     double now = clock - engine->options.start_s;
     for (int32_t i = 0; i < step->n_samples; i++) {
@@ -341,6 +350,7 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
     }
     engine->queue_head = (engine->queue_head + 1) % MAX_IN_FLIGHT;
     engine->n_queued--;
+    engine->had_work = !engine_is_idle(engine);
     return STATUS_OK;
 }
 
@@ -369,6 +379,7 @@ static void count_step(struct engine *engine, const struct step_plan *plan, bool
 static enum status queue_step(struct engine *engine, const struct step_plan *plan) {
     struct backend *backend = engine->backend;
     struct backend_context *context = backend->context;
+    const struct batch *batch = &plan->batch;
     double began = clock_seconds(); /* a backend without a queue computes in the calls below */
     if (plan->n_starts > 0)
         TRY(backend->slots_begin(context, plan->starts, plan->n_starts));
@@ -387,8 +398,19 @@ static enum status queue_step(struct engine *engine, const struct step_plan *pla
     step->n_samples = plan->batch.n_samples;
     step->want_logprobs = plan->batch.want_logprobs;
     memcpy(step->samples, plan->samples, (size_t)step->n_samples * sizeof *step->samples);
+    step->report =
+        (struct step_report){.n_rows = plan->n_useful_decode + batch->n_rows - batch->n_decode,
+                             .n_decode = plan->n_useful_decode,
+                             .n_samples = batch->n_samples - (batch->n_decode - plan->n_useful_decode),
+                             .n_launched = batch->n_rows,
+                             .decode_positions = plan->decode_positions,
+                             .prompt_positions = plan->prompt_positions};
+    if (engine->n_queued == 0 && engine->had_work)
+        step->report.gap_s = began - engine->last_retired_s;
     TRY(backend->step_end(context, &step->ticket));
     engine->n_queued++;
+    if (backend->max_steps_in_flight == 1) /* it computed in the calls above */
+        engine->blocked_s += clock_seconds() - began;
     return STATUS_OK;
 }
 
@@ -421,7 +443,10 @@ static enum status take_turn(struct engine *engine, bool is_paused, bool input_e
 enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
                         struct run_metrics *metrics) {
     RETURN_IF(engine->failure != STATUS_OK, engine->failure, "%s", engine->failure_message);
+    double began = clock_seconds();
+    engine->blocked_s = 0;
     enum status result = take_turn(engine, is_paused, input_ended, metrics);
+    metrics->host_s += clock_seconds() - began - engine->blocked_s;
     if (result != STATUS_OK) {
         engine->failure = result;
         snprintf(engine->failure_message, sizeof engine->failure_message, "%s", status_message());

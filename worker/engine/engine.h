@@ -13,6 +13,15 @@
 #include "worker/model/model.h"
 #include "worker/output/metrics.h"
 
+/* A step that is done. */
+struct step_report {
+    double step_s; /* from when it was queued, or from the end of the one before, to its own end */
+    double gap_s;  /* before it, in which the device had nothing queued though there was work */
+    int32_t n_rows, n_decode, n_samples;        /* without padding */
+    int32_t n_launched;                         /* rows with padding */
+    int64_t decode_positions, prompt_positions; /* sums of position + 1 over decode and prompt rows */
+};
+
 struct engine_options {
     struct scheduler_limits limits;
     uint64_t job_seed;
@@ -21,6 +30,8 @@ struct engine_options {
      * by being a stop token or completing a stop string. */
     void (*on_token)(void *argument, const struct sequence *sequence, int32_t token);
     void *on_token_argument;
+    void (*on_step)(void *argument, const struct step_report *report); /* when not NULL, for each step */
+    void *on_step_argument;
 };
 
 struct engine;

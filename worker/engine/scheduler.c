@@ -485,12 +485,14 @@ static void add_prefill_rows(struct scheduler *scheduler, struct step_plan *plan
 }
 
 static void pad_decode_step(struct scheduler *scheduler, struct batch *batch, int32_t n) {
+    const struct scheduler_limits *limits = &scheduler->limits;
+    int32_t scratch = limits->scratch_slot ? limits->scratch_slot : limits->n_slots;
     for (; batch->n_rows < n; batch->n_rows++) {
         scheduler->token[batch->n_rows] = 0;
         scheduler->position[batch->n_rows] = 0;
-        scheduler->slot[batch->n_rows] = scheduler->limits.n_slots;
+        scheduler->slot[batch->n_rows] = scratch;
         scheduler->sample_row[batch->n_samples] = batch->n_rows;
-        scheduler->sample_slot[batch->n_samples] = scheduler->limits.n_slots;
+        scheduler->sample_slot[batch->n_samples] = scratch;
         scheduler->samples[batch->n_samples++] = NULL;
     }
     batch->n_decode = batch->n_rows;

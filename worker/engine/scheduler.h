@@ -25,6 +25,7 @@ struct scheduler_limits {
     int32_t max_rows;       /* rows of one step, > n_slots */
     int32_t max_samples;    /* >= n_slots, padding included */
     int32_t chunk_rows;     /* most prompt rows of one sequence in one step; 0: no limit but max_rows */
+    int32_t scratch_slot;   /* of padding rows: the backend's n_slots; 0: n_slots, the same */
     bool reserves_expected; /* pages for the expected answer, not the longest */
 };
 

@@ -82,6 +82,8 @@ static json_t *metrics_json(const struct run_metrics *metrics) {
     set_real(out, "step_s", metrics->step_s);
     set_real(out, "wait_input_s", metrics->wait_input_s);
     set_real(out, "wait_output_s", metrics->wait_output_s);
+    set_real(out, "gap_s", metrics->gap_s);
+    set_real(out, "host_s", metrics->host_s);
     set_real(out, "wait_kv_s", metrics->wait_kv_s);
     json_object_set_new(out, "bound_by", text(bound_name(run_metrics_bound(metrics))));
     set_count(out, "records", metrics->n_records);

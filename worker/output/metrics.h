@@ -35,6 +35,8 @@ struct run_metrics {
     double step_s;        /* sum of step times */
     double wait_input_s;  /* engine idle for want of requests */
     double wait_output_s; /* admission paused: too many finished bytes wait */
+    double gap_s;         /* between steps, in which the device had nothing queued */
+    double host_s;        /* of the engine's thread, without waiting for the device */
     double wait_kv_s;     /* steps in which KV pages alone kept a request out */
     int64_t n_steps;
     int64_t n_decode_steps;
