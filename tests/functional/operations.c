@@ -23,6 +23,7 @@ const struct operation_case operation_cases[] = {
     {"attention: a prompt cut anywhere", case_attention_cuts},
     {"attention: a decode row alone = in any batch", case_attention_decode_alone},
     {"attention: copied pages", case_attention_pages_copy},
+    {"attention: further pages", case_attention_slots_extend},
     {"sample greedy", case_sample_greedy},
     {"sample penalties", case_sample_penalties},
     {"sample top_k, top_p, min_p", case_sample_restricted},

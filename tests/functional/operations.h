@@ -122,6 +122,7 @@ void case_attention_rope_bfloat16(struct operations *ops);
 void case_attention_cuts(struct operations *ops);
 void case_attention_decode_alone(struct operations *ops);
 void case_attention_pages_copy(struct operations *ops);
+void case_attention_slots_extend(struct operations *ops);
 void case_sample_greedy(struct operations *ops);
 void case_sample_penalties(struct operations *ops);
 void case_sample_restricted(struct operations *ops);

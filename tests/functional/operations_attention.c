@@ -474,3 +474,46 @@ void case_attention_pages_copy(struct operations *ops) {
     }
     rig_free(&rig);
 }
+
+/* Slots that begin with the pages of their prompts alone, and get the others while they decode: some at a
+ * time, in an order of their own, while a neighbour keeps what it has. */
+void case_attention_slots_extend(struct operations *ops) {
+    enum { PROMPT = 40, END = 40 + 3 * PAGE_TOKENS };
+    struct backend *backend = &ops->backend;
+    struct rig rig;
+    if (!backend->slots_extend ||
+        !rig_init(&rig, ops, (struct model){2, 1, 64, DTYPE_FLOAT32, DTYPE_FLOAT32}, 3, 160, 128))
+        return;
+    int32_t held[3] = {2, 2, rig.pages_per_slot};
+    for (int32_t s = 0; s < 3; s++) {
+        struct slot_start start = {.slot = s,
+                                   .sampling = ops_sampling(0),
+                                   .pages = rig.pages + s * rig.pages_per_slot,
+                                   .n_pages = held[s]};
+        OPS_OK(ops, backend->slots_begin(backend->context, &start, 1));
+    }
+    struct part prompts[3] = {{0, 0, PROMPT, false}, {1, 0, PROMPT, false}, {2, 0, PROMPT, false}};
+    free(rig_step(&rig, prompts, 3, NULL));
+    for (int32_t p = PROMPT; p < END; p++) {
+        struct slot_extension extensions[2];
+        int32_t n = 0;
+        for (int32_t s = 1; s >= 0; s--) {
+            if (p / PAGE_TOKENS < held[s])
+                continue;
+            int32_t more = s == 0 ? 1 : rig.pages_per_slot - held[s];
+            extensions[n++] = (struct slot_extension){.slot = s,
+                                                      .first_page = held[s],
+                                                      .pages = rig.pages + s * rig.pages_per_slot + held[s],
+                                                      .n_pages = more};
+            held[s] += more;
+        }
+        if (n > 0)
+            OPS_OK(ops, backend->slots_extend(backend->context, extensions, n));
+        struct part parts[3] = {{0, p, 1, true}, {1, p, 1, true}, {2, p, 1, true}};
+        float *out = rig_step(&rig, parts, 3, NULL);
+        for (int32_t s = 0; s < 3; s++)
+            expect_row(&rig, s, p, out + s * rig.out_cols);
+        free(out);
+    }
+    rig_free(&rig);
+}

@@ -63,9 +63,13 @@ static void check_plan(const struct plan *plan, const struct job *job, const str
         assert_int_equal(plan->max_num_seqs, config->max_num_seqs);
     if (config->max_num_batched_tokens)
         assert_int_equal(plan->max_num_batched_tokens, config->max_num_batched_tokens);
-    /* An automatic width leaves room for half of its sequences at full length. */
+    /* An automatic width leaves room for half of its sequences with 512 prompt tokens and the job's new ones.
+     */
+    int64_t typical = 512 + job->sampling.max_tokens;
+    typical = typical < plan->max_model_len ? typical : plan->max_model_len;
     if (!config->max_num_seqs && plan->max_num_seqs > 1)
-        assert_true(2 * (int64_t)(state->n_pages - 1) >= (int64_t)state->n_slots * state->max_pages_per_slot);
+        assert_true(2 * (int64_t)(state->n_pages - 1) >=
+                    (int64_t)state->n_slots * ((typical + PAGE_TOKENS - 1) / PAGE_TOKENS));
     /* No page is left out that would have fitted. */
     if (state->n_pages < INT32_MAX &&
         state->n_pages - 1 < (int64_t)state->n_slots * state->max_pages_per_slot) {
@@ -141,8 +145,29 @@ static void test_automatic_width_shrinks(void **state) {
             width = plan.max_num_seqs;
         }
         assert_int_equal(result, STATUS_NO_FIT);
-        assert_true(n_widths >= 4);
-        assert_true(width <= 4);
+        assert_true(n_widths >= 3);
+        assert_true(width <= 16);
+    }
+    config_free(&config);
+}
+
+/* A long context costs no width where jobs do not use it; long answers do. */
+static void test_width_follows_the_job(void **state) {
+    (void)state;
+    struct model_config model = make_model(16, 32, 64, 131072, 128256); /* 128 KiB of KV per position */
+    struct config config;
+    config_defaults(&config);
+    struct plan_device device = {.is_gpu = true, .free_bytes = (size_t)80000 * MIB};
+    static const struct {
+        int32_t max_tokens, least, most;
+    } rows[] = {{16, 1024, 1024}, {512, 512, 1024}, {8192, 64, 128}, {131072, 4, 16}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct job job = make_job();
+        job.sampling.max_tokens = rows[i].max_tokens;
+        struct plan plan;
+        assert_int_equal(plan_make(&job, &config, &model, &device, &plan), STATUS_OK);
+        check_plan(&plan, &job, &config, &model, &device);
+        assert_in_range(plan.max_num_seqs, rows[i].least, rows[i].most);
     }
     config_free(&config);
 }
@@ -269,6 +294,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many_shapes_fit),
         cmocka_unit_test(test_automatic_width_shrinks),
+        cmocka_unit_test(test_width_follows_the_job),
         cmocka_unit_test(test_narrow_steps),
         cmocka_unit_test(test_defaults_of_types),
         cmocka_unit_test(test_refusals_name_what_to_change),

@@ -5,6 +5,8 @@
 enum {
     AUTO_SEQS_GPU = 1024, /* enough that the weights' share of a step is small on every model that fits */
     AUTO_SEQS_CPU = 64,   /* beyond this a CPU step is bound by arithmetic, not by reading weights */
+    AUTO_PROMPT_TOKENS =
+        512, /* a prompt longer than most: half of an automatic width must have room for it */
     AUTO_PREFILL_ROWS_GPU = 4096,
     AUTO_PREFILL_ROWS_CPU = 256,
     LOGIT_ROWS_BYTES = 256 << 20, /* logits of one LM head slice */
@@ -69,6 +71,15 @@ static enum status resolve_length(const struct job *job, const struct model_conf
     return STATUS_OK;
 }
 
+/* Pages of a sequence as an automatic width expects them: far fewer than the context of many models. Longer
+ * ones run too, fewer at a time. */
+static int64_t typical_pages(const struct job *job, const struct plan *plan) {
+    int64_t positions = (int64_t)AUTO_PROMPT_TOKENS + job->sampling.max_tokens;
+    if (positions > plan->max_model_len)
+        positions = plan->max_model_len;
+    return ceil_divide(positions, PAGE_TOKENS);
+}
+
 enum status plan_make(const struct job *job, const struct config *config, const struct model_config *model,
                       const struct plan_device *device, struct plan *out) {
     struct plan plan = {.kv_reserve = config->kv_reserve};
@@ -108,8 +119,8 @@ enum status plan_make(const struct job *job, const struct config *config, const 
         set_width(&plan, seqs, rows);
         int64_t all_full = (int64_t)seqs * per_slot, most_ids = INT32_MAX - 1;
         pages = pages_that_fit(&plan, model, all_full < most_ids ? all_full : most_ids);
-        /* An automatic width shrinks until half of the sequences could be as long as the model allows. */
-        if (config->max_num_seqs || seqs == 1 || pages * 2 >= all_full)
+        /* An automatic width shrinks until half of the sequences can have a typical length. */
+        if (config->max_num_seqs || seqs == 1 || pages * 2 >= seqs * typical_pages(job, &plan))
             break;
         seqs /= 2;
     }
