@@ -482,7 +482,7 @@ void case_attention_slots_extend(struct operations *ops) {
     struct backend *backend = &ops->backend;
     struct rig rig;
     if (!backend->slots_extend ||
-        !rig_init(&rig, ops, (struct model){2, 1, 64, DTYPE_FLOAT32, DTYPE_FLOAT32}, 3, 160, 128))
+        !rig_init(&rig, ops, (struct model){2, 1, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false}, 3, 160, 128))
         return;
     int32_t held[3] = {2, 2, rig.pages_per_slot};
     for (int32_t s = 0; s < 3; s++) {
