@@ -347,6 +347,31 @@ static void test_plenty_is_reserved_whole(void **state) {
     }
 }
 
+/* A page stays free for each that outgrew its reservation. */
+static void test_growing_keeps_others_out(void **state) {
+    (void)state;
+    struct scheduler scheduler;
+    struct scheduler_limits limits = {.n_slots = 3,
+                                      .n_pages = 1 + 6,
+                                      .max_pages_per_slot = 16,
+                                      .max_rows = 64,
+                                      .max_samples = 3,
+                                      .reserves_expected = true};
+    assert_int_equal(scheduler_init(&scheduler, &limits, 1), STATUS_OK);
+    scheduler.n_tokens = scheduler.n_ended = 1;
+    scheduler_submit(&scheduler, make_group(0, 32, 150, 1));
+    struct step_plan plan = step(&scheduler);
+    assert_int_equal(plan.starts[0].n_pages, 1);
+    plan = step(&scheduler);
+    assert_int_equal(plan.n_extensions, 1);
+    assert_int_equal(plan.extensions[0].first_page, 1);
+    assert_int_equal(plan.extensions[0].n_pages, 4);
+    assert_int_equal(scheduler.pool.n_free, 1);
+    scheduler_submit(&scheduler, make_group(1, 20, 1, 1));
+    assert_int_equal(step(&scheduler).admission, ADMISSION_NO_PAGES);
+    scheduler_free(&scheduler);
+}
+
 /* The youngest yields, comes back ahead of those that were never let in, and asks for more than it had. */
 static void test_youngest_starts_again(void **state) {
     (void)state;
@@ -396,6 +421,7 @@ int main(void) {
         cmocka_unit_test(test_random_runs),
         cmocka_unit_test(test_mean_is_reserved),
         cmocka_unit_test(test_plenty_is_reserved_whole),
+        cmocka_unit_test(test_growing_keeps_others_out),
         cmocka_unit_test(test_youngest_starts_again),
     };
     return cmocka_run_group_tests_name("reservation", tests, NULL, NULL);

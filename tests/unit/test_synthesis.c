@@ -106,6 +106,9 @@ static void compare_tensor(struct weight_source *made, struct weight_source *sto
 
 static const char gpt2_text[] = "{\"model_type\": \"gpt2\", \"n_layer\": 2, \"n_head\": 4, \"n_embd\": 72,"
                                 " \"vocab_size\": 131, \"n_positions\": 33}\n";
+/* Its embedding is longer than what is written at a time. */
+static const char long_text[] = "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_head\": 1, \"n_embd\": 8,"
+                                " \"vocab_size\": 600000, \"n_positions\": 9}\n";
 static const char llama_text[] =
     "{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
     "\"num_key_value_heads\": 2,"
@@ -153,6 +156,7 @@ static void test_written_is_what_is_in_memory(void **state) {
     compare_written(gpt2_text, 2 + 2 * 12 + 2, "bfloat16", DTYPE_BFLOAT16, 0, 1);
     compare_written(gpt2_text, 2 + 2 * 12 + 2, "shards", DTYPE_BFLOAT16, 100000, 2);
     compare_written(gpt2_text, 2 + 2 * 12 + 2, "single", DTYPE_FLOAT32, 1, 28); /* a file for each */
+    compare_written(long_text, 2 + 12 + 2, "long", DTYPE_BFLOAT16, 0, 1);
     compare_written(llama_text, 2 + 2 * 9 + 1, "llama", DTYPE_BFLOAT16, 30000, 3);
 }
 

@@ -14,7 +14,7 @@
 #include "worker/model/float_convert.h"
 #include "worker/model/synthesis.h"
 
-enum { TASK_ELEMENTS = 1 << 16, CHUNK_ELEMENTS = 1 << 24, FILE_NAME_BYTES = 64, MAX_CONFIG_BYTES = 16 << 20 };
+enum { TASK_ELEMENTS = 1 << 16, CHUNK_ELEMENTS = 1 << 22, FILE_NAME_BYTES = 64, MAX_CONFIG_BYTES = 16 << 20 };
 
 static const uint64_t default_shard_bytes = 5000000000;
 
