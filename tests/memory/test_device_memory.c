@@ -56,7 +56,7 @@ static void run_job(void) {
     struct session session = {0};
     check(job_from_values("tests/models/tiny", overrides, 2, &job, &config), "job_from_values");
     check(session_open(&job, &config, &session), "session_open");
-    struct engine_options options = {.limits = session_scheduler_limits(&session)};
+    struct engine_options options = {.limits = session_scheduler_limits(&session.plan)};
     struct engine *engine;
     check(engine_open(&session.backend, session.model, &session.model_config, NULL, &options, &engine),
           "engine_open");

@@ -81,7 +81,7 @@ static enum status make_record(const struct session *session, const struct comma
 /* One pass of n sequences through a fresh engine. */
 static enum status run_once(struct session *session, const struct command_options *options, int32_t n,
                             struct point *times, struct run_metrics *metrics) {
-    struct engine_options engine_options = {.limits = session_scheduler_limits(session),
+    struct engine_options engine_options = {.limits = session_scheduler_limits(&session->plan),
                                             .start_s = clock_seconds()};
     struct engine *engine;
     TRY(engine_open(&session->backend, session->model, &session->model_config, NULL, &engine_options,

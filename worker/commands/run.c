@@ -180,7 +180,7 @@ static enum status open_pipeline(struct run *run) {
                                     .start_s = run->options->start_s};
     TRY(intake_start(&intake, run->reader, &run->intake));
     run->reader = NULL;
-    struct engine_options engine = {.limits = session_scheduler_limits(session),
+    struct engine_options engine = {.limits = session_scheduler_limits(&session->plan),
                                     .job_seed = run->job.seed,
                                     .start_s = run->options->start_s};
     TRY(engine_open(&session->backend, session->model, &session->model_config, session->tokenizer, &engine,

@@ -24,7 +24,7 @@ enum status session_open(const struct job *job, const struct config *config, str
 void session_close(struct session *session);
 
 /* The engine's limits that go with the session's plan. */
-struct scheduler_limits session_scheduler_limits(const struct session *session);
+struct scheduler_limits session_scheduler_limits(const struct plan *plan);
 
 /* The model folder's tokenizer; NULL where it has none (a model that is prompted with token ids alone). */
 enum status session_open_tokenizer(const char *folder, struct tokenizer **out);
