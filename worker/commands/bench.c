@@ -1,6 +1,6 @@
 /* pressrun bench: throughput of a model at different batch sizes, through the same engine as a run. Random
  * prompts of one length, one output length, stop conditions ignored, one warm-up, medians of the repeats. */
-#include <math.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,12 +169,22 @@ static double rate(double amount, double seconds) {
     return seconds > 0 ? amount / seconds : 0;
 }
 
+/* The decode steps' share of their floor, in which all is read from memory; negative where they were faster
+ * than that: they read from a cache, and it says nothing. */
+static double floor_share(const struct point *point) {
+    double share = rate(point->floor_s, point->decode_s);
+    return share <= 1 ? share : -1;
+}
+
 static void print_point(const struct command_options *options, const struct point *point) {
-    double n = point->batch_size, steps = options->new_tokens - 1;
-    printf("%6d %12.0f %12.0f %12.0f %12.1f %10.1f %10.1f %8.1f %9lld\n", point->batch_size,
+    double n = point->batch_size, steps = options->new_tokens - 1, share = floor_share(point);
+    char shown[16] = "in cache";
+    if (share >= 0)
+        snprintf(shown, sizeof shown, "%.1f", 100 * share);
+    printf("%6d %12.0f %12.0f %12.0f %12.1f %10.1f %10.1f %8s %9lld\n", point->batch_size,
            rate(n * options->new_tokens, point->total_s), rate(n * options->prompt_tokens, point->prefill_s),
            rate(n * steps, point->decode_s), rate(point->decode_s * 1e6, steps), point->total_s * 1e3,
-           rate(point->decode_bytes, point->decode_s) / 1e9, rate(100 * point->floor_s, point->decode_s),
+           rate(point->decode_bytes, point->decode_s) / 1e9, shown,
            (long long)point->launches_per_decode_step);
     fflush(stdout);
 }
@@ -182,21 +192,31 @@ static void print_point(const struct command_options *options, const struct poin
 static enum status append_row(const struct session *session, const struct command_options *options,
                               const struct device_limits *limits, const struct point *point,
                               struct buffer *rows) {
-    double n = point->batch_size, steps = options->new_tokens - 1;
-    return buffer_printf(
+    double n = point->batch_size, steps = options->new_tokens - 1, share = floor_share(point);
+    char shown[16] = "null";
+    if (share >= 0)
+        snprintf(shown, sizeof shown, "%.4f", share);
+    json_t *text = json_string(session->backend.device);
+    char *device =
+        text ? json_dumps(text, JSON_ENCODE_ANY) : NULL; /* drivers and CPUs name themselves as they like */
+    json_decref(text);
+    RETURN_IF(!device, STATUS_INTERNAL, "the device's name is no UTF-8, or out of host memory");
+    enum status result = buffer_printf(
         rows,
-        "{\"bench\":\"engine\",\"device\":\"%s\",\"commit\":\"%s\",\"model\":\"%s\",\"dtype\":\"%s\","
+        "{\"bench\":\"engine\",\"device\":%s,\"commit\":\"%s\",\"model\":\"%s\",\"dtype\":\"%s\","
         "\"batch_size\":%d,\"prompt_tokens\":%d,\"new_tokens\":%d,\"total_s\":%.6f,\"tokens_per_s\":%.1f,"
         "\"prefill_tokens_per_s\":%.1f,\"decode_tokens_per_s\":%.1f,\"decode_step_us\":%.2f,"
-        "\"launches_per_decode_step\":%lld,\"decode_gb_per_s\":%.2f,\"floor_share\":%.4f,"
+        "\"launches_per_decode_step\":%lld,\"decode_gb_per_s\":%.2f,\"floor_share\":%s,"
         "\"read_gb_per_s\":%.1f,\"tflops\":%.3f}\n",
-        session->backend.device, pressrun_commit(), session->fingerprint,
+        device, pressrun_commit(), session->fingerprint,
         session->plan.dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16", point->batch_size,
         options->prompt_tokens, options->new_tokens, point->total_s,
         rate(n * options->new_tokens, point->total_s), rate(n * options->prompt_tokens, point->prefill_s),
         rate(n * steps, point->decode_s), rate(point->decode_s * 1e6, steps),
-        (long long)point->launches_per_decode_step, rate(point->decode_bytes, point->decode_s) / 1e9,
-        rate(point->floor_s, point->decode_s), limits->read_bytes_per_s / 1e9, limits->flops / 1e12);
+        (long long)point->launches_per_decode_step, rate(point->decode_bytes, point->decode_s) / 1e9, shown,
+        limits->read_bytes_per_s / 1e9, limits->flops / 1e12);
+    free(device);
+    return result;
 }
 
 static enum status measure_all(struct session *session, const struct command_options *options,
@@ -219,6 +239,22 @@ static enum status measure_all(struct session *session, const struct command_opt
     return STATUS_OK;
 }
 
+/* Lengths that the model can have. */
+static enum status check_lengths(const struct command_options *options, const struct job *job) {
+    struct model_config model;
+    struct sampling defaults;
+    sampling_init(&defaults);
+    enum status result = model_config_load(job->model, &model, &defaults);
+    sampling_free(&defaults);
+    TRY(result);
+    int64_t length = (int64_t)options->prompt_tokens + options->new_tokens;
+    RETURN_IF(
+        length > model.n_positions, STATUS_USAGE,
+        "--prompt-tokens %d and --new-tokens %d make sequences of %lld tokens, but %s has a context of %d",
+        options->prompt_tokens, options->new_tokens, (long long)length, job->model, model.n_positions);
+    return STATUS_OK;
+}
+
 enum status command_bench(const struct command_options *options) {
     int32_t sizes[MAX_BATCH_SIZES], n_sizes, widest = 0;
     TRY(parse_batch_sizes(options->batch_sizes, sizes, &n_sizes));
@@ -229,6 +265,8 @@ enum status command_bench(const struct command_options *options) {
     struct session session = {0};
     struct buffer rows = {0};
     enum status result = job_load(options->target, options->overrides, options->n_overrides, &job, &config);
+    if (result == STATUS_OK)
+        result = check_lengths(options, &job);
     if (result == STATUS_OK) {
         config.max_num_seqs = widest;
         /* Room for these lengths and no more, so that wide batches fit. */
