@@ -8,7 +8,8 @@
  *
  * Blocking: a tile is P panels times R rows of accumulators in registers. Few rows stream each weight once
  * over the whole of k, which is bound by memory. Many rows keep a block of k of the tile's panels in the L1
- * cache while all rows pass over it. */
+ * cache while all rows pass over it; bfloat16 weights are widened once for the block, and the next block is
+ * on its way from memory meanwhile. */
 #include "kernels/cpu/isa_kernels.h"
 
 enum {
