@@ -19,7 +19,7 @@ declare -A only_on=(
     [memory/device_memory]=cuda # the CPU backend has no memory of its own
 )
 
-LIMIT_SECONDS=${PRESSRUN_TEST_LIMIT:-600} # a test that runs longer hangs
+LIMIT_SECONDS=${PRESSRUN_TEST_LIMIT:-1800} # a test that runs longer hangs, busy machine or not
 OUTPUT_LINES=30                           # shown of a failed test
 
 usage() {
