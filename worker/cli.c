@@ -353,6 +353,8 @@ static enum status parse(const struct command *command, int argc, char **argv, s
             continue;
         }
         RETURN_IF(id == ':', STATUS_USAGE, "option \"%s\" lacks its value", argv[before]);
+        RETURN_IF(id == '?' && optopt >= OPTION_HELP, STATUS_USAGE, "option \"%s\" takes no value",
+                  argv[before]);
         if (id == '?')
             return unknown_option(command, argv[before]);
         if (id == OPTION_HELP || id == 'h') {

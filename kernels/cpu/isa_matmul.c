@@ -8,14 +8,16 @@
  *
  * Blocking: a tile is P panels times R rows of accumulators in registers. Few rows stream each weight once
  * over the whole of k, which is bound by memory. Many rows keep a block of k of the tile's panels in the L1
- * cache while all rows pass over it. */
+ * cache while all rows pass over it; bfloat16 weights are widened once for the block, and the next block is
+ * on its way from memory meanwhile. */
 #include "kernels/cpu/isa_kernels.h"
 
 enum {
     GROUP_PANELS = PANEL_STEP, /* panels worked on together */
     GROUP_OUTPUTS = GROUP_PANELS * PANEL_OUTPUTS,
     ROW_BLOCK = 72, /* rows whose accumulators rest in one stack tile */
-    K_BLOCK = 128
+    K_BLOCK = 128,
+    CACHE_LINE_BYTES = 64
 };
 
 /* Most rows of a tile, and how many panels a tile of R rows takes: what fills the registers while leaving one
@@ -110,22 +112,33 @@ SIMD_INLINE void tile_rows(const void *weight, int64_t panel_stride, enum dtype 
     }
 }
 
-/* Rows [0, n_rows) in tiles of nearly equal height. */
-static void rows_float32(const void *weight, int64_t panel_stride, int n_panels, const float *in,
-                         int64_t in_stride, int64_t n_k, float *sums, int n_rows) {
-    for (int r = 0, left = (n_rows + TILE_ROWS - 1) / TILE_ROWS; r < n_rows; left--) {
-        int height = (n_rows - r + left - 1) / left;
-        tile_rows(weight, panel_stride, DTYPE_FLOAT32, n_panels, in + r * in_stride, in_stride, n_k,
-                  sums + r * GROUP_OUTPUTS, height);
-        r += height;
-    }
+/* The weights that are wanted next, which come from memory while the tiles of this block are worked on: of
+ * n_panels panels the first panel_lines cache lines each. */
+struct ahead {
+    const char *weight;
+    int64_t panel_bytes; /* from panel to panel */
+    int64_t panel_lines;
+    int n_panels; /* 0: nothing is wanted */
+};
+
+/* The share of one tile out of n: few enough lines to be under way at once. */
+static void prefetch_share(const struct ahead *ahead, int tile, int n_tiles) {
+    int64_t lines = ahead->panel_lines;
+    int64_t first = lines * tile / n_tiles, end = lines * (tile + 1) / n_tiles;
+    for (int p = 0; p < ahead->n_panels; p++)
+        for (int64_t line = first; line < end; line++)
+            __builtin_prefetch(ahead->weight + p * ahead->panel_bytes + line * CACHE_LINE_BYTES, 0, 2);
 }
 
-static void rows_bfloat16(const void *weight, int64_t panel_stride, int n_panels, const float *in,
-                          int64_t in_stride, int64_t n_k, float *sums, int n_rows) {
-    for (int r = 0, left = (n_rows + TILE_ROWS - 1) / TILE_ROWS; r < n_rows; left--) {
+/* Rows [0, n_rows) in tiles of nearly equal height. */
+static void rows_float32(const void *weight, int64_t panel_stride, int n_panels, const float *in,
+                         int64_t in_stride, int64_t n_k, float *sums, int n_rows, const struct ahead *ahead) {
+    int n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int r = 0, tile = 0; r < n_rows; tile++) {
+        int left = n_tiles - tile;
         int height = (n_rows - r + left - 1) / left;
-        tile_rows(weight, panel_stride, DTYPE_BFLOAT16, n_panels, in + r * in_stride, in_stride, n_k,
+        prefetch_share(ahead, tile, n_tiles);
+        tile_rows(weight, panel_stride, DTYPE_FLOAT32, n_panels, in + r * in_stride, in_stride, n_k,
                   sums + r * GROUP_OUTPUTS, height);
         r += height;
     }
@@ -168,8 +181,29 @@ SIMD_INLINE void finish(const struct matmul_job *job, v16 sum, int64_t row, int6
     }
 }
 
-/* Panels [first, first + n_panels), rows [row, row + n_rows). */
-static void group(const struct matmul_job *job, int64_t first, int n_panels, int64_t row, int n_rows) {
+/* What follows n_k inputs from k on of n_panels panels from first on, of which there are panels up to end.
+ * Many rows hide the way from memory behind arithmetic; few rows wait for it anyway, and the processor sees
+ * their streams. */
+static struct ahead ahead_of(const struct matmul_job *job, int64_t first, int n_panels, int64_t end,
+                             int64_t k, int64_t n_k) {
+    size_t bytes = dtype_bytes(job->weight_dtype);
+    k += n_k;
+    if (k == job->n_in) {
+        k = 0;
+        first += n_panels;
+        n_panels = end - first < GROUP_PANELS ? (int)(end - first) : GROUP_PANELS;
+    }
+    n_k = job->n_in - k < K_BLOCK ? job->n_in - k : K_BLOCK;
+    return (struct ahead){.weight = (const char *)job->weight +
+                                    (size_t)((first * job->n_in + k) * PANEL_OUTPUTS) * bytes,
+                          .panel_bytes = job->n_in * PANEL_OUTPUTS * (int64_t)bytes,
+                          .panel_lines = n_k * PANEL_OUTPUTS * (int64_t)bytes / CACHE_LINE_BYTES,
+                          .n_panels = n_panels};
+}
+
+/* Panels [first, first + n_panels), rows [row, row + n_rows). end: behind the last panel of this call. */
+static void group(const struct matmul_job *job, int64_t first, int n_panels, int64_t end, int64_t row,
+                  int n_rows) {
     _Alignas(64) float sums[ROW_BLOCK * GROUP_OUTPUTS];
     _Alignas(64) float wide_in[ROW_BLOCK * K_BLOCK];
     _Alignas(64) float wide_weight[K_BLOCK * GROUP_OUTPUTS];
@@ -190,16 +224,20 @@ static void group(const struct matmul_job *job, int64_t first, int n_panels, int
         }
         int64_t element = (first * job->n_in + k) * PANEL_OUTPUTS;
         int64_t panel_stride = job->n_in * PANEL_OUTPUTS;
+        struct ahead ahead = {0};
+        if (!few_rows)
+            ahead = ahead_of(job, first, n_panels, end, k, n_k);
         if (!narrow_weight) {
             rows_float32((const float *)job->weight + element, panel_stride, n_panels, in, in_stride, n_k,
-                         sums, n_rows);
+                         sums, n_rows, &ahead);
         } else if (few_rows) {
-            rows_bfloat16((const uint16_t *)job->weight + element, panel_stride, n_panels, in, in_stride, n_k,
-                          sums, n_rows);
+            tile_rows((const uint16_t *)job->weight + element, panel_stride, DTYPE_BFLOAT16, n_panels, in,
+                      in_stride, n_k, sums, n_rows);
         } else {
             widen((const uint16_t *)job->weight + element, panel_stride, n_k * PANEL_OUTPUTS, n_panels,
                   wide_weight, K_BLOCK * PANEL_OUTPUTS);
-            rows_float32(wide_weight, K_BLOCK * PANEL_OUTPUTS, n_panels, in, in_stride, n_k, sums, n_rows);
+            rows_float32(wide_weight, K_BLOCK * PANEL_OUTPUTS, n_panels, in, in_stride, n_k, sums, n_rows,
+                         &ahead);
         }
     }
     const int panels_each = job->activation == ACTIVATION_SILU_GATED ? 2 : 1; /* that become 16 outputs */
@@ -221,7 +259,7 @@ void CPU_SYMBOL(cpu_matmul_panels)(const struct matmul_job *job, int64_t first, 
         int n_panels = end - panel < GROUP_PANELS ? (int)(end - panel) : GROUP_PANELS;
         for (int64_t row = 0; row < job->n_rows; row += ROW_BLOCK) {
             int n_rows = job->n_rows - row < ROW_BLOCK ? (int)(job->n_rows - row) : ROW_BLOCK;
-            group(job, panel, n_panels, row, n_rows);
+            group(job, panel, n_panels, end, row, n_rows);
         }
     }
 }

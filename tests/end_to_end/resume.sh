@@ -80,6 +80,8 @@ resume() {
         read -r sealed_bytes sealed _ < <(python3 reference/seals.py "$folder/out.jsonl.gz.part")
         head -c "$sealed_bytes" "$folder/out.jsonl.gz.part" >"$work/at_kill"
         [[ ! -e $folder/out.jsonl.gz ]] || fail "$where: the final name exists beside .part"
+        [[ ! -e $folder/out.jsonl.gz.manifest.json ]] || jq -e '.complete | not' "$folder/out.jsonl.gz.manifest.json" \
+            >/dev/null || fail "$where: the manifest calls complete what is not published"
     elif [[ -e $folder/out.jsonl.gz ]]; then
         "$pressrun" verify "$folder/out.jsonl.gz" >/dev/null || fail "$where: published before it was complete"
         cp "$folder/out.jsonl.gz" "$work/at_kill"
@@ -93,7 +95,7 @@ resume() {
         fail "$where: what was sealed is not the beginning of the final file"
     # The last run found what was sealed and generated the rest. A run that found a published file wrote nothing.
     jq -e --argjson sealed "$sealed" --argjson total "$n_records" '
-        .complete and .counts.records == $total and
+        .complete and .state == "complete" and .counts.records == $total and
         (.runs[-1] | if .state == "complete" and .found.records != $sealed then
             $sealed == $total else .found.records + .metrics.records == $total end)' \
         "$folder/out.jsonl.gz.manifest.json" >/dev/null ||

@@ -65,13 +65,13 @@ static void test_text(void **state) {
                                             "output_token_ids=false\n"
                                             "shard=2/4\n"
                                             "max_tokens=16\n"
-                                            "temperature=0.699999988\n"
-                                            "top_p=0.899999976\n"
+                                            "temperature=0.7\n"
+                                            "top_p=0.9\n"
                                             "top_k=0\n"
-                                            "min_p=0\n"
-                                            "repetition_penalty=1\n"
-                                            "presence_penalty=0\n"
-                                            "frequency_penalty=0\n"
+                                            "min_p=0.0\n"
+                                            "repetition_penalty=1.0\n"
+                                            "presence_penalty=0.0\n"
+                                            "frequency_penalty=0.0\n"
                                             "n=1\n"
                                             "logprobs=-1\n"
                                             "ignore_eos=false\n"
@@ -135,25 +135,25 @@ static void test_differences(void **state) {
             s->max_tokens = 17, name = "max_tokens: 16 there, 17 here";
             break;
         case 13:
-            s->temperature = 0.5f, name = "temperature: 1 there, 0.5 here";
+            s->temperature = 0.5f, name = "temperature: 1.0 there, 0.5 here";
             break;
         case 14:
-            s->top_p = 0.5f, name = "top_p: 1 there, 0.5 here";
+            s->top_p = 0.5f, name = "top_p: 1.0 there, 0.5 here";
             break;
         case 15:
             s->top_k = 4, name = "top_k: 0 there, 4 here";
             break;
         case 16:
-            s->min_p = 0.25f, name = "min_p: 0 there, 0.25 here";
+            s->min_p = 0.25f, name = "min_p: 0.0 there, 0.25 here";
             break;
         case 17:
-            s->repetition_penalty = 2, name = "repetition_penalty: 1 there, 2 here";
+            s->repetition_penalty = 2, name = "repetition_penalty: 1.0 there, 2.0 here";
             break;
         case 18:
-            s->presence_penalty = 2, name = "presence_penalty: 0 there, 2 here";
+            s->presence_penalty = 2, name = "presence_penalty: 0.0 there, 2.0 here";
             break;
         case 19:
-            s->frequency_penalty = 2, name = "frequency_penalty: 0 there, 2 here";
+            s->frequency_penalty = 2, name = "frequency_penalty: 0.0 there, 2.0 here";
             break;
         case 20:
             s->n = 2, name = "n: 1 there, 2 here";

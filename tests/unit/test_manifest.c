@@ -155,6 +155,42 @@ static void test_runs_are_kept(void **state) {
     json_decref(manifest);
 }
 
+/* A writer that died while it published: before the rename another run goes on, behind it the manifest is
+ * mended. */
+static void test_publishing(void **state) {
+    (void)state;
+    struct output_counts counts = {9, 9, 0, 90, 900, 2};
+    struct manifest_info info = info_of("1", "publishing");
+    assert_int_equal(manifest_write(&info), STATUS_OK);
+    info = info_of("2", "publishing");
+    info.found.n_records = 9;
+    assert_int_equal(manifest_write(&info), STATUS_OK);
+    assert_int_equal(manifest_write_published(folder.name, &identity, &counts), STATUS_OK);
+    json_t *manifest = load();
+    assert_text(manifest, "state", "complete");
+    assert_true(json_is_true(at(manifest, "complete")));
+    assert_integer(manifest, "counts.records", 9);
+    assert_integer(manifest, "expected_records", 9);
+    assert_text(manifest, "runs.0.state", "killed");
+    assert_text(manifest, "runs.1.state", "complete");
+    assert_null(at(manifest, "rebuilt"));
+    json_decref(manifest);
+    /* What is complete stays as it is; what is lost is rebuilt. */
+    counts.n_records = 10;
+    assert_int_equal(manifest_write_published(folder.name, &identity, &counts), STATUS_OK);
+    manifest = load();
+    assert_integer(manifest, "counts.records", 9);
+    json_decref(manifest);
+    unlink(path);
+    assert_int_equal(manifest_write_published(folder.name, &identity, &counts), STATUS_OK);
+    manifest = load();
+    assert_integer(manifest, "counts.records", 10);
+    assert_true(json_is_true(at(manifest, "complete")));
+    assert_true(json_is_true(at(manifest, "rebuilt")));
+    assert_int_equal(json_array_size(at(manifest, "runs")), 0);
+    json_decref(manifest);
+}
+
 static void test_other_identity_starts_anew(void **state) {
     (void)state;
     struct manifest_info info = info_of("1", "complete");
@@ -231,8 +267,13 @@ static void test_bytes_that_are_no_utf8(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(test_what_it_says),           TEST(test_runs_are_kept), TEST(test_other_identity_starts_anew),
-        TEST(test_damage_is_rebuilt),      TEST(test_odd_entries),   TEST(test_unwritable_folder),
+        TEST(test_what_it_says),
+        TEST(test_runs_are_kept),
+        TEST(test_other_identity_starts_anew),
+        TEST(test_publishing),
+        TEST(test_damage_is_rebuilt),
+        TEST(test_odd_entries),
+        TEST(test_unwritable_folder),
         TEST(test_bytes_that_are_no_utf8),
     };
     return cmocka_run_group_tests_name("manifest", tests, NULL, NULL);

@@ -394,6 +394,32 @@ static void test_stdin(void **state) {
     end_stdin(saved);
 }
 
+/* A first line beyond the limit tells the format too, though only its last piece is kept: by its beginning,
+ * behind any number of blanks. */
+static void test_long_first_line_tells_the_format(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *expected;
+    } rows[] = {
+        {"{\"prompt\":\"abcdefgh\"}\n{\"prompt\":1}\n", "1:0:line_too_long|2:1:invalid_value|"},
+        {"            {\"prompt\":\"a\"}\n{\"prompt\":1}\n", "1:0:line_too_long|2:1:invalid_value|"},
+        {"abcdefghijklmnopqrstuvw{\n{\"prompt\":1}\n", "1:0:line_too_long|2:1:{\"prompt\":1}|"},
+    };
+    struct buffer out = {0};
+    struct hash128 hash;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int saved, write_end = begin_stdin(&saved);
+        assert_int_equal(write(write_end, rows[i].text, strlen(rows[i].text)), strlen(rows[i].text));
+        close(write_end);
+        struct prompt_reader *reader = open_reader("-", WHOLE, 12);
+        assert_int_equal(drain(reader, &out, &hash), STATUS_OK);
+        assert_string_equal(out.data, rows[i].expected);
+        prompt_reader_close(reader);
+        end_stdin(saved);
+    }
+    buffer_free(&out);
+}
+
 /* A first line of another shard that is read only to tell the format leaves no trace in the hash, even where
  * it is beyond the limit. */
 static void test_telling_line(void **state) {
@@ -485,6 +511,7 @@ int main(void) {
         cmocka_unit_test(test_skip),
         cmocka_unit_test(test_line_limit),
         cmocka_unit_test(test_stdin),
+        cmocka_unit_test(test_long_first_line_tells_the_format),
         cmocka_unit_test(test_telling_line),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_progress),

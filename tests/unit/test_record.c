@@ -4,7 +4,7 @@
 #include <math.h>
 
 #include "tests/unit/output_fixture.h"
-#include "worker/output/number.h"
+#include "worker/base/number.h"
 #include "worker/output/record.h"
 
 static void set_text(struct buffer *buffer, const char *text, size_t size) {

@@ -2,10 +2,12 @@
  * goes away. */
 #include "tests/unit/output_fixture.h"
 
+#include <signal.h>
 #include <sys/wait.h>
 
 #include "worker/base/log.h"
 #include "worker/commands/commands.h"
+#include "worker/run/stop.h"
 
 enum { N_PROMPTS = 40 };
 
@@ -172,11 +174,32 @@ static void test_failure_to_publish_is_no_completion(void **state) {
     assert_int_equal(count_lines(folder.part), 1);
 }
 
+/* While one of the signals is handled the others wait: the second would not see what the first notes. */
+static void test_signals_wait_for_each_other(void **state) {
+    (void)state;
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
+    enum { N = sizeof numbers / sizeof *numbers };
+    struct sigaction before[N], alarm_before, now;
+    for (int i = 0; i < N; i++) {
+        struct sigaction reset = {.sa_handler = SIG_DFL}; /* one that is ignored stays so */
+        assert_int_equal(sigaction(numbers[i], &reset, &before[i]), 0);
+    }
+    assert_int_equal(sigaction(SIGALRM, NULL, &alarm_before), 0);
+    assert_int_equal(stop_install(5), STATUS_OK);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(sigaction(numbers[i], &before[i], &now), 0);
+        for (int k = 0; k < N; k++)
+            assert_int_equal(sigismember(&now.sa_mask, numbers[k]), 1);
+    }
+    assert_int_equal(sigaction(SIGALRM, &alarm_before, NULL), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finished_job_knows_its_input),
         cmocka_unit_test(test_damaged_input_costs_no_prompt_before_it),
         cmocka_unit_test(test_failure_to_publish_is_no_completion),
+        cmocka_unit_test(test_signals_wait_for_each_other),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

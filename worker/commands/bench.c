@@ -129,7 +129,7 @@ static enum status run_once(struct session *session, const struct job *job,
                             int32_t batch_size, struct point *point) {
     *point = (struct point){.batch_size = batch_size};
     struct pass pass = {floor, point};
-    struct engine_options engine_options = {.limits = session_scheduler_limits(session),
+    struct engine_options engine_options = {.limits = session_scheduler_limits(&session->plan),
                                             .job_seed = job->seed,
                                             .start_s = clock_seconds(),
                                             .on_step = add_step,

@@ -4,6 +4,7 @@
 
 #include "worker/base/log.h"
 #include "worker/commands/commands.h"
+#include "worker/engine/step_bound.h"
 #include "worker/run/intake.h"
 #include "worker/run/session.h"
 
@@ -13,32 +14,8 @@ enum { MAX_REPORTED = 20 };
 struct totals {
     int64_t n_records, n_errors, n_sequences, n_truncated;
     int64_t prompt_tokens, longest_prompt, most_completion_tokens;
-    /* Slots are busy until these steps: a first-come list schedule, kept as a binary heap with the earliest
-     * on top. */
-    int64_t *busy_until; /* [n_slots] */
-    int32_t n_slots;
-    int64_t last_step;
+    struct step_bound steps;
 };
-
-/* The slot on top takes on n more steps; restores the heap. */
-static void take_slot(struct totals *totals, int64_t n) {
-    int64_t *heap = totals->busy_until, until = heap[0] + n;
-    int32_t at = 0;
-    for (;;) {
-        int32_t child = 2 * at + 1;
-        if (child >= totals->n_slots)
-            break;
-        if (child + 1 < totals->n_slots && heap[child + 1] < heap[child])
-            child++;
-        if (heap[child] >= until)
-            break;
-        heap[at] = heap[child];
-        at = child;
-    }
-    heap[at] = until;
-    if (until > totals->last_step)
-        totals->last_step = until;
-}
 
 static void add_record(struct totals *totals, const struct record *record, int32_t max_tokens) {
     const struct request *request = &record->request;
@@ -54,11 +31,10 @@ static void add_record(struct totals *totals, const struct record *record, int32
     if (record->n_prompt_tokens > totals->longest_prompt)
         totals->longest_prompt = record->n_prompt_tokens;
     totals->n_truncated += record->n_truncated_tokens > 0;
-    for (int32_t i = 0; i < request->sampling.n; i++) {
-        totals->n_sequences++;
-        totals->most_completion_tokens += max_tokens;
-        take_slot(totals, max_tokens);
-    }
+    int32_t n = request->sampling.n;
+    totals->n_sequences += n;
+    totals->most_completion_tokens += (int64_t)n * max_tokens;
+    step_bound_add(&totals->steps, record->n_prompt_tokens, max_tokens, n);
 }
 
 static enum status read_prompts(const struct intake_options *intake, struct shard shard,
@@ -105,10 +81,8 @@ static void print_plan(const struct job *job, const struct plan *plan, const cha
            (long long)totals->prompt_tokens, (long long)totals->longest_prompt);
     if (totals->n_truncated)
         printf("truncated      %lld prompts (on_too_long: truncate_left)\n", (long long)totals->n_truncated);
-    int64_t prefill_rows = plan->max_num_batched_tokens - plan->max_num_seqs;
-    int64_t steps = totals->last_step + (totals->prompt_tokens + prefill_rows - 1) / prefill_rows;
     printf("upper bound    %lld output tokens, %lld steps\n", (long long)totals->most_completion_tokens,
-           (long long)steps);
+           (long long)step_bound_steps(&totals->steps));
 }
 
 static enum status check(const struct command_options *options, struct job *job, struct config *config,
@@ -135,9 +109,8 @@ static enum status check(const struct command_options *options, struct job *job,
     }
     struct plan plan;
     TRY(plan_make(job, config, &model, &device, &plan));
-    totals->n_slots = plan.max_num_seqs;
-    totals->busy_until = calloc((size_t)plan.max_num_seqs, sizeof *totals->busy_until);
-    RETURN_IF(!totals->busy_until, STATUS_INTERNAL, "out of host memory");
+    struct scheduler_limits limits = session_scheduler_limits(&plan);
+    TRY(step_bound_init(&totals->steps, &limits));
     struct intake_options intake = {.job = job,
                                     .config = config,
                                     .model = &model,
@@ -160,7 +133,7 @@ enum status command_check(const struct command_options *options) {
     struct tokenizer *tokenizer = NULL;
     struct totals totals = {0};
     enum status result = check(options, &job, &config, &defaults, &tokenizer, &totals);
-    free(totals.busy_until);
+    step_bound_free(&totals.steps);
     if (tokenizer)
         tokenizer_close(tokenizer);
     sampling_free(&defaults);

@@ -81,7 +81,7 @@ static enum status generate(struct session *session, const struct job *job, cons
     if (result == STATUS_OK && record->request.error_code)
         result = status_fail(STATUS_DATA, "%s", record->request.error_message);
 
-    struct engine_options options = {.limits = session_scheduler_limits(session),
+    struct engine_options options = {.limits = session_scheduler_limits(&session->plan),
                                      .job_seed = job->seed,
                                      .start_s = start_s,
                                      .on_token = on_token,

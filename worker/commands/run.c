@@ -180,7 +180,7 @@ static enum status open_pipeline(struct run *run) {
                                     .start_s = run->options->start_s};
     TRY(intake_start(&intake, run->reader, &run->intake));
     run->reader = NULL;
-    struct engine_options engine = {.limits = session_scheduler_limits(session),
+    struct engine_options engine = {.limits = session_scheduler_limits(&session->plan),
                                     .job_seed = run->job.seed,
                                     .start_s = run->options->start_s};
     TRY(engine_open(&session->backend, session->model, &session->model_config, session->tokenizer, &engine,
@@ -307,12 +307,14 @@ static void finish_metrics(struct run *run) {
         metrics->peak_rss_bytes = (uint64_t)usage.ru_maxrss * 1024;
 }
 
-/* Publishes: all sealed, manifest synced, then the name. */
+/* Publishes: all sealed, manifest synced, then the name. Only then does the manifest say so: whoever reads
+ * "complete" there finds the file. */
 static enum status publish(struct run *run) {
     TRY(writer_finish(run->writer));
     run->n_expected = writer_counts(run->writer).n_records;
-    TRY(write_manifest(run, "complete", true));
-    return writer_publish(run->writer);
+    TRY(write_manifest(run, "publishing", false));
+    TRY(writer_publish(run->writer));
+    return write_manifest(run, "complete", true);
 }
 
 /* Seals what is in order whatever happened before, and reports the first failure. */
@@ -366,6 +368,8 @@ static enum status run_job(struct run *run) {
     TRY(open_output(run, &is_done));
     if (is_done) {
         TRY(check_finished_input(run));
+        if (manifest_write_published(run->output, &run->identity, &run->found.counts) != STATUS_OK)
+            log_warning("%s", status_message()); /* nothing depends on it */
         log_info("%s: complete already (%lld records); nothing to do", run->output,
                  (long long)run->found.counts.n_records);
         RETURN_IF(options->strict && run->found.counts.n_errors > 0, STATUS_RECORD,

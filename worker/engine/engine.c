@@ -109,21 +109,12 @@ void engine_close(struct engine *engine) {
     free(engine);
 }
 
-/* How many samples of the record can run at a time; 0 when not even one fits. */
-static int32_t samples_that_fit(const struct scheduler_limits *limits, const struct record *record,
-                                int32_t max_tokens) {
-    int32_t n = record->request.sampling.n < limits->n_slots ? record->request.sampling.n : limits->n_slots;
-    while (n > 0 &&
-           scheduler_pages_needed(record->request.n_prompt_token_ids, max_tokens, n) > limits->n_pages - 1)
-        n--;
-    return n;
-}
-
 enum status engine_submit(struct engine *engine, struct record *record, int32_t max_tokens) {
     const struct scheduler_limits *limits = &engine->options.limits;
     int32_t n = 0;
     if (!record->request.error_code) {
-        n = samples_that_fit(limits, record, max_tokens);
+        n = scheduler_samples_at_once(limits, record->request.n_prompt_token_ids, max_tokens,
+                                      record->request.sampling.n);
         RETURN_IF(n == 0, STATUS_RECORD,
                   "%d prompt tokens and up to %d new ones need %lld KV pages, but there are %d; lower "
                   "max_tokens, or "

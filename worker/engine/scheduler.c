@@ -130,6 +130,14 @@ int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_s
     return shared + (each - shared) * n_samples;
 }
 
+int32_t scheduler_samples_at_once(const struct scheduler_limits *limits, int32_t n_prompt, int32_t max_tokens,
+                                  int32_t n_samples) {
+    int32_t n = n_samples < limits->n_slots ? n_samples : limits->n_slots;
+    while (n > 0 && scheduler_pages_needed(n_prompt, max_tokens, n) > limits->n_pages - 1)
+        n--;
+    return n;
+}
+
 void scheduler_submit(struct scheduler *scheduler, struct group *group) {
     group->order = scheduler->n_submitted++;
     list_push(&scheduler->waiting_head, &scheduler->waiting_tail, group);

@@ -95,6 +95,9 @@ void scheduler_abandon(struct scheduler *scheduler, struct group *group);
 
 /* Pages that a group needs in all; to be compared with what the pool can ever hold. */
 int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_samples);
+/* How many of a record's samples can run at a time; 0 when not even one fits. */
+int32_t scheduler_samples_at_once(const struct scheduler_limits *limits, int32_t n_prompt, int32_t max_tokens,
+                                  int32_t n_samples);
 
 /* Queues a group. Its prompt, max_tokens and n must fit the limits at all (the caller checks). */
 void scheduler_submit(struct scheduler *scheduler, struct group *group);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "worker/base/number.h"
 #include "worker/text/quote.h"
 
 /* Raised when the meaning of a line, or how an answer follows from it, changes. */
@@ -41,16 +42,21 @@ static const char *prompts_text(const char *name) {
     return format == PROMPT_TEXT ? "txt" : format == PROMPT_JSONL ? "jsonl" : "detected";
 }
 
-/* A float with 9 digits is exact. */
+static enum status append_float(struct buffer *out, const char *key, float value) {
+    char text[NUMBER_MAX_BYTES];
+    int n = (int)(number_write_float(text, value) - text);
+    return buffer_printf(out, "%s=%.*s\n", key, n, text);
+}
+
 static enum status append_sampling(struct buffer *out, const struct sampling *sampling) {
     TRY(buffer_printf(out, "max_tokens=%" PRId32 "\n", sampling->max_tokens));
-    TRY(buffer_printf(out, "temperature=%.9g\n", (double)sampling->temperature));
-    TRY(buffer_printf(out, "top_p=%.9g\n", (double)sampling->top_p));
+    TRY(append_float(out, "temperature", sampling->temperature));
+    TRY(append_float(out, "top_p", sampling->top_p));
     TRY(buffer_printf(out, "top_k=%" PRId32 "\n", sampling->top_k));
-    TRY(buffer_printf(out, "min_p=%.9g\n", (double)sampling->min_p));
-    TRY(buffer_printf(out, "repetition_penalty=%.9g\n", (double)sampling->repetition_penalty));
-    TRY(buffer_printf(out, "presence_penalty=%.9g\n", (double)sampling->presence_penalty));
-    TRY(buffer_printf(out, "frequency_penalty=%.9g\n", (double)sampling->frequency_penalty));
+    TRY(append_float(out, "min_p", sampling->min_p));
+    TRY(append_float(out, "repetition_penalty", sampling->repetition_penalty));
+    TRY(append_float(out, "presence_penalty", sampling->presence_penalty));
+    TRY(append_float(out, "frequency_penalty", sampling->frequency_penalty));
     TRY(buffer_printf(out, "n=%" PRId32 "\n", sampling->n));
     TRY(buffer_printf(out, "logprobs=%" PRId32 "\n", sampling->logprobs));
     TRY(buffer_printf(out, "ignore_eos=%s\n", sampling->ignore_eos ? "true" : "false"));

@@ -43,10 +43,8 @@ static enum status set_output(const struct loader *loader, const struct field *f
 
 static enum status set_prompt_field(const struct loader *loader, const struct field *field) {
     TRY(field_text(field, &loader->job->prompt_field));
-    const char *name = loader->job->prompt_field;
-    for (size_t i = 0; request_names[i]; i++)
-        if (strcmp(name, request_names[i]) == 0)
-            return field_refuse(field, "the name of a column that has no other meaning in a record");
+    if (request_key_is_known(loader->job->prompt_field))
+        return field_refuse(field, "the name of a column that has no other meaning in a record");
     return STATUS_OK;
 }
 

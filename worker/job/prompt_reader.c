@@ -130,6 +130,7 @@ static void hash_text(struct prompt_reader *reader) {
 struct line_read {
     bool is_kept;
     bool is_too_long;
+    char first; /* the first byte that is not blank; NUL: there was none yet */
 };
 
 /* Takes a piece of the line. Up to the limit it is kept whole (and one byte more: a carriage return there is
@@ -137,6 +138,9 @@ struct line_read {
 static enum status take_piece(struct prompt_reader *reader, struct line_read *read, const char *bytes,
                               size_t size) {
     struct buffer *text = &reader->text;
+    for (size_t i = 0; i < size && !read->first; i++)
+        if (bytes[i] != ' ' && bytes[i] != '\t' && bytes[i] != '\r')
+            read->first = bytes[i];
     while (size > 0) {
         size_t limit = read->is_too_long ? PIECE_BYTES : NUMBER_BYTES + reader->max_line_bytes + 1;
         size_t n = limit - text->size < size ? limit - text->size : size;
@@ -201,18 +205,6 @@ static void finish_line(struct prompt_reader *reader, struct line_read *read) {
     hash_text(reader);
 }
 
-static void detect(struct prompt_reader *reader) {
-    reader->format = PROMPT_TEXT;
-    for (size_t i = NUMBER_BYTES; i < reader->text.size; i++) {
-        char c = reader->text.data[i];
-        if (c == ' ' || c == '\t' || c == '\r')
-            continue;
-        if (c == '{')
-            reader->format = PROMPT_JSONL;
-        return;
-    }
-}
-
 /* Next line of this shard, hashed. The first line of the input is kept in any case where it tells the format.
  */
 static enum status read_selected(struct prompt_reader *reader, bool *is_too_long, bool *end) {
@@ -225,7 +217,7 @@ static enum status read_selected(struct prompt_reader *reader, bool *is_too_long
         if (*end)
             return STATUS_OK;
         if (is_telling)
-            detect(reader);
+            reader->format = read.first == '{' ? PROMPT_JSONL : PROMPT_TEXT;
         if (!is_selected) {
             reader->hash = before;
             continue;

@@ -54,8 +54,8 @@ enum status request_parse_json(const char *line, size_t size, const char *prompt
 /* Makes *out a failed request (the first failure stays): code is static text, the message is formatted. */
 enum status request_refuse(struct request *out, const char *code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* The keys a record may hold beside its prompt column, NULL-terminated. */
-extern const char *const request_names[];
+/* Whether a record may hold this key beside its prompt column. */
+bool request_key_is_known(const char *name);
 
 struct prompt_reader;
 /* Reads job->prompts. */

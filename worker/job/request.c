@@ -13,26 +13,16 @@
 
 enum { MAX_CUSTOM_ID_BYTES = 512, MAX_MESSAGE_BYTES = 1024 };
 
-const char *const request_names[] = {"custom_id",
-                                     "prompt_token_ids",
-                                     "metadata",
-                                     "max_tokens",
-                                     "max_new_tokens",
-                                     "max_completion_tokens",
-                                     "temperature",
-                                     "top_p",
-                                     "top_k",
-                                     "min_p",
-                                     "repetition_penalty",
-                                     "presence_penalty",
-                                     "frequency_penalty",
-                                     "n",
-                                     "logprobs",
-                                     "ignore_eos",
-                                     "seed",
-                                     "stop",
-                                     "stop_token_ids",
-                                     NULL};
+/* The keys a record may hold beside its prompt column and the sampling keys. */
+static const char *const own_names[] = {"custom_id", "prompt_token_ids", "metadata"};
+enum { N_OWN_NAMES = sizeof own_names / sizeof *own_names };
+
+bool request_key_is_known(const char *name) {
+    for (size_t i = 0; i < N_OWN_NAMES; i++)
+        if (strcmp(name, own_names[i]) == 0)
+            return true;
+    return sampling_field_of(name) != 0;
+}
 
 void request_free(struct request *request) {
     free(request->custom_id);
@@ -217,9 +207,9 @@ static enum status take_sampling(struct request *out, const char *name, uint32_t
 }
 
 static enum status refuse_key(struct request *out, const char *name, const char *prompt_field) {
-    const char *names[sizeof request_names / sizeof *request_names + 1];
-    memcpy(names + 1, request_names, sizeof request_names);
-    names[0] = prompt_field;
+    const char *names[1 + N_OWN_NAMES + N_SAMPLING_NAMES + 1] = {prompt_field};
+    memcpy(names + 1, own_names, sizeof own_names);
+    memcpy(names + 1 + N_OWN_NAMES, sampling_names, sizeof sampling_names);
     char shown[QUOTE_BYTES], hint[NEAREST_HINT_BYTES];
     return request_refuse(out, "unknown_key", "%s: unknown key%s", quote(name, strlen(name), shown),
                           nearest_hint(name, strlen(name), names, hint));

@@ -60,23 +60,25 @@ _Static_assert(MAX_LOGPROBS == 20, "the text for logprobs names the limit");
 _Static_assert(MAX_SAMPLES_PER_RECORD == 128, "the text for n names the limit");
 _Static_assert(MAX_MAX_TOKENS == 1073741824, "the text for max_tokens names the limit");
 
-const char *const sampling_names[] = {"max_tokens",
-                                      "max_new_tokens",
-                                      "max_completion_tokens",
-                                      "temperature",
-                                      "top_p",
-                                      "top_k",
-                                      "min_p",
-                                      "repetition_penalty",
-                                      "presence_penalty",
-                                      "frequency_penalty",
-                                      "n",
-                                      "logprobs",
-                                      "ignore_eos",
-                                      "seed",
-                                      "stop",
-                                      "stop_token_ids",
-                                      NULL};
+_Static_assert(sizeof keys / sizeof *keys == N_SAMPLING_NAMES, "every key has a name in the list");
+
+const char *const sampling_names[N_SAMPLING_NAMES + 1] = {"max_tokens",
+                                                          "max_new_tokens",
+                                                          "max_completion_tokens",
+                                                          "temperature",
+                                                          "top_p",
+                                                          "top_k",
+                                                          "min_p",
+                                                          "repetition_penalty",
+                                                          "presence_penalty",
+                                                          "frequency_penalty",
+                                                          "n",
+                                                          "logprobs",
+                                                          "ignore_eos",
+                                                          "seed",
+                                                          "stop",
+                                                          "stop_token_ids",
+                                                          NULL};
 
 static const struct sampling_key *key_find(const char *name) {
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)

@@ -98,6 +98,7 @@ enum status sampling_add_stop(struct sampling *sampling, enum status code, const
 enum status sampling_add_stop_token_id(struct sampling *sampling, enum status code, int64_t id);
 
 /* Names of all sampling keys, NULL-terminated, for "did you mean". */
-extern const char *const sampling_names[];
+enum { N_SAMPLING_NAMES = 16 };
+extern const char *const sampling_names[N_SAMPLING_NAMES + 1];
 
 #endif

@@ -139,7 +139,7 @@ static const char *string_at(const json_t *object, const char *key) {
 }
 
 /* The manifest as it is, when it is one of this identity; NULL otherwise. */
-static json_t *read_earlier(const char *path, const struct manifest_info *info) {
+static json_t *read_earlier(const char *path, const struct identity *identity) {
     struct buffer bytes = {0};
     char hash[HASH128_TEXT_BYTES];
     json_error_t error;
@@ -147,7 +147,7 @@ static json_t *read_earlier(const char *path, const struct manifest_info *info) 
     if (file_read(path, MANIFEST_MAX_BYTES, &bytes) == STATUS_OK)
         earlier = json_loadb(bytes.data, bytes.size, JSON_REJECT_DUPLICATES, &error);
     buffer_free(&bytes);
-    hash128_text(info->identity->hash, hash);
+    hash128_text(identity->hash, hash);
     bool usable = json_is_array(json_object_get(earlier, "runs")) &&
                   strcmp(string_at(json_object_get(earlier, "identity"), "hash"), hash) == 0;
     if (!usable) {
@@ -158,7 +158,7 @@ static json_t *read_earlier(const char *path, const struct manifest_info *info) 
 }
 
 /* Puts this run's entry over its own earlier state, or behind the runs before. The output's lock is ours, so
- * whatever else is still called running was killed; and where nothing was found, what earlier runs wrote is
+ * whatever else still runs or publishes was killed; and where nothing was found, what earlier runs wrote is
  * no longer in the file. */
 static void put_run(json_t *runs, const struct manifest_info *info) {
     size_t i;
@@ -171,7 +171,8 @@ static void put_run(json_t *runs, const struct manifest_info *info) {
         }
     }
     json_array_foreach(runs, i, run) {
-        if (strcmp(string_at(run, "state"), "running") == 0)
+        if (strcmp(string_at(run, "state"), "running") == 0 ||
+            strcmp(string_at(run, "state"), "publishing") == 0)
             json_object_set_new(run, "state", json_string("killed"));
         if (info->found.n_records == 0)
             json_object_set_new(run, "discarded", json_true());
@@ -179,12 +180,9 @@ static void put_run(json_t *runs, const struct manifest_info *info) {
     json_array_append_new(runs, ours);
 }
 
-static json_t *build(const char *path, const struct manifest_info *info) {
-    json_t *earlier = read_earlier(path, info);
-    json_t *runs = earlier ? json_incref(json_object_get(earlier, "runs")) : json_array();
-    bool rebuilt = earlier ? json_is_true(json_object_get(earlier, "rebuilt")) : info->found.n_records > 0;
+/* Everything but the runs. */
+static json_t *build(const struct manifest_info *info, bool is_rebuilt) {
     json_t *out = json_object();
-    put_run(runs, info);
     json_object_set_new(out, "output", text(info->output));
     json_object_set_new(out, "state", text(info->state));
     json_object_set_new(out, "complete", json_boolean(info->is_complete));
@@ -192,29 +190,69 @@ static json_t *build(const char *path, const struct manifest_info *info) {
                         info->n_expected >= 0 ? json_integer((json_int_t)info->n_expected) : json_null());
     json_object_set_new(out, "counts", counts_json(&info->counts));
     json_object_set_new(out, "identity", identity_json(info->identity));
-    if (rebuilt)
+    if (is_rebuilt)
         json_object_set_new(out, "rebuilt", json_true());
-    json_object_set_new(out, "runs", runs);
-    json_decref(earlier);
     return out;
+}
+
+/* NAME.manifest.json; free with buffer_free. */
+static enum status manifest_path(const char *output, struct buffer *path) {
+    TRY(buffer_printf(path, "%s.manifest.json", output));
+    return buffer_terminate(path);
+}
+
+/* Takes manifest over. */
+static enum status replace(const char *path, json_t *manifest) {
+    char *dump = json_dumps(manifest, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_decref(manifest);
+    RETURN_IF(!dump, STATUS_INTERNAL, "%s: out of host memory", path);
+    size_t size = strlen(dump);
+    dump[size] = '\n'; /* over the NUL: a text file ends its last line */
+    enum status result = file_replace(path, dump, size + 1);
+    free(dump);
+    return result;
 }
 
 enum status manifest_write(const struct manifest_info *info) {
     struct buffer path = {0};
-    enum status result = buffer_printf(&path, "%s.manifest.json", info->output);
-    if (result == STATUS_OK)
-        result = buffer_terminate(&path);
-    json_t *manifest = result == STATUS_OK ? build(path.data, info) : NULL;
-    char *dump = manifest ? json_dumps(manifest, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
-    if (result == STATUS_OK && !dump)
-        result = status_fail(STATUS_INTERNAL, "%s: out of host memory", path.data);
+    enum status result = manifest_path(info->output, &path);
     if (result == STATUS_OK) {
-        size_t size = strlen(dump);
-        dump[size] = '\n'; /* over the NUL: a text file ends its last line */
-        result = file_replace(path.data, dump, size + 1);
+        json_t *earlier = read_earlier(path.data, info->identity);
+        json_t *runs = earlier ? json_incref(json_object_get(earlier, "runs")) : json_array();
+        bool was_rebuilt = json_is_true(json_object_get(earlier, "rebuilt"));
+        json_t *manifest = build(info, was_rebuilt || (!earlier && info->found.n_records > 0));
+        put_run(runs, info);
+        json_object_set_new(manifest, "runs", runs);
+        json_decref(earlier);
+        result = replace(path.data, manifest);
     }
-    free(dump);
-    json_decref(manifest);
+    buffer_free(&path);
+    return result;
+}
+
+enum status manifest_write_published(const char *output, const struct identity *identity,
+                                     const struct output_counts *counts) {
+    struct buffer path = {0};
+    enum status result = manifest_path(output, &path);
+    json_t *earlier = result == STATUS_OK ? read_earlier(path.data, identity) : NULL;
+    if (result == STATUS_OK && !json_is_true(json_object_get(earlier, "complete"))) {
+        json_t *runs = earlier ? json_incref(json_object_get(earlier, "runs")) : json_array(), *run;
+        size_t i;
+        json_array_foreach(runs, i, run) {
+            if (strcmp(string_at(run, "state"), "publishing") == 0)
+                json_object_set_new(run, "state", json_string("complete"));
+        }
+        struct manifest_info info = {.output = output,
+                                     .identity = identity,
+                                     .is_complete = true,
+                                     .state = "complete",
+                                     .n_expected = counts->n_records,
+                                     .counts = *counts};
+        json_t *manifest = build(&info, !earlier || json_is_true(json_object_get(earlier, "rebuilt")));
+        json_object_set_new(manifest, "runs", runs);
+        result = replace(path.data, manifest);
+    }
+    json_decref(earlier);
     buffer_free(&path);
     return result;
 }

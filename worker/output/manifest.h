@@ -16,7 +16,7 @@ struct manifest_info {
     const char *numerics_class;
     const char *version; /* of pressrun */
     bool is_complete;
-    const char *state;  /* "running", "complete", "stopped", "failed" */
+    const char *state;  /* "running", "publishing", "complete", "stopped", "failed" */
     int64_t n_expected; /* selected input lines; -1 while unknown */
     struct output_counts counts;
     struct output_counts found;        /* counts at this run's start: records not generated again */
@@ -28,5 +28,10 @@ struct manifest_info {
  * process id: later calls replace its entry. The caller holds the output's lock. STATUS_CANNOT_CREATE,
  * STATUS_IO, STATUS_INTERNAL. */
 enum status manifest_write(const struct manifest_info *info);
+
+/* For an output that is published: where the manifest does not say so (its writer died behind the rename, or
+ * it was lost), it does afterwards. Otherwise untouched. Same failures. */
+enum status manifest_write_published(const char *output, const struct identity *identity,
+                                     const struct output_counts *counts);
 
 #endif

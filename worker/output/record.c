@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/output/number.h"
+#include "worker/base/number.h"
 #include "worker/text/utf8.h"
 
 void record_free(struct record *record) {

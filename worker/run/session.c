@@ -124,12 +124,12 @@ void session_close(struct session *session) {
     memset(session, 0, sizeof *session);
 }
 
-struct scheduler_limits session_scheduler_limits(const struct session *session) {
-    const struct state_limits *state = &session->plan.state;
+struct scheduler_limits session_scheduler_limits(const struct plan *plan) {
+    const struct state_limits *state = &plan->state;
     return (struct scheduler_limits){.n_slots = state->n_slots,
                                      .n_pages = state->n_pages,
                                      .max_pages_per_slot = state->max_pages_per_slot,
                                      .max_rows = state->max_rows,
                                      .max_samples = state->max_samples,
-                                     .reserves_expected = session->plan.kv_reserve == KV_RESERVE_EXPECTED};
+                                     .reserves_expected = plan->kv_reserve == KV_RESERVE_EXPECTED};
 }

@@ -31,7 +31,7 @@ void session_close(struct session *session);
 enum status session_load_shape(const char *shape, struct model_config *config, char **path);
 
 /* The engine's limits that go with the session's plan. */
-struct scheduler_limits session_scheduler_limits(const struct session *session);
+struct scheduler_limits session_scheduler_limits(const struct plan *plan);
 
 /* The model folder's tokenizer; NULL where it has none (a model that is prompted with token ids alone). */
 enum status session_open_tokenizer(const char *folder, struct tokenizer **out);

@@ -31,7 +31,10 @@ enum status stop_install(double grace_s) {
     grace_seconds = grace_s;
     static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
     struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
+    /* One handler at a time: of two signals that come together the second must find the first one's note. */
     sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sigaddset(&action.sa_mask, numbers[i]);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         struct sigaction old;
         /* nohup and the like set a signal to be ignored before they start us: it stays ignored. */

@@ -1,4 +1,4 @@
-#include "worker/output/number.h"
+#include "worker/base/number.h"
 
 #include <float.h>
 #include <math.h>

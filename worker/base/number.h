@@ -1,6 +1,6 @@
 /* number: numbers as JSON text, fast and exact. Each writes at `out` without a NUL and returns the end. */
-#ifndef PRESSRUN_WORKER_OUTPUT_NUMBER_H
-#define PRESSRUN_WORKER_OUTPUT_NUMBER_H
+#ifndef PRESSRUN_WORKER_BASE_NUMBER_H
+#define PRESSRUN_WORKER_BASE_NUMBER_H
 
 #include <stdint.h>
 
