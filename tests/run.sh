@@ -16,7 +16,6 @@ set -euo pipefail
 # skipped, and counted.
 declare -A only_on=(
     [memory/valgrind]=cpu       # the CUDA driver's own memory is not Valgrind-clean
-    [end_to_end/restarts]=cpu  # CUDA slots get all their pages at once
     [memory/device_memory]=cuda # the CPU backend has no memory of its own
 )
 

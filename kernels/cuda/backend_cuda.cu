@@ -209,6 +209,7 @@ void context_close(struct backend_context *context) {
     }
     cuda_graphs_drop(context);
     cuda_weights_done(context);
+    cuda_profile_close(context);
     while (context->tensors)
         cuda_tensor_free(context, context->tensors);
     for (int i = 0; i < RING_ENTRIES; i++) {
@@ -367,17 +368,14 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     out->state_init = state_init;
     out->decode_rows = cuda_decode_rows;
     out->slots_begin = cuda_slots_begin;
+    out->slots_extend = cuda_slots_extend;
     out->pages_copy = cuda_pages_copy;
     out->step_begin = cuda_step_begin;
-    out->embed = cuda_embed;
-    out->norm = cuda_norm;
-    out->matmul = cuda_matmul;
-    out->attention_decode = cuda_attention_decode;
-    out->attention_prefill = cuda_attention_prefill;
-    out->sample = cuda_sample;
+    cuda_profile_wrap(out);
     out->step_end = cuda_step_end;
     out->step_wait = cuda_step_wait;
     out->measure_limits = cuda_measure_limits;
+    out->profile = cuda_profile;
     out->launches_per_step = launches_per_step;
     return STATUS_OK;
 }

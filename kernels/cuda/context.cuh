@@ -117,8 +117,9 @@ struct backend_context {
     struct recorded_step *recorded; /* entry of graphs that the running step uses */
     struct recorded_step graphs[MAX_GRAPHS];
     int32_t n_graphs;
-    bool chained;       /* the last thing queued in this step is a kernel */
-    int64_t n_launches; /* kernels of the running step */
+    struct profile *profile; /* profile.cu; NULL: operations are not timed */
+    bool chained;            /* the last thing queued in this step is a kernel */
+    int64_t n_launches;      /* kernels of the running step */
     int64_t n_launches_last;
 };
 
@@ -208,8 +209,15 @@ enum status cuda_tensor_allocate(struct backend_context *context, enum tensor_ki
                                  int64_t rows, int64_t cols, size_t bytes, struct tensor **out);
 void cuda_tensor_free(struct backend_context *context, struct tensor *tensor);
 
+/* profile.cu: device time by operation. Replaces the operations of the table by ones that are timed. */
+enum status cuda_profile(struct backend_context *context, bool goes_on, double *seconds);
+void cuda_profile_wrap(struct backend *backend);
+void cuda_profile_close(struct backend_context *context);
+
 /* slots.cu: sequences take slots, pages are copied. */
 enum status cuda_slots_begin(struct backend_context *context, const struct slot_start *starts, int32_t n);
+enum status cuda_slots_extend(struct backend_context *context, const struct slot_extension *extensions,
+                              int32_t n);
 enum status cuda_pages_copy(struct backend_context *context, const int32_t (*pairs)[2], int32_t n);
 
 /* step.cu: a step from its arrays to its results. */

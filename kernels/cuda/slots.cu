@@ -56,6 +56,30 @@ __global__ void __launch_bounds__(SLOTS_THREADS) kernel_slots_begin(const slots_
             counts[prompt[i]] = 0x80000000u; /* repeated tokens write the same value */
 }
 
+/* One slot_extension as uploaded; its page ids follow all of them. */
+struct uploaded_extension {
+    int32_t slot;
+    int32_t first_page;
+    int32_t n_pages;
+    int32_t first; /* index of its first page id among the int32 behind the extensions */
+};
+
+struct extend_params {
+    const uploaded_extension *extensions; /* [n] pinned */
+    const int32_t *pages;                 /* pinned */
+    int32_t *page_table;                  /* [n_slots + 1, max_pages] */
+    int32_t max_pages;
+};
+
+/* One block per extension. */
+__global__ void __launch_bounds__(SLOTS_THREADS) kernel_slots_extend(const extend_params p) {
+    ptx_wait_for_previous_kernels();
+    const uploaded_extension &extension = p.extensions[blockIdx.x];
+    int32_t *table = p.page_table + (int64_t)extension.slot * p.max_pages + extension.first_page;
+    for (int i = threadIdx.x; i < extension.n_pages; i += SLOTS_THREADS)
+        table[i] = p.pages[extension.first + i];
+}
+
 struct copy_params {
     const int32_t (*pairs)[2]; /* [n] (source, destination), pinned */
     uint4 *k;
@@ -124,7 +148,63 @@ enum status slots_begin_some(struct backend_context *context, const struct slot_
     return STATUS_OK;
 }
 
+/* Queues extensions [0, n), whose upload fits an entry. */
+enum status slots_extend_some(struct backend_context *context, const struct slot_extension *extensions,
+                              int32_t n) {
+    unsigned char *host;
+    int entry;
+    TRY(staging_take(context, "slots_extend", &host, &entry));
+    uploaded_extension *uploads = reinterpret_cast<uploaded_extension *>(host);
+    int32_t *lists = reinterpret_cast<int32_t *>(uploads + n);
+    int32_t used = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const struct slot_extension *extension = extensions + i;
+        uploads[i] = {extension->slot, extension->first_page, extension->n_pages, used};
+        memcpy(lists + used, extension->pages, (size_t)extension->n_pages * sizeof *lists);
+        used += extension->n_pages;
+    }
+    extend_params p = {};
+    TRY(device_address(&p.extensions, host, "slots_extend"));
+    p.pages = reinterpret_cast<const int32_t *>(p.extensions + n);
+    p.page_table = context->state.page_table;
+    p.max_pages = context->limits.max_pages_per_slot;
+    context->chained = false;
+    TRY(cuda_launch(context, "slots_extend", kernel_slots_extend, dim3(n), SLOTS_THREADS, 0, p));
+    TRY_CUDA(cudaEventRecord(context->staging_done[entry], context->stream), "slots_extend");
+    return STATUS_OK;
+}
+
 } // namespace
+
+enum status cuda_slots_extend(struct backend_context *context, const struct slot_extension *extensions,
+                              int32_t n) {
+    const struct state_limits *limits = &context->limits;
+    RETURN_IF(!context->has_state || context->mode != STEP_NONE, STATUS_INTERNAL,
+              "slots_extend: call it after state_init and outside a step");
+    int32_t first = 0;
+    size_t bytes = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const struct slot_extension *extension = extensions + i;
+        RETURN_IF(extension->slot < 0 || extension->slot >= limits->n_slots || extension->first_page < 0 ||
+                      extension->n_pages < 0 ||
+                      extension->n_pages > limits->max_pages_per_slot - extension->first_page,
+                  STATUS_INTERNAL, "slots_extend: slot %d of %d, pages [%d, %d) of %d", extension->slot,
+                  limits->n_slots, extension->first_page, extension->first_page + extension->n_pages,
+                  limits->max_pages_per_slot);
+        for (int32_t j = 0; j < extension->n_pages; j++)
+            RETURN_IF(extension->pages[j] <= SCRATCH_PAGE || extension->pages[j] >= limits->n_pages,
+                      STATUS_INTERNAL, "slots_extend: page %d of slot %d is outside of [1, %d)",
+                      extension->pages[j], extension->slot, limits->n_pages);
+        size_t need = sizeof(uploaded_extension) + (size_t)extension->n_pages * sizeof(int32_t);
+        if (bytes + need > context->staging_bytes) {
+            TRY(slots_extend_some(context, extensions + first, i - first));
+            first = i;
+            bytes = 0;
+        }
+        bytes += need;
+    }
+    return first < n ? slots_extend_some(context, extensions + first, n - first) : STATUS_OK;
+}
 
 enum status cuda_slots_begin(struct backend_context *context, const struct slot_start *starts, int32_t n) {
     const struct state_limits *limits = &context->limits;

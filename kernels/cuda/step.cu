@@ -207,7 +207,7 @@ enum status cuda_step_begin(struct backend_context *context, const struct batch 
     context->chained = false;
     context->n_launches = 0;
     context->mode = STEP_LAUNCH;
-    if (context->no_graphs || batch->n_segments > 0)
+    if (context->no_graphs || context->profile || batch->n_segments > 0)
         return STATUS_OK;
     int32_t n_known = context->n_graphs;
     context->recorded = graph_find(context, batch);
