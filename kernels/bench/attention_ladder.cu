@@ -1,11 +1,12 @@
-/* The attention ladder, bfloat16: rows of sequences of equal length over a paged KV cache, decode (one
- * position a sequence) and prefill (all positions, causal).
+/* The attention ladder, bfloat16: rows of sequences over a paged KV cache, decode (one position a sequence,
+ * lengths equal or uniform) and prefill (all positions, causal).
  *
  *   naive    one block per (row, head), scores of the whole row in memory, three passes
  *   tiled    one block per (row, head), scores in shared memory, lanes over the head's columns
  *   shipped  the backend's attention_decode and attention_prefill
  *
- * Decode is stated beside the copy bandwidth (K and V read once), prefill in TFLOP/s of the causal half. */
+ * Decode is stated beside the copy bandwidth (K and V read once; calls rotate over layers beyond the L2
+ * cache), prefill in TFLOP/s of the causal half. */
 #include <algorithm>
 #include <cmath>
 
@@ -15,7 +16,14 @@
 
 namespace {
 
-enum { THREADS = 128, CHECKED_ROWS = 8 };
+enum {
+    THREADS = 128,
+    CHECKED_ROWS = 8,
+    FILL_ROWS = 16384,   /* prompt rows of a step that fills the pages */
+    MAX_LAYERS = 512,    /* that calls rotate over */
+    RAGGED_LIMIT = 4096, /* positions that the state of uniform lengths allows: it must not slow short ones */
+    RAGGED_STRIDE = 97   /* coprime to the lengths below, so that all occur equally often */
+};
 
 struct shape {
     const char *name;
@@ -25,15 +33,27 @@ struct shape {
     int n_sequences;
     int length; /* positions, the row's own included */
     bool prefill;
+    bool ragged; /* decode: lengths are uniform in 1..length */
 };
 
 const shape SHAPES[] = {
-    {"char", 6, 6, 64, 1, 256, false},    {"char", 6, 6, 64, 64, 256, false},
-    {"char", 6, 6, 64, 1024, 256, false}, {"gpt2", 12, 12, 64, 64, 1024, false},
-    {"1b", 32, 8, 64, 1, 2048, false},    {"1b", 32, 8, 64, 64, 2048, false},
-    {"char", 6, 6, 64, 16, 256, true},    {"gpt2", 12, 12, 64, 8, 1024, true},
-    {"1b", 32, 8, 64, 8, 2048, true},     {"8b", 32, 8, 128, 2, 2048, true},
+    {"char", 6, 6, 64, 1, 256, false, false},     {"char", 6, 6, 64, 64, 256, false, false},
+    {"char", 6, 6, 64, 1024, 256, false, false},  {"char", 6, 6, 64, 2048, 256, false, true},
+    {"gpt2", 12, 12, 64, 1, 1024, false, false},  {"gpt2", 12, 12, 64, 64, 1024, false, false},
+    {"1b", 32, 8, 64, 1, 256, false, false},      {"1b", 32, 8, 64, 1, 2048, false, false},
+    {"1b", 32, 8, 64, 8, 2048, false, false},     {"1b", 32, 8, 64, 64, 2048, false, false},
+    {"1b", 32, 8, 64, 1024, 256, false, true},    {"8b", 32, 8, 128, 1, 2048, false, false},
+    {"8b", 32, 8, 128, 64, 2048, false, false},   {"8b", 32, 8, 128, 512, 256, false, true},
+    {"70b", 64, 8, 128, 32, 2048, false, false},  {"d96", 32, 32, 96, 16, 2048, false, false},
+    {"d256", 16, 8, 256, 32, 2048, false, false}, {"char", 6, 6, 64, 16, 256, true, false},
+    {"gpt2", 12, 12, 64, 8, 1024, true, false},   {"1b", 32, 8, 64, 8, 2048, true, false},
+    {"8b", 32, 8, 128, 2, 2048, true, false},
 };
+
+/* Positions of a sequence's row, its own included. */
+__host__ __device__ inline int decode_length(int length, bool ragged, int sequence) {
+    return ragged ? 1 + sequence * RAGGED_STRIDE % length : length;
+}
 
 /* What the plain kernels read: dense copies of q, K and V. */
 struct dense_params {
@@ -47,12 +67,13 @@ struct dense_params {
     int head_dim;
     int length;
     bool prefill;
+    bool ragged;
     float scale;
 };
 
 __device__ __forceinline__ void dense_row(const dense_params &p, int row, int *sequence, int *n_keys) {
     *sequence = p.prefill ? row / p.length : row;
-    *n_keys = p.prefill ? row % p.length + 1 : p.length;
+    *n_keys = p.prefill ? row % p.length + 1 : decode_length(p.length, p.ragged, row);
 }
 
 __global__ void __launch_bounds__(THREADS) kernel_attention_naive(const dense_params p) {
@@ -132,7 +153,8 @@ double attention_error(const shape &s, const std::vector<uint16_t> &out, const s
     for (int c = 0; c < CHECKED_ROWS; c++) {
         int row = n_rows == 1 ? 0 : (int)((int64_t)c * (n_rows - 1) / (CHECKED_ROWS - 1)),
             head = c % s.n_heads;
-        int sequence = s.prefill ? row / s.length : row, n_keys = s.prefill ? row % s.length + 1 : s.length;
+        int sequence = s.prefill ? row / s.length : row;
+        int n_keys = s.prefill ? row % s.length + 1 : decode_length(s.length, s.ragged, row);
         int kv_head = head / (s.n_heads / s.n_kv_heads);
         auto at = [&](int key, int i) {
             return (((size_t)sequence * s.length + key) * s.n_kv_heads + kv_head) * s.head_dim + i;
@@ -171,15 +193,15 @@ struct paged {
     uint64_t ticket;
 };
 
-/* Queues one step over positions [first, first + n_rows of a sequence) of all sequences up to its operations.
- */
+/* Queues one step up to its operations: over positions [position, position + n_each) of all sequences, or
+ * over the last position of each. */
 void step_begin(paged *paged, const shape &s, int position, int n_each, bool prefill) {
     int n_rows = s.n_sequences * n_each;
     std::vector<int32_t> token(n_rows), positions(n_rows), slot(n_rows);
     std::vector<struct segment> segments;
     for (int row = 0; row < n_rows; row++) {
         slot[row] = row / n_each;
-        positions[row] = position + row % n_each;
+        positions[row] = prefill ? position + row % n_each : decode_length(s.length, s.ragged, row) - 1;
         if (prefill && row % n_each == 0)
             segments.push_back({row, n_each, slot[row], position});
     }
@@ -200,16 +222,19 @@ void step_end(paged *paged) {
     bench_must(paged->backend.step_wait(paged->backend.context, paged->ticket, nullptr, nullptr));
 }
 
-/* qkv of rows [row's sequence, its positions from `position` on], from the dense arrays. */
+/* qkv of the rows of step_begin, from the dense arrays. */
 void qkv_write(paged *paged, const shape &s, const std::vector<uint16_t> &q, const std::vector<uint16_t> &k,
-               const std::vector<uint16_t> &v, int position, int n_each) {
+               const std::vector<uint16_t> &v, int position, int n_each, bool prefill) {
     size_t heads = (size_t)s.n_heads * s.head_dim, kv = (size_t)s.n_kv_heads * s.head_dim,
            width = heads + 2 * kv;
     size_t n_rows = (size_t)s.n_sequences * n_each;
     std::vector<uint16_t> rows(n_rows * width);
     for (size_t row = 0; row < n_rows; row++) {
-        size_t source = row / n_each * s.length + position + row % n_each; /* of K and V */
-        size_t query = s.prefill ? source : row / n_each; /* of q; what filling computes is not read */
+        size_t sequence = row / n_each, own = position + row % n_each;
+        if (!prefill)
+            own = decode_length(s.length, s.ragged, (int)sequence) - 1;
+        size_t source = sequence * s.length + own;    /* of K and V */
+        size_t query = s.prefill ? source : sequence; /* of q; what filling computes is not read */
         std::copy_n(q.begin() + query * heads, heads, rows.begin() + row * width);
         std::copy_n(k.begin() + source * kv, kv, rows.begin() + row * width + heads);
         std::copy_n(v.begin() + source * kv, kv, rows.begin() + row * width + heads + kv);
@@ -238,6 +263,7 @@ void bench_shape(struct bench *bench, const shape &s) {
     p.head_dim = s.head_dim;
     p.length = s.length;
     p.prefill = s.prefill;
+    p.ragged = s.ragged;
     p.scale = 1 / std::sqrt((float)s.head_dim);
 
     bench_row row = {};
@@ -245,11 +271,15 @@ void bench_shape(struct bench *bench, const shape &s) {
     row.shape = std::string(s.name) + (s.prefill ? " prefill" : " decode") + " H" +
                 std::to_string(s.n_heads) + "/" + std::to_string(s.n_kv_heads) + " D" +
                 std::to_string(s.head_dim) + " B" + std::to_string(s.n_sequences) + " T" +
-                std::to_string(s.length);
-    double pairs =
-        s.prefill ? 0.5 * s.length * (s.length + 1) : s.length; /* (row, key) pairs of one sequence */
-    row.flops = 4.0 * s.n_sequences * pairs * (double)heads;
-    row.bytes = 2.0 * (2.0 * (double)(kv_rows * kv) + 2.0 * n_rows * (double)heads);
+                (s.ragged ? "1.." : "") + std::to_string(s.length);
+    double pairs = 0, keys = 0; /* (row, key) pairs; keys that are read */
+    for (int sequence = 0; sequence < s.n_sequences; sequence++) {
+        double length = decode_length(s.length, s.ragged, sequence);
+        pairs += s.prefill ? 0.5 * length * (length + 1) : length;
+        keys += length;
+    }
+    row.flops = 4.0 * pairs * (double)heads;
+    row.bytes = 2.0 * (2.0 * keys * (double)kv + 2.0 * n_rows * (double)heads);
     row.baseline_us = row.bytes / bench->copy_bytes_per_us;
     row.baseline = "copy";
     row.tolerance = 0x1p-6; /* the rounding of bfloat16 weights and results */
@@ -285,14 +315,17 @@ void bench_shape(struct bench *bench, const shape &s) {
     bench_must(backend_open_cuda(&options, &paged.backend));
     own.context = paged.backend.context;
     struct state_limits limits = {};
-    int n_pages = ceil_div(s.length, PAGE_TOKENS), fill_each = std::min(s.length, 64);
+    int n_pages = ceil_div(s.length, PAGE_TOKENS);
+    int fill_each = std::min(s.length, std::max(1, std::min(64, FILL_ROWS / s.n_sequences)));
+    size_t layer_bytes = kv_rows * kv * 2 * sizeof(bfloat16);
+    int n_layers = s.prefill ? 1 : (int)std::min((size_t)MAX_LAYERS, BENCH_L2_BYTES / layer_bytes + 1);
     limits.n_slots = s.n_sequences;
     limits.n_pages = 1 + s.n_sequences * n_pages;
-    limits.max_pages_per_slot = n_pages;
+    limits.max_pages_per_slot = s.ragged ? RAGGED_LIMIT / PAGE_TOKENS : n_pages;
     limits.max_rows = std::max(n_rows, s.n_sequences * fill_each);
     limits.max_segments = s.n_sequences;
     limits.max_samples = 1;
-    limits.n_layers = 1;
+    limits.n_layers = n_layers;
     limits.n_heads = s.n_heads;
     limits.n_kv_heads = s.n_kv_heads;
     limits.head_dim = s.head_dim;
@@ -321,15 +354,17 @@ void bench_shape(struct bench *bench, const shape &s) {
     if (!s.prefill)
         for (int position = 0; position < s.length; position += fill_each) {
             int n_each = std::min(fill_each, s.length - position);
-            qkv_write(&paged, s, q, k, v, position, n_each);
+            qkv_write(&paged, s, q, k, v, position, n_each, true);
             step_begin(&paged, s, position, n_each, true);
-            bench_must(paged.backend.attention_prefill(own.context, &args));
+            for (args.layer = 0; args.layer < n_layers; args.layer++)
+                bench_must(paged.backend.attention_prefill(own.context, &args));
             step_end(&paged);
         }
-    int position = s.prefill ? 0 : s.length - 1, n_each = s.prefill ? s.length : 1;
-    qkv_write(&paged, s, q, k, v, position, n_each);
-    step_begin(&paged, s, position, n_each, s.prefill);
-    double us = bench_time(&own, [&](int) {
+    int n_each = s.prefill ? s.length : 1;
+    qkv_write(&paged, s, q, k, v, 0, n_each, s.prefill);
+    step_begin(&paged, s, 0, n_each, s.prefill);
+    double us = bench_time(&own, [&](int i) {
+        args.layer = i % n_layers;
         bench_must(s.prefill ? paged.backend.attention_prefill(own.context, &args)
                              : paged.backend.attention_decode(own.context, &args));
     });

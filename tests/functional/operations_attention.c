@@ -120,21 +120,24 @@ static void rig_begin_slots(struct rig *rig) {
     }
 }
 
-/* Fills every page of the layer with NaN, through prefill, and starts all slots again. */
+/* Fills every page of the layer with NaN, one through prefill and the others as its copies, and starts all
+ * slots again. */
 static void rig_poison(struct rig *rig) {
     struct operations *ops = rig->ops;
-    int32_t at_once = rig->max_rows < rig->max_positions ? rig->max_rows : rig->max_positions;
-    float *nan = ops_alloc(ops, (size_t)(at_once * rig->cols), sizeof *nan);
-    for (int32_t i = 0; i < at_once * rig->cols; i++)
+    float *nan = ops_alloc(ops, (size_t)(PAGE_TOKENS * rig->cols), sizeof *nan);
+    for (int32_t i = 0; i < PAGE_TOKENS * rig->cols; i++)
         nan[i] = NAN;
     rig_begin_slots(rig);
-    for (int32_t s = 0; s < rig->n_slots; s++) {
-        for (int32_t p = 0; p < rig->max_positions; p += at_once) {
-            int32_t left = rig->max_positions - p;
-            struct part part = {s, p, left < at_once ? left : at_once, false};
-            free(rig_step(rig, &part, 1, nan));
-        }
+    struct part page = {0, 0, PAGE_TOKENS, false};
+    free(rig_step(rig, &page, 1, nan));
+    int32_t n = rig->n_slots * rig->pages_per_slot - 1;
+    int32_t(*pairs)[2] = ops_alloc(ops, (size_t)n, sizeof *pairs);
+    for (int32_t i = 0; i < n; i++) {
+        pairs[i][0] = rig->pages[0];
+        pairs[i][1] = rig->pages[1 + i];
     }
+    OPS_OK(ops, ops->backend.pages_copy(ops->backend.context, (const int32_t(*)[2])pairs, n));
+    free(pairs);
     free(nan);
     rig_begin_slots(rig);
 }
@@ -411,10 +414,10 @@ void case_attention_cuts(struct operations *ops) {
 /* Decode at lengths around the borders of pages and chunks, alone and with 16 others. */
 static void decode_alone_one(struct operations *ops, struct model model) {
     static const int32_t positions[] = {0,   1,   30,  31,  32,  63,  100, 254, 255,
-                                        256, 257, 300, 510, 511, 512, 513, 600};
-    enum { SLOTS = sizeof positions / sizeof positions[0], POSITIONS = 608 };
+                                        256, 257, 300, 510, 511, 512, 513, 699};
+    enum { SLOTS = sizeof positions / sizeof positions[0], POSITIONS = 704 };
     struct rig rig;
-    if (!rig_init(&rig, ops, model, SLOTS, POSITIONS, 640))
+    if (!rig_init(&rig, ops, model, SLOTS, POSITIONS, 704))
         return;
     struct part parts[SLOTS];
     for (int32_t s = 0; s < SLOTS; s++) {
@@ -439,11 +442,46 @@ static void decode_alone_one(struct operations *ops, struct model model) {
     rig_free(&rig);
 }
 
+/* So many rows that no backend divides a row's chunks any more, against each of the long ones alone. */
+static void decode_many_one(struct operations *ops, struct model model) {
+    enum { SLOTS = 36, POSITIONS = 320, LONG = 6 };
+    static const int32_t positions[LONG] = {254, 255, 256, 257, 287, 319};
+    struct rig rig;
+    if (!rig_init(&rig, ops, model, SLOTS, POSITIONS, 640))
+        return;
+    struct part parts[SLOTS];
+    for (int32_t s = 0; s < SLOTS; s++) {
+        int32_t position = s % LONG == 0 ? positions[s / LONG] : s * 7 % 40;
+        struct part prompt = {s, 0, position, false};
+        if (prompt.n_rows > 0)
+            free(rig_step(&rig, &prompt, 1, NULL));
+        parts[s] = (struct part){s, position, 1, true};
+    }
+    float *together = rig_step(&rig, parts, SLOTS, NULL);
+    for (int32_t s = 0; s < SLOTS; s++) {
+        expect_row(&rig, s, parts[s].position, together + s * rig.out_cols);
+        if (s % LONG != 0)
+            continue;
+        float *alone = rig_step(&rig, &parts[s], 1, NULL);
+        ops_expect_equal(ops, alone, together + s * rig.out_cols, rig.out_cols, "decode beside many rows");
+        free(alone);
+    }
+    free(together);
+    rig_free(&rig);
+}
+
 void case_attention_decode_alone(struct operations *ops) {
     decode_alone_one(ops, (struct model){2, 2, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
-    decode_alone_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
-    decode_alone_one(ops, (struct model){8, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
     decode_alone_one(ops, (struct model){4, 1, 128, DTYPE_FLOAT32, DTYPE_FLOAT32, true});
+    decode_alone_one(ops, (struct model){4, 1, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    decode_alone_one(ops, (struct model){9, 1, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_alone_one(ops, (struct model){2, 2, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    decode_alone_one(ops, (struct model){8, 2, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_alone_one(ops, (struct model){3, 1, 96, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_alone_one(ops, (struct model){8, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_alone_one(ops, (struct model){2, 1, 256, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_many_one(ops, (struct model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    decode_many_one(ops, (struct model){16, 16, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
 }
 
 /* A second slot shares the whole pages of a prompt, has a copy of its last page, and decodes the same;
