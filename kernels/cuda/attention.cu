@@ -2,11 +2,11 @@
  * that hold one generated position each.
  *
  * Work. A row's positions are cut into chunks of DECODE_CHUNK_TOKENS. A block takes (row, kv head and up to
- * HEADS of its query heads) and every gridDim.z-th chunk of the row, so all these heads share one read of K
- * and V. Chunks of one row that are spread over several blocks meet in scratch: each block writes its chunks'
- * sums and counts itself in; the last one merges all in index order. Otherwise a block merges its chunks as
- * it goes. The grid depends on the number of rows and on the device, results do not: a recorded step serves
- * all lengths, and no block is launched for chunks that few sequences have.
+ * 8 of its query heads; 4 for other dtypes) and every gridDim.z-th chunk of the row, so all these heads share
+ * one read of K and V. Chunks of one row that are spread over several blocks meet in scratch: each block
+ * writes its chunks' sums and counts itself in; the last one merges all in index order. Otherwise a block
+ * merges its chunks as it goes. The grid depends on the number of rows and on the device, results do not: a
+ * recorded step serves all lengths, and no block is launched for chunks that few sequences have.
  *
  * bfloat16 over bfloat16 pages (kernel_attention_decode_mma): warp w of a block takes page w of the chunk. K
  * and V of one unit of keys (32 up to head_dim 64, else 16) go from memory straight into registers, in the
@@ -29,8 +29,8 @@
  *
  * Other dtypes (kernel_attention_decode): scores by float32 fma, lanes over columns, through shared memory.
  *
- * Numerics: float32 sums, softmax in powers of two. mma: weights are rounded to bfloat16; a page has its own
- * maximum (units in ascending order), pages of a chunk are added in ascending order. Other dtypes: a score is
+ * Numerics: float32 sums, softmax in powers of two. mma: weights are rounded to bfloat16; a unit of keys has
+ * its own maximum, units of a chunk are added in ascending order. Other dtypes: a score is
  * a butterfly over the lanes that share a key; a thread owns fixed positions of the chunk, threads are added
  * in one fixed tree. Chunks merge in ascending order, one after the other. So bits depend on the row's own
  * position alone. Positions beyond the row's are never loaded: they count as zero.
