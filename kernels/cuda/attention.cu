@@ -311,10 +311,25 @@ __device__ __forceinline__ void load_row(decode_shared<HEAD_DIM> &shared, const 
     }
 }
 
-/* The sums of a chunk for one head, from its first n units (at most all) in ascending order. */
+/* Accumulators of columns 64 c + .. of a unit: this lane's heads 2t and 2t + 1. */
+template <int HEAD_DIM>
+__device__ __forceinline__ void store_unit(decode_shared<HEAD_DIM> &shared, int unit, int n_heads, int c,
+                                           const float (&out)[4][4], int lane) {
+    int column = decode_unit<HEAD_DIM>::v_column(lane, c), head = lane % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (head + h >= n_heads || column >= HEAD_DIM)
+            continue;
+        float4 *to = reinterpret_cast<float4 *>(shared.sum[unit][head + h] + column);
+        to[0] = make_float4(out[0][h], out[0][2 + h], out[1][h], out[1][2 + h]);
+        to[1] = make_float4(out[2][h], out[2][2 + h], out[3][h], out[3][2 + h]);
+    }
+}
+
+/* The sums of a chunk for one head, from its units in ascending order; those without keys add zeros. */
 template <int HEAD_DIM>
 __device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const decode_shared<HEAD_DIM> &shared,
-                                          int head, int lane, int n) {
+                                          int head, int lane) {
     constexpr int UNITS = decode_tiles<HEAD_DIM>::CHUNK_UNITS;
     chunk.largest = -INFINITY, chunk.total = 0;
 #pragma unroll
@@ -322,21 +337,15 @@ __device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const deco
         chunk.sum[i] = 0;
 #pragma unroll
     for (int unit = 0; unit < UNITS; unit++)
-        if (unit < n)
-            chunk.largest = fmaxf(chunk.largest, shared.largest[unit][head]);
+        chunk.largest = fmaxf(chunk.largest, shared.largest[unit][head]);
 #pragma unroll 4
     for (int unit = 0; unit < UNITS; unit++) {
         float weight = ptx_exp2(shared.largest[unit][head] - chunk.largest);
-        float total = fmaf(shared.total[unit][head], weight, chunk.total);
-        chunk.total = unit < n ? total : chunk.total;
+        chunk.total = fmaf(shared.total[unit][head], weight, chunk.total);
 #pragma unroll
-        for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++) {
-            int column = lane + i * WARP_LANES;
-            if (HEAD_DIM % WARP_LANES != 0 && column >= HEAD_DIM)
-                continue;
-            float sum = fmaf(shared.sum[unit][head][column], weight, chunk.sum[i]);
-            chunk.sum[i] = unit < n ? sum : chunk.sum[i];
-        }
+        for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++)
+            if (lane + i * WARP_LANES < HEAD_DIM)
+                chunk.sum[i] = fmaf(shared.sum[unit][head][lane + i * WARP_LANES], weight, chunk.sum[i]);
     }
 }
 
@@ -378,8 +387,16 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
 #pragma unroll
         for (int u = 0; u < tiles::UNITS; u++) {
             int own = n - u * tiles::UNIT_KEYS; /* the row's own key in this unit, or behind it */
-            if (own < 0)
-                break;
+            int unit_idx = warp * tiles::UNITS + u;
+            if (own < 0) { /* no key of the row */
+                const float zeros[4][4] = {};
+                if (t == 0)
+                    shared.largest[unit_idx][g] = -INFINITY, shared.total[unit_idx][g] = 0;
+#pragma unroll
+                for (int c = 0; c < tiles::V_VECTORS; c++)
+                    store_unit<HEAD_DIM>(shared, unit_idx, work.n_heads, c, zeros, lane);
+                continue;
+            }
             bool last_unit = u == tiles::UNITS - 1;
             int32_t from = last_unit ? next_page : page;
             int from_row = last_unit ? 0 : (u + 1) * tiles::UNIT_KEYS;
@@ -422,7 +439,6 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                 weight[tile] = pack_bfloat16(even, odd);
             }
             total = lanes_sum<4>(total);
-            int unit_idx = warp * tiles::UNITS + u;
             if (t == 0)
                 shared.largest[unit_idx][g] = largest, shared.total[unit_idx][g] = total;
 
@@ -441,15 +457,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                                              __byte_perm(v[2][c][i], v[3][c][i], 0x7632)};
                         ptx_mma_bf16(out[i], pairs, weight[2 * step], weight[2 * step + 1]);
                     }
-                int column = decode_unit<HEAD_DIM>::v_column(lane, c);
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    if (t * 2 + h >= work.n_heads || column >= HEAD_DIM)
-                        continue;
-                    float4 *to = reinterpret_cast<float4 *>(shared.sum[unit_idx][t * 2 + h] + column);
-                    to[0] = make_float4(out[0][h], out[0][2 + h], out[1][h], out[1][2 + h]);
-                    to[1] = make_float4(out[2][h], out[2][2 + h], out[3][h], out[3][2 + h]);
-                }
+                store_unit<HEAD_DIM>(shared, unit_idx, work.n_heads, c, out, lane);
             }
             unit.request_v(page_rows<HEAD_DIM>(p, p.v, from, work.kv_head) + from_row * HEAD_DIM, from_n,
                            lane);
@@ -458,8 +466,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
 
         head_sums<HEAD_DIM> part;
         if (warp < work.n_heads)
-            add_units<HEAD_DIM>(part, shared, warp, lane,
-                                (work.position - chunk * CHUNK) / tiles::UNIT_KEYS + 1);
+            add_units<HEAD_DIM>(part, shared, warp, lane);
         sums.add(p, work, chunk, part);
         if (next >= work.n_chunks())
             break;
