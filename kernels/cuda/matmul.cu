@@ -6,12 +6,9 @@
 
 namespace {
 
-/* From how many blocks of 64 outputs on wgmma's tiles keep enough multiprocessors busy. */
-enum { WGMMA_ROW_BLOCKS = 8 };
-
-bool prefers_wgmma(const struct backend_context *context, const matmul_params &p) {
-    bool gated_float32 = p.activation == ACTIVATION_SILU_GATED && p.out_float32;
-    return context->has_wgmma && !gated_float32 && weight_row_blocks(p.n_out) >= WGMMA_ROW_BLOCKS;
+/* The one product without a kernel there: float32 results of a gated activation. */
+bool has_wgmma_kernel(const struct backend_context *context, const matmul_params &p) {
+    return context->has_wgmma && !(p.activation == ACTIVATION_SILU_GATED && p.out_float32);
 }
 
 } // namespace
@@ -67,5 +64,5 @@ enum status cuda_matmul(struct backend_context *context, const struct matmul_arg
         return STATUS_OK;
     if (args->weight->dtype == DTYPE_FLOAT32)
         return matmul_fma(context, p);
-    return prefers_wgmma(context, p) ? matmul_wgmma(context, p, args->in) : matmul_mma(context, p);
+    return has_wgmma_kernel(context, p) ? matmul_wgmma(context, p, args->in) : matmul_mma(context, p);
 }

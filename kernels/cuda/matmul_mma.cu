@@ -1,5 +1,5 @@
-/* matmul_mma: bfloat16 products by mma.sync, for every GPU from compute capability 8.0, and for shapes of few
- * outputs, where small tiles keep more multiprocessors busy than matmul_wgmma.cu's.
+/* matmul_mma: bfloat16 products by mma.sync, for every GPU from compute capability 8.0 that has no kernel in
+ * matmul_wgmma.cu.
  *
  * Computed as out^T = W . X^T: weight rows are the tensor core's M operand, tokens its N, so that a step of
  * few tokens still uses whole tensor-core tiles and each weight is read once.
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(Shape::THREADS) kernel_matmul_mma(const matmul
     for (int stage = 0; stage < Shape::STAGES - 1; stage++)
         if (stage < n_steps)
             request_weight<Shape>(ring + stage * Shape::STAGE_BYTES, p, first_output, stage);
-    ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
+    ptx_wait_for_previous_kernels();
 #pragma unroll
     for (int stage = 0; stage < Shape::STAGES - 1; stage++) {
         if (stage < n_steps)

@@ -20,10 +20,9 @@
  * before it fills s again. A stage's use u (0, 1, ...) waits for full[s] with parity u % 2 and for the
  * empty[s] of use u - 1.
  *
- * Sharing. A cluster of OUTPUT_SHARERS x ROW_SHARERS neighbouring tiles fetches each operand once: the blocks
- * of one row of tiles each fetch a part of the rows of in for all of them, those of one column a part of the
- * weights. L2 is what limits large products otherwise. A block's stage is then free when the consumers of all
- * blocks that it copies to have released it, so a consumer warp arrives at its own and its sharers' barriers.
+ * Sharing. ROW_SHARERS == 2: a cluster of two blocks takes neighbouring rows of the same outputs; each
+ * fetches half of the weights for both. A block's stage is then free when the consumers of both have released
+ * it, so a consumer warp arrives at the barriers of both.
  *
  * The end of a tile. Sums that are added to the residual or stay float32 go from registers to memory, eight
  * outputs (32 bytes) side by side. bfloat16 results of wide tiles are transposed into shared memory, 64 rows
@@ -53,16 +52,12 @@ enum {
     STAGING_BUFFERS = 2 /* per warpgroup */
 };
 
-template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int OUTPUT_SHARERS_ = 1,
-          int ROW_SHARERS_ = 1>
+template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1>
 struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
                          PARTS = PARTS_;
-    static constexpr int OUTPUT_SHARERS = OUTPUT_SHARERS_; /* blocks beside each other: same rows of in */
-    static constexpr int ROW_SHARERS = ROW_SHARERS_;       /* blocks above each other: same weights */
-    static constexpr int SHARERS = OUTPUT_SHARERS + ROW_SHARERS - 1; /* that a block copies to, itself too */
-    static constexpr bool SHARES = SHARERS > 1;
-    static constexpr int CLUSTER = OUTPUT_SHARERS * ROW_SHARERS * PARTS;
+    static constexpr int ROW_SHARERS = ROW_SHARERS_; /* blocks of different rows with the same weights */
+    static constexpr int CLUSTER = ROW_SHARERS * PARTS;
     static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
@@ -75,9 +70,8 @@ struct wgmma_shape {
     static constexpr bool STAGED = TOKENS >= STAGED_ROWS; /* bfloat16 results go through shared memory */
     static constexpr int SHARED_BYTES =
         RING_BYTES + BOX_ALIGNMENT + (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0);
-    static_assert(!SHARES || PARTS == 1, "a cluster is for one of the two");
+    static_assert(PARTS == 1 || ROW_SHARERS == 1, "a cluster is for one of the two");
     static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
-    static_assert(TOKENS / OUTPUT_SHARERS % 8 == 0, "sharers fetch whole swizzle atoms of the rows");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(WIDTH * PRODUCTS == TOKENS, "whole products");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
@@ -120,14 +114,13 @@ template <typename Shape> struct walk {
             next_part(p);
     }
     /* Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. `tile`
-     * counts clusters, of OUTPUT_SHARERS by ROW_SHARERS tiles. */
+     * counts clusters: row_clusters of them take all rows. */
     __device__ __forceinline__ int first_output(int row_clusters) const {
-        int within = (int)(blockIdx.x % Shape::CLUSTER) % Shape::OUTPUT_SHARERS;
-        return (tile / row_clusters * Shape::OUTPUT_SHARERS + within) * Shape::OUTPUTS;
+        return tile / row_clusters * Shape::OUTPUTS;
     }
     __device__ __forceinline__ int first_row(int row_clusters) const {
-        int within = Shape::SHARES ? (int)(blockIdx.x % Shape::CLUSTER) / Shape::OUTPUT_SHARERS : 0;
-        return (tile % row_clusters * Shape::ROW_SHARERS + within) * Shape::TOKENS;
+        return (tile % row_clusters * Shape::ROW_SHARERS + (int)(blockIdx.x % Shape::ROW_SHARERS)) *
+               Shape::TOKENS;
     }
 };
 
@@ -147,8 +140,6 @@ template <typename Shape>
 __device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
                                         uint32_t full, uint32_t empty, int n_tiles, int row_clusters) {
     const unsigned char *weight = static_cast<const unsigned char *>(p.weight);
-    const int beside = Shape::SHARES ? (int)(blockIdx.x % Shape::CLUSTER) % Shape::OUTPUT_SHARERS : 0;
-    const int above = Shape::SHARES ? (int)(blockIdx.x % Shape::CLUSTER) / Shape::OUTPUT_SHARERS : 0;
     auto copy_weights = [&](const walk<Shape> &w, int stage) {
         uint32_t barrier = full + 8 * stage, to = ring + stage * Shape::STAGE_BYTES;
         ptx_barrier_expect(barrier, Shape::STAGE_BYTES);
@@ -164,33 +155,22 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
                               Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES, barrier);
         } else {
             constexpr int EACH = Shape::CONSUMERS * Shape::K_BLOCKS / Shape::ROW_SHARERS;
-            uint16_t blocks = 0;
-            for (int i = 0; i < Shape::ROW_SHARERS; i++)
-                blocks |= (uint16_t)(1 << (beside + i * Shape::OUTPUT_SHARERS));
+            constexpr uint16_t ALL = (1 << Shape::ROW_SHARERS) - 1;
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
-                int block = above * EACH + i, c = block / Shape::K_BLOCKS, b = block % Shape::K_BLOCKS;
+                int block = (int)(blockIdx.x % Shape::ROW_SHARERS) * EACH + i, c = block / Shape::K_BLOCKS,
+                    b = block % Shape::K_BLOCKS;
                 ptx_copy_bulk_shared(to + block * WEIGHT_BLOCK_BYTES, block_of(c) + b * WEIGHT_BLOCK_BYTES,
-                                     WEIGHT_BLOCK_BYTES, barrier, blocks);
+                                     WEIGHT_BLOCK_BYTES, barrier, ALL);
             }
         }
     };
     auto copy_rows = [&](const walk<Shape> &w, int stage) {
-        uint32_t barrier = full + 8 * stage;
         uint32_t to = ring + stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
-        int row = w.first_row(row_clusters);
 #pragma unroll
-        for (int b = 0; b < Shape::K_BLOCKS; b++) {
-            if constexpr (Shape::OUTPUT_SHARERS == 1) {
-                ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, row, barrier);
-            } else { /* in_map has boxes of this block's part of the rows */
-                constexpr int ROWS = Shape::TOKENS / Shape::OUTPUT_SHARERS;
-                uint16_t blocks =
-                    (uint16_t)(((1 << Shape::OUTPUT_SHARERS) - 1) << (above * Shape::OUTPUT_SHARERS));
-                ptx_copy_box_shared(to + b * Shape::BOX_BYTES + beside * ROWS * ROW_BYTES, in_map,
-                                    (w.k + b) * WEIGHT_BLOCK, row + beside * ROWS, barrier, blocks);
-            }
-        }
+        for (int b = 0; b < Shape::K_BLOCKS; b++)
+            ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK,
+                         w.first_row(row_clusters), full + 8 * stage);
     };
     walk<Shape> ahead, behind;
     ahead.begin(p, n_tiles);
@@ -408,18 +388,17 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {
             ptx_barrier_init(full + 8 * stage, 1);
-            ptx_barrier_init(empty + 8 * stage, Shape::CONSUMER_THREADS / WARP_LANES * Shape::SHARERS);
+            ptx_barrier_init(empty + 8 * stage, Shape::CONSUMER_THREADS / WARP_LANES * Shape::ROW_SHARERS);
         }
         ptx_barrier_init_done();
     }
-    if (Shape::SHARES)
+    if (Shape::ROW_SHARERS > 1)
         ptx_cluster_meet(); /* the barriers of all blocks are initialised */
     else
         __syncthreads(); /* the barriers are initialised */
-    constexpr int CLUSTER_OUTPUTS = Shape::OUTPUTS * Shape::OUTPUT_SHARERS;
     constexpr int CLUSTER_ROWS = Shape::TOKENS * Shape::ROW_SHARERS;
     int row_clusters = (p.n_rows + CLUSTER_ROWS - 1) / CLUSTER_ROWS;
-    int n_tiles = (p.n_out + CLUSTER_OUTPUTS - 1) / CLUSTER_OUTPUTS * row_clusters;
+    int n_tiles = (p.n_out + Shape::OUTPUTS - 1) / Shape::OUTPUTS * row_clusters;
     int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
     ptx_allow_next_kernel();
 
@@ -431,7 +410,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
             ptx_cluster_meet();
             ptx_cluster_barrier();
         }
-        if (Shape::SHARES)
+        if (Shape::ROW_SHARERS > 1)
             ptx_cluster_meet(); /* the other blocks may still arrive here */
         return;
     }
@@ -440,22 +419,14 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     int group = warp / 4;
     destination d = {
         &out_map, ring + Shape::RING_BYTES + group * STAGING_BUFFERS * STAGING_BYTES, 0, 0, warp % 4, lane};
-    /* Lane i releases a stage to the i-th block that copies here: those beside this one, then those above. */
-    uint32_t released = empty;
-    if (Shape::SHARES) {
-        int rank = (int)ptx_cluster_rank(), beside = rank % Shape::OUTPUT_SHARERS,
-            above = rank / Shape::OUTPUT_SHARERS;
-        int other = lane < Shape::OUTPUT_SHARERS ? above * Shape::OUTPUT_SHARERS + lane : rank;
-        if (lane >= Shape::OUTPUT_SHARERS && lane < Shape::SHARERS) {
-            int i = lane - Shape::OUTPUT_SHARERS;
-            other = (i < above ? i : i + 1) * Shape::OUTPUT_SHARERS + beside;
-        }
-        released = ptx_cluster_address(empty, (uint32_t)other);
-    }
+    /* Lane i releases a stage to block i of those that copy here. */
+    uint32_t released = Shape::ROW_SHARERS > 1 && lane < Shape::ROW_SHARERS
+                            ? ptx_cluster_address(empty, (uint32_t)lane)
+                            : empty;
     auto release = [&](int stage) {
-        if (lane >= Shape::SHARERS)
+        if (lane >= Shape::ROW_SHARERS)
             return;
-        if (Shape::SHARES)
+        if (Shape::ROW_SHARERS > 1)
             ptx_cluster_arrive(released + 8 * stage);
         else
             ptx_barrier_arrive(released + 8 * stage);
@@ -510,7 +481,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     }
     if (Shape::STAGED)
         ptx_store_wait_all();
-    if (Shape::SHARES)
+    if (Shape::ROW_SHARERS > 1)
         ptx_cluster_meet(); /* the other blocks may still arrive here */
 #endif
 }
@@ -522,7 +493,6 @@ struct wgmma_variant {
     int32_t tokens;
     int32_t parts;
     int32_t cluster;
-    int32_t output_sharers;
     int32_t row_sharers;
     int32_t threads;
     int32_t shared_bytes;
@@ -530,51 +500,45 @@ struct wgmma_variant {
 };
 
 template <typename Shape> wgmma_variant variant() {
-    return {Shape::OUTPUTS, Shape::TOKENS,         Shape::PARTS,
-            Shape::CLUSTER, Shape::OUTPUT_SHARERS, Shape::ROW_SHARERS,
-            Shape::THREADS, Shape::SHARED_BYTES,   kernel_matmul_wgmma<Shape>};
+    return {Shape::OUTPUTS,     Shape::TOKENS,  Shape::PARTS,        Shape::CLUSTER,
+            Shape::ROW_SHARERS, Shape::THREADS, Shape::SHARED_BYTES, kernel_matmul_wgmma<Shape>};
 }
 
-/* Predicted time of a shape in nanoseconds: tiles run in waves, a tile takes as long as its bytes take into
- * shared memory or its products take. Rates of an H100 at 1.75 GHz, measured: 95 bytes/ns into one
- * multiprocessor, 5,800 from L2 to all; a product of N columns takes N / 2 cycles, and never under 18. */
+/* Predicted time of a shape in nanoseconds. Tiles run in waves over the multiprocessors; a tile takes as long
+ * as its bytes take (out of L2 to all, or into one multiprocessor) or its products take, then its end; all
+ * take as long as the weights do from memory. The constants are fitted to a sweep on an H100 (kernel_bench
+ * --sweep 1): over all shapes and row counts the choice is 1.9 % slower than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
-    const double sm_bytes_per_ns = 95, all_bytes_per_ns = 5800, cycles_per_ns = 1.75, tile_ns = 1200;
-    double tiles = (double)ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens) * v.parts;
-    double at_once = tiles < context->n_multiprocessors ? tiles : context->n_multiprocessors;
-    double waves = (double)(int64_t)((tiles + context->n_multiprocessors - 1) / context->n_multiprocessors);
+    const double all_bytes_per_ns = 6572, sm_bytes_per_ns = 58, memory_bytes_per_ns = 2950;
+    const double cycles_per_ns = 1.75, least_cycles = 42.5; /* of a product */
+    const double tile_ns = 1557, result_ns = 3044.0 / 8192, parts_ns = 1600, sharing_ns = 1704;
     double k_blocks = (double)p.k_blocks / v.parts;
-    double bytes =
-        k_blocks * ((double)v.outputs / v.row_sharers + (double)v.tokens / v.output_sharers) * ROW_BYTES;
-    double rate = all_bytes_per_ns / at_once < sm_bytes_per_ns ? all_bytes_per_ns / at_once : sm_bytes_per_ns;
+    double tiles = (double)ceil_div(p.n_out, v.outputs) * v.parts *
+                   (ceil_div(p.n_rows, v.tokens * v.row_sharers) * v.row_sharers);
+    double n_sm = context->n_multiprocessors, at_once = tiles < n_sm ? tiles : n_sm;
+    double waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
+    double from_l2 = k_blocks * ROW_BYTES * ((double)v.outputs / v.row_sharers + v.tokens);
+    double into_sm = k_blocks * ROW_BYTES * (v.outputs + v.tokens);
     double columns = v.tokens < MAX_PRODUCT_WIDTH ? v.tokens : MAX_PRODUCT_WIDTH;
-    double cycles = columns / 2 > 18 ? columns / 2 : 18;
-    double products = k_blocks * 4 * (v.outputs / WEIGHT_BLOCK) * (v.tokens / columns);
-    double product_ns = products * cycles / cycles_per_ns;
-    return waves * ((bytes / rate > product_ns ? bytes / rate : product_ns) + tile_ns / waves);
+    double products = k_blocks * (WEIGHT_BLOCK / 16) * (v.outputs / WEIGHT_BLOCK) * (v.tokens / columns);
+    double cycles = columns / 2 > least_cycles ? columns / 2 : least_cycles;
+    double ns = from_l2 * at_once / all_bytes_per_ns;
+    ns = into_sm / sm_bytes_per_ns > ns ? into_sm / sm_bytes_per_ns : ns;
+    ns = products * cycles / cycles_per_ns > ns ? products * cycles / cycles_per_ns : ns;
+    ns = waves * (ns + tile_ns + result_ns * v.outputs * v.tokens);
+    double weights_ns = 2.0 * p.n_out * p.n_in / memory_bytes_per_ns;
+    return (ns > weights_ns ? ns : weights_ns) + (v.parts == 2 ? parts_ns : 0) +
+           (v.row_sharers > 1 ? sharing_ns : 0);
 }
 
 const wgmma_variant VARIANTS[] = {
-    variant<wgmma_shape<1, 8, 2, 6>>(),
-    variant<wgmma_shape<1, 16, 2, 6>>(),
-    variant<wgmma_shape<1, 32, 2, 6>>(),
-    variant<wgmma_shape<1, 64, 2, 5>>(),
-    variant<wgmma_shape<1, 64, 2, 5, 1, 2, 1>>(),
-    variant<wgmma_shape<1, 64, 2, 5, 1, 2, 2>>(),
-    variant<wgmma_shape<2, 64, 1, 8>>(),
-    variant<wgmma_shape<2, 64, 1, 8, 1, 1, 2>>(),
-    variant<wgmma_shape<2, 128, 1, 6>>(),
-    variant<wgmma_shape<2, 128, 1, 6, 1, 2, 1>>(),
-    variant<wgmma_shape<2, 128, 1, 6, 1, 1, 2>>(),
-    variant<wgmma_shape<2, 128, 1, 6, 1, 2, 2>>(),
-    variant<wgmma_shape<2, 256, 1, 4>>(),
-    variant<wgmma_shape<2, 256, 1, 4, 1, 2, 1>>(),
-    variant<wgmma_shape<2, 256, 1, 4, 1, 2, 2>>(),
-    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 16, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 32, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 64, 2, 5, 2>>(),
-    variant<wgmma_shape<2, 64, 1, 8, 2>>(),
+    variant<wgmma_shape<1, 8, 2, 6>>(),      variant<wgmma_shape<1, 16, 2, 6>>(),
+    variant<wgmma_shape<1, 32, 2, 6>>(),     variant<wgmma_shape<1, 64, 2, 5>>(),
+    variant<wgmma_shape<2, 64, 1, 8>>(),     variant<wgmma_shape<2, 64, 1, 8, 1, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6>>(),    variant<wgmma_shape<2, 128, 1, 6, 1, 2>>(),
+    variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 16, 2, 6, 2>>(),  variant<wgmma_shape<1, 32, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 2>>(),  variant<wgmma_shape<2, 64, 1, 8, 2>>(),
     variant<wgmma_shape<2, 128, 1, 6, 2>>(),
 };
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
@@ -636,16 +600,18 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
                                 const struct tensor *in, int index, char *name, size_t name_bytes) {
     const wgmma_variant &v = VARIANTS[index];
     if (name)
-        snprintf(name, name_bytes, v.parts == 2 ? "%dx%d parts" : "%dx%d/%dx%d", v.outputs, v.tokens,
-                 v.output_sharers, v.row_sharers);
+        snprintf(name, name_bytes,
+                 v.parts == 2        ? "%dx%d parts"
+                 : v.row_sharers > 1 ? "%dx%d shared"
+                                     : "%dx%d",
+                 v.outputs, v.tokens);
     CUtensorMap in_map, out_map;
-    TRY(map_make(context, const_cast<void *>(p.in), DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride,
-                 v.tokens / v.output_sharers, WEIGHT_BLOCK, &in_map));
+    TRY(map_make(context, const_cast<void *>(p.in), DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride, v.tokens,
+                 WEIGHT_BLOCK, &in_map));
     bool half = p.out_float32 || p.activation == ACTIVATION_SILU_GATED;
     TRY(map_make(context, p.out, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, p.n_rows, p.width,
                  p.out_stride, STAGED_ROWS, half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK, &out_map));
-    int32_t tiles =
-        ceil_div(p.n_out, v.outputs * v.output_sharers) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
+    int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;
     return cuda_launch_clusters(context, "matmul", v.kernel, dim3((tiles < most ? tiles : most) * v.cluster),

@@ -60,8 +60,8 @@ __device__ __forceinline__ float row_sum(const float4 (&v)[VECTORS], int n_vecto
 template <typename T, int VECTORS>
 __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_params p) {
     __shared__ float sums[2][MAX_NORM_WIDTH / NORM_GROUP];
-    ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
+    ptx_wait_for_previous_kernels();
     int row = p.sample_row ? p.sample_row[blockIdx.x] : (int)blockIdx.x;
     const float *hidden = p.hidden + row * p.hidden_stride;
     int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;

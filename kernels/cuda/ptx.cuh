@@ -25,7 +25,9 @@ static __device__ __forceinline__ void ptx_wait_for_previous_kernels() {
 #endif
 }
 
-/* Lets the next kernel of the stream start its prologue (PTX ISA, griddepcontrol). */
+/* Lets the next kernel of the stream start its prologue once all blocks of this one have started (PTX ISA,
+ * griddepcontrol). Before ptx_wait_for_previous_kernels(), so that a kernel's weights are requested beside
+ * the two in front of it. */
 static __device__ __forceinline__ void ptx_allow_next_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
@@ -205,16 +207,6 @@ static __device__ __forceinline__ void ptx_copy_box(uint32_t shared, const void 
                  "{%2, %3}], [%4];" ::"r"(shared),
                  "l"(map), "r"(x), "r"(y), "r"(barrier)
                  : "memory");
-}
-
-/* The same for the blocks of the cluster named by the bits of `blocks`, as ptx_copy_bulk_shared. */
-static __device__ __forceinline__ void ptx_copy_box_shared(uint32_t shared, const void *map, int32_t x,
-                                                           int32_t y, uint32_t barrier, uint16_t blocks) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-        "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
-        "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks)
-        : "memory");
 }
 
 /* Copies a box from shared memory to column x, row y of a tensor map, what lies outside of it left out;
