@@ -1,10 +1,10 @@
 /* norm: out[i, :] = (hidden[row, :] - mean) / sqrt(variance + epsilon) * weight + bias; an RMS norm has no
  * mean and no bias.
  *
- * One block per row, the row held in registers between its two passes (mean, then variance about it; an RMS
- * norm takes the second alone, about zero). Numerics: float32. Sixteen lanes sum 64 consecutive features as a
- * fixed tree; these partial sums are added in ascending order. So a sum depends on the width and the row
- * alone. */
+ * One warp per row (wide rows: one block), the row held in registers between its two passes (mean, then
+ * variance about it; an RMS norm takes the second alone, about zero). Numerics, the same in both: float32.
+ * Sixteen lanes sum 64 consecutive features as a fixed tree; these partial sums are added in ascending order.
+ * So a sum depends on the width and the row alone. */
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -16,6 +16,7 @@ enum {
     NORM_VECTOR = 4,       /* features that a thread holds side by side */
     NORM_GROUP_LANES = 16, /* lanes that sum one group */
     NORM_GROUP = NORM_VECTOR * NORM_GROUP_LANES,
+    NORM_WARPS = 4, /* rows of a block of the warp kernel */
     NORM_MAX_THREADS = 1024,
     NORM_VECTORS = MAX_NORM_WIDTH / (NORM_MAX_THREADS * NORM_VECTOR)
 };
@@ -30,6 +31,7 @@ struct norm_params {
     int64_t hidden_stride;
     int64_t out_stride;
     int32_t n_embd;
+    int32_t n; /* entries */
     float epsilon;
     int32_t site;
     const int32_t *sample_row; /* [n] row of each entry, or NULL: entry i is row i */
@@ -107,10 +109,93 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
     }
 }
 
-using norm_kernel = void (*)(const norm_params);
+/* Sum of the row of which this lane holds v, as row_sum; all lanes receive it. */
+template <int VECTORS>
+__device__ __forceinline__ float row_sum_of_warp(const float4 (&v)[VECTORS], int n_groups) {
+    float partial[VECTORS];
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++)
+        partial[j] = lanes_sum<NORM_GROUP_LANES>((v[j].x + v[j].y) + (v[j].z + v[j].w));
+    float sum = __shfl_sync(ALL_LANES, partial[0], 0);
+#pragma unroll
+    for (int group = 1; group < 2 * VECTORS; group++) {
+        float next = __shfl_sync(ALL_LANES, partial[group / 2], group % 2 * NORM_GROUP_LANES);
+        if (group < n_groups)
+            sum += next;
+    }
+    return sum;
+}
 
-template <typename T> norm_kernel norm_kernel_for(int vectors) {
-    return vectors == 1 ? kernel_norm<T, 1> : kernel_norm<T, NORM_VECTORS>;
+template <typename T, int VECTORS>
+__global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const norm_params p) {
+    ptx_allow_next_kernel();
+    ptx_wait_for_previous_kernels();
+    int lane = threadIdx.x % WARP_LANES, entry = blockIdx.x * NORM_WARPS + threadIdx.x / WARP_LANES;
+    if (entry >= p.n)
+        return;
+    int row = p.sample_row ? p.sample_row[entry] : entry;
+    const float *hidden = p.hidden + row * p.hidden_stride;
+    int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;
+    int n_groups = (n_vectors + NORM_GROUP_LANES - 1) / NORM_GROUP_LANES;
+
+    float4 v[VECTORS];
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int vector = j * WARP_LANES + lane;
+        v[j] = vector < n_vectors ? load_4(hidden + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
+    }
+    float mean = 0;
+    if (p.kind == NORM_LAYER)
+        mean = row_sum_of_warp(v, n_groups) / (float)p.n_embd;
+
+    float4 square[VECTORS];
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int column = (j * WARP_LANES + lane) * NORM_VECTOR;
+        v[j].x = column + 0 < p.n_embd ? v[j].x - mean : 0;
+        v[j].y = column + 1 < p.n_embd ? v[j].y - mean : 0;
+        v[j].z = column + 2 < p.n_embd ? v[j].z - mean : 0;
+        v[j].w = column + 3 < p.n_embd ? v[j].w - mean : 0;
+        square[j] = make_float4(v[j].x * v[j].x, v[j].y * v[j].y, v[j].z * v[j].z, v[j].w * v[j].w);
+    }
+    float squares = row_sum_of_warp(square, n_groups);
+    float scale = 1.0f / sqrtf(squares / (float)p.n_embd + p.epsilon);
+
+    if (lane == 0 && !isfinite(squares)) {
+        unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
+        atomicMin(p.fault + p.slot[row], fault);
+    }
+    T *out = static_cast<T *>(p.out) + entry * p.out_stride;
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        int vector = j * WARP_LANES + lane;
+        if (vector >= n_vectors)
+            continue;
+        float4 weight = load_4(p.weight + vector * NORM_VECTOR);
+        float4 bias = p.bias ? load_4(p.bias + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
+        store_4(out + vector * NORM_VECTOR,
+                make_float4(v[j].x * scale * weight.x + bias.x, v[j].y * scale * weight.y + bias.y,
+                            v[j].z * scale * weight.z + bias.z, v[j].w * scale * weight.w + bias.w));
+    }
+}
+
+struct norm_variant {
+    int32_t rows; /* of a block */
+    int32_t threads;
+    void (*kernel)(const norm_params);
+};
+
+template <typename T> norm_variant norm_variant_for(int32_t n_vectors) {
+    const int32_t warp_threads = NORM_WARPS * WARP_LANES;
+    if (n_vectors <= 4 * WARP_LANES)
+        return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 4>};
+    if (n_vectors <= 8 * WARP_LANES)
+        return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 8>};
+    if (n_vectors <= 16 * WARP_LANES)
+        return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 16>};
+    if (n_vectors <= NORM_MAX_THREADS)
+        return {1, ceil_div(n_vectors, WARP_LANES) * WARP_LANES, kernel_norm<T, 1>};
+    return {1, NORM_MAX_THREADS, kernel_norm<T, NORM_VECTORS>};
 }
 
 } // namespace
@@ -149,11 +234,9 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
     p.position = context->step.position;
     p.slot = context->step.slot;
     p.fault = context->state.fault;
+    p.n = n;
     int32_t n_vectors = ceil_div((int32_t)width, NORM_VECTOR);
-    int32_t threads = ceil_div(n_vectors, WARP_LANES) * WARP_LANES;
-    int vectors = threads > NORM_MAX_THREADS ? NORM_VECTORS : 1;
-    threads = threads > NORM_MAX_THREADS ? (int32_t)NORM_MAX_THREADS : threads;
-    norm_kernel kernel = args->out->dtype == DTYPE_FLOAT32 ? norm_kernel_for<float>(vectors)
-                                                           : norm_kernel_for<bfloat16>(vectors);
-    return cuda_launch(context, "norm", kernel, dim3(n), (unsigned)threads, 0, p);
+    norm_variant v = args->out->dtype == DTYPE_FLOAT32 ? norm_variant_for<float>(n_vectors)
+                                                       : norm_variant_for<bfloat16>(n_vectors);
+    return cuda_launch(context, "norm", v.kernel, dim3(ceil_div(n, v.rows)), (unsigned)v.threads, 0, p);
 }
