@@ -1,9 +1,11 @@
 /* limits: what this GPU can do at best, for the floors of benchmarks: 16-byte reads of a gigabyte, and
- * multiply-adds from registers alone (mma.sync for bfloat16, FFMA for float32). */
+ * multiply-adds (bfloat16: wgmma from shared memory on Hopper, else mma.sync from registers; float32: FFMA).
+ */
 #include <algorithm>
 
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 static constexpr int THREADS = 512;
 static constexpr int LOADS = 8; /* 16-byte loads in flight per thread */
@@ -40,6 +42,40 @@ __global__ void __launch_bounds__(THREADS, 1) kernel_limits_mma(int rounds, floa
         sum += c[i][0] + c[i][1] + c[i][2] + c[i][3];
     if (sum == 1.2345f)
         *out = sum;
+}
+
+/* Two warpgroups, each 64 x 128 products over tiles of 64 k that lie in shared memory, of numbers with the
+ * spread of real operands: on constant data the chip draws less power and clocks higher. */
+enum { WGMMA_THREADS = 256, WGMMA_GROUPS = WGMMA_THREADS / 128, WGMMA_WIDTH = 128, WGMMA_ROW_BYTES = 128 };
+
+__global__ void __launch_bounds__(WGMMA_THREADS, 1) kernel_limits_wgmma(int rounds, float *out) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    __shared__ __align__(1024) uint32_t tiles[(WGMMA_GROUPS * 64 + WGMMA_WIDTH) * WGMMA_ROW_BYTES / 4];
+    uint32_t random = threadIdx.x * 2654435761u + blockIdx.x;
+    for (int i = threadIdx.x; i < (int)(sizeof tiles / 4); i += WGMMA_THREADS) {
+        random = random * 1664525u + 1013904223u;
+        tiles[i] = (random & 0x807f807fu) | 0x3f003f00u; /* +-0.5 to +-1 */
+    }
+    ptx_fence_for_copies(); /* the tensor cores read shared memory as the copy engine does */
+    __syncthreads();
+    uint32_t a = ptx_shared_address(tiles) + threadIdx.x / 128 * 64 * WGMMA_ROW_BYTES;
+    uint32_t b = ptx_shared_address(tiles) + WGMMA_GROUPS * 64 * WGMMA_ROW_BYTES;
+    float c[WGMMA_WIDTH / 2] = {};
+    for (int round = 0; round < rounds; round++) {
+        wgmma_begin();
+#pragma unroll
+        for (int k16 = 0; k16 < 4; k16++)
+            wgmma<WGMMA_WIDTH>(c, wgmma_operand(a + k16 * 32), wgmma_operand(b + k16 * 32));
+        wgmma_commit();
+        wgmma_wait<1>();
+    }
+    wgmma_wait<0>();
+    float sum = 0;
+    for (int i = 0; i < WGMMA_WIDTH / 2; i++)
+        sum += c[i];
+    if (sum == 1.2345f)
+        *out = sum;
+#endif
 }
 
 __global__ void __launch_bounds__(THREADS, 1) kernel_limits_fma(int rounds, float factor, float *out) {
@@ -107,7 +143,17 @@ enum status cuda_measure_limits(struct backend_context *context, enum dtype dtyp
     const int rounds = 8192;
     double operations;
     float *float_out = reinterpret_cast<float *>(out);
-    if (dtype == DTYPE_BFLOAT16) {
+    if (dtype == DTYPE_BFLOAT16 && context->has_wgmma) {
+        operations = 2.0 * 64 * WGMMA_WIDTH * 64 * rounds * WGMMA_GROUPS * context->n_multiprocessors;
+        if (status == STATUS_OK)
+            status = best_seconds(
+                context,
+                [&] {
+                    kernel_limits_wgmma<<<context->n_multiprocessors, WGMMA_THREADS, 0, context->stream>>>(
+                        rounds, float_out);
+                },
+                &seconds);
+    } else if (dtype == DTYPE_BFLOAT16) {
         operations = 2.0 * 16 * 8 * 16 * 8 * rounds * (THREADS / 32) * blocks;
         if (status == STATUS_OK)
             status = best_seconds(
