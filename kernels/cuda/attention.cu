@@ -220,8 +220,8 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     decode_unit<HEAD_DIM> unit;
     unit.request_k(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head), n, lane);
     unit.request_v(page_rows<HEAD_DIM>(p, p.v, page, work.kv_head), n, lane);
-    ptx_allow_next_kernel();
     ptx_wait_for_previous_kernels(); /* q, and whoever reads or writes what this block writes */
+    ptx_allow_next_kernel();
     if (!has_work)
         return;
 
@@ -353,8 +353,8 @@ __global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const 
     __shared__ float sums[DECODE_WARPS][HEADS][HEAD_DIM];
     __shared__ float maximum[HEADS], total[HEADS];
     __shared__ int32_t pages[CHUNK_PAGES];
-    ptx_allow_next_kernel();
     ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
 
     decode_work work;
     if (!decode_work_init(work, p, HEADS))

@@ -41,8 +41,8 @@ __device__ __forceinline__ float4 table_load_4(const bfloat16 *table, int64_t k_
 }
 
 template <typename T> __global__ void __launch_bounds__(EMBED_THREADS) kernel_embed(const embed_params p) {
-    ptx_allow_next_kernel();
     ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
     int row = blockIdx.x;
     int32_t slot = p.slot[row];
     int32_t position = p.position[row];

@@ -35,8 +35,8 @@ template <typename Shape>
 __global__ void __launch_bounds__(Shape::THREADS) kernel_matmul_fma(const matmul_params p) {
     __shared__ float weights[Shape::BLOCK_K][Shape::BLOCK_O + 1];
     __shared__ float rows[Shape::BLOCK_K][Shape::BLOCK_R + 1];
-    ptx_allow_next_kernel();
     ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
     int first_output = blockIdx.x * Shape::BLOCK_O, first_row = blockIdx.y * Shape::BLOCK_R;
     int thread_o = threadIdx.x % Shape::THREADS_O, thread_r = threadIdx.x / Shape::THREADS_O;
     float sum[Shape::EACH_O][Shape::EACH_R] = {};

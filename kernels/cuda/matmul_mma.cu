@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(Shape::THREADS) kernel_matmul_mma(const matmul
     for (int stage = 0; stage < Shape::STAGES - 1; stage++)
         if (stage < n_steps)
             request_weight<Shape>(ring + stage * Shape::STAGE_BYTES, p, first_output, stage);
-    ptx_allow_next_kernel();
     ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
 #pragma unroll
     for (int stage = 0; stage < Shape::STAGES - 1; stage++) {
         if (stage < n_steps)

@@ -29,8 +29,8 @@
  * at a time, and taken from there by the copy engine, while the consumers go on.
  *
  * Two parts of K (MATMUL_LONGEST_CHAIN). PARTS == 1: the block computes one after the other and adds each to
- * the residual. PARTS == 2: a cluster of two blocks computes both; the second hands its sums to the first
- * through shared memory, which adds its own, then those.
+ * the residual. PARTS == 2: a cluster of two blocks computes one each, side by side; the second adds its sums
+ * when the first's are in memory.
  *
  * Numerics: as matmul_mma.cu, bit for bit (a test holds them equal): per output one chain over ascending k
  * from zero in steps of 16. */
@@ -75,8 +75,6 @@ struct wgmma_shape {
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(WIDTH * PRODUCTS == TOKENS, "whole products");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
-    static_assert(PARTS == 1 || CONSUMERS * TOKENS * WEIGHT_BLOCK * 4 <= RING_BYTES,
-                  "room for a part's sums");
 };
 
 /* Where a block stands in its sequence of (tile, part, stage of k): the same walk for producer and consumers.
@@ -187,17 +185,6 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
         copy_weights(ahead, at.stage);
         copy_rows(ahead, at.stage);
     }
-}
-
-/* The second block's sums go to the first through the ring, which both have finished reading. */
-template <typename Shape>
-__device__ __forceinline__ void part_send(const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2],
-                                          uint32_t ring) {
-    uint32_t to = ptx_cluster_address(ring, 0) + threadIdx.x * 4;
-#pragma unroll
-    for (int i = 0; i < Shape::PRODUCTS * Shape::WIDTH / 2; i++)
-        ptx_cluster_store(to + i * Shape::CONSUMER_THREADS * 4,
-                          sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)]);
 }
 
 /* Where the sums of a warpgroup go: outputs [output, + 64) of rows [row, + TOKENS). */
@@ -406,10 +393,8 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         if (lane == 0)
             produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
         __syncwarp(); /* the cluster's barriers below are for whole warps */
-        if (Shape::PARTS == 2) {
-            ptx_cluster_meet();
+        if (Shape::PARTS == 2)
             ptx_cluster_barrier();
-        }
         if (Shape::ROW_SHARERS > 1)
             ptx_cluster_meet(); /* the other blocks may still arrive here */
         return;
@@ -466,18 +451,14 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
             finish<Shape>(p, d, sum, w.part == 1);
             continue;
         }
-        ptx_cluster_meet(); /* both blocks are done with their rings */
+        if (w.part == 0) {
+            finish<Shape>(p, d, sum, false);
+            if (Shape::STAGED)
+                ptx_store_wait_all();
+        }
+        ptx_cluster_barrier(); /* the first part is in memory */
         if (w.part == 1)
-            part_send<Shape>(sum, ring);
-        ptx_cluster_barrier(); /* the second part is in the first block's ring */
-        if (w.part == 1)
-            continue;
-        finish<Shape>(p, d, sum, false);
-        const float *other = reinterpret_cast<const float *>(__cvta_shared_to_generic(ring)) + threadIdx.x;
-#pragma unroll
-        for (int i = 0; i < Shape::PRODUCTS * Shape::WIDTH / 2; i++)
-            sum[i / (Shape::WIDTH / 2)][i % (Shape::WIDTH / 2)] = other[i * Shape::CONSUMER_THREADS];
-        finish<Shape>(p, d, sum, true);
+            finish<Shape>(p, d, sum, true);
     }
     if (Shape::STAGED)
         ptx_store_wait_all();
@@ -539,7 +520,7 @@ const wgmma_variant VARIANTS[] = {
     variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
     variant<wgmma_shape<1, 16, 2, 6, 2>>(),  variant<wgmma_shape<1, 32, 2, 6, 2>>(),
     variant<wgmma_shape<1, 64, 2, 5, 2>>(),  variant<wgmma_shape<2, 64, 1, 8, 2>>(),
-    variant<wgmma_shape<2, 128, 1, 6, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 2>>(), variant<wgmma_shape<2, 256, 1, 4, 2>>(),
 };
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 

@@ -1,10 +1,10 @@
 /* norm: out[i, :] = (hidden[row, :] - mean) / sqrt(variance + epsilon) * weight + bias; an RMS norm has no
  * mean and no bias.
  *
- * One warp per row (wide rows: one block), the row held in registers between its two passes (mean, then
- * variance about it; an RMS norm takes the second alone, about zero). Numerics, the same in both: float32.
- * Sixteen lanes sum 64 consecutive features as a fixed tree; these partial sums are added in ascending order.
- * So a sum depends on the width and the row alone. */
+ * One block per row, or, where there are rows enough for all multiprocessors, one warp; the row held in
+ * registers between its two passes (mean, then variance about it; an RMS norm takes the second alone, about
+ * zero). Numerics, the same in both: float32. Sixteen lanes sum 64 consecutive features as a fixed tree;
+ * these partial sums are added in ascending order. So a sum depends on the width and the row alone. */
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -59,14 +59,33 @@ __device__ __forceinline__ float row_sum(const float4 (&v)[VECTORS], int n_vecto
     return sum;
 }
 
+/* Weight and bias of one vector. No kernel writes them, so they are read while the previous kernel still
+ * runs: they come from memory, the row from cache. */
+__device__ __forceinline__ void load_weights(float4 &weight, float4 &bias, const norm_params &p, int vector,
+                                             int n_vectors) {
+    weight = bias = make_float4(0, 0, 0, 0);
+    if (vector < n_vectors)
+        weight = load_4(p.weight + vector * NORM_VECTOR);
+    if (p.bias && vector < n_vectors)
+        bias = load_4(p.bias + vector * NORM_VECTOR);
+}
+
+__device__ __forceinline__ float4 scaled(float4 v, float scale, float4 weight, float4 bias) {
+    return make_float4(v.x * scale * weight.x + bias.x, v.y * scale * weight.y + bias.y,
+                       v.z * scale * weight.z + bias.z, v.w * scale * weight.w + bias.w);
+}
+
 template <typename T, int VECTORS>
 __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_params p) {
     __shared__ float sums[2][MAX_NORM_WIDTH / NORM_GROUP];
-    ptx_allow_next_kernel();
+    int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;
+    float4 weight, bias;
+    if (VECTORS == 1)
+        load_weights(weight, bias, p, threadIdx.x, n_vectors);
     ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
     int row = p.sample_row ? p.sample_row[blockIdx.x] : (int)blockIdx.x;
     const float *hidden = p.hidden + row * p.hidden_stride;
-    int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;
 
     float4 v[VECTORS];
 #pragma unroll
@@ -101,11 +120,9 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
         int vector = j * blockDim.x + threadIdx.x;
         if (vector >= n_vectors)
             continue;
-        float4 weight = load_4(p.weight + vector * NORM_VECTOR);
-        float4 bias = p.bias ? load_4(p.bias + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
-        store_4(out + vector * NORM_VECTOR,
-                make_float4(v[j].x * scale * weight.x + bias.x, v[j].y * scale * weight.y + bias.y,
-                            v[j].z * scale * weight.z + bias.z, v[j].w * scale * weight.w + bias.w));
+        if (VECTORS > 1)
+            load_weights(weight, bias, p, vector, n_vectors);
+        store_4(out + vector * NORM_VECTOR, scaled(v[j], scale, weight, bias));
     }
 }
 
@@ -128,8 +145,8 @@ __device__ __forceinline__ float row_sum_of_warp(const float4 (&v)[VECTORS], int
 
 template <typename T, int VECTORS>
 __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const norm_params p) {
-    ptx_allow_next_kernel();
     ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
     int lane = threadIdx.x % WARP_LANES, entry = blockIdx.x * NORM_WARPS + threadIdx.x / WARP_LANES;
     if (entry >= p.n)
         return;
@@ -171,11 +188,9 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
         int vector = j * WARP_LANES + lane;
         if (vector >= n_vectors)
             continue;
-        float4 weight = load_4(p.weight + vector * NORM_VECTOR);
-        float4 bias = p.bias ? load_4(p.bias + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
-        store_4(out + vector * NORM_VECTOR,
-                make_float4(v[j].x * scale * weight.x + bias.x, v[j].y * scale * weight.y + bias.y,
-                            v[j].z * scale * weight.z + bias.z, v[j].w * scale * weight.w + bias.w));
+        float4 weight, bias;
+        load_weights(weight, bias, p, vector, n_vectors);
+        store_4(out + vector * NORM_VECTOR, scaled(v[j], scale, weight, bias));
     }
 }
 
@@ -185,13 +200,13 @@ struct norm_variant {
     void (*kernel)(const norm_params);
 };
 
-template <typename T> norm_variant norm_variant_for(int32_t n_vectors) {
+template <typename T> norm_variant norm_variant_for(int32_t n_vectors, bool many_rows) {
     const int32_t warp_threads = NORM_WARPS * WARP_LANES;
-    if (n_vectors <= 4 * WARP_LANES)
+    if (many_rows && n_vectors <= 4 * WARP_LANES)
         return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 4>};
-    if (n_vectors <= 8 * WARP_LANES)
+    if (many_rows && n_vectors <= 8 * WARP_LANES)
         return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 8>};
-    if (n_vectors <= 16 * WARP_LANES)
+    if (many_rows && n_vectors <= 16 * WARP_LANES)
         return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 16>};
     if (n_vectors <= NORM_MAX_THREADS)
         return {1, ceil_div(n_vectors, WARP_LANES) * WARP_LANES, kernel_norm<T, 1>};
@@ -236,7 +251,8 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
     p.fault = context->state.fault;
     p.n = n;
     int32_t n_vectors = ceil_div((int32_t)width, NORM_VECTOR);
-    norm_variant v = args->out->dtype == DTYPE_FLOAT32 ? norm_variant_for<float>(n_vectors)
-                                                       : norm_variant_for<bfloat16>(n_vectors);
+    bool many_rows = n > context->n_multiprocessors;
+    norm_variant v = args->out->dtype == DTYPE_FLOAT32 ? norm_variant_for<float>(n_vectors, many_rows)
+                                                       : norm_variant_for<bfloat16>(n_vectors, many_rows);
     return cuda_launch(context, "norm", v.kernel, dim3(ceil_div(n, v.rows)), (unsigned)v.threads, 0, p);
 }

@@ -301,21 +301,6 @@ static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
-}
-
-/* Sets the registers of each thread of the warpgroup, a multiple of 8; raising waits until the block's other
- * warpgroups have given up enough (PTX ISA, "Miscellaneous Instructions: setmaxnreg"). All of the warpgroup.
- */
-template <int N> static __device__ __forceinline__ void ptx_registers_raise() {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
-template <int N> static __device__ __forceinline__ void ptx_registers_lower() {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
-}
-
 /* A barrier among `threads` threads of the block, by number (PTX ISA, "bar, barrier"). Number 0 is
  * __syncthreads(). */
 static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {
