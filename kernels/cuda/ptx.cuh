@@ -301,6 +301,21 @@ static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/* Access to the shared memory of another block; addresses from ptx_cluster_address(). */
+static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, int32_t x) {
+    asm volatile("st.shared::cluster.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+
+static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, uint64_t x) {
+    asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(x) : "memory");
+}
+
+static __device__ __forceinline__ uint64_t ptx_cluster_load_64(uint32_t address) {
+    uint64_t x;
+    asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(x) : "r"(address) : "memory");
+    return x;
+}
+
 /* A barrier among `threads` threads of the block, by number (PTX ISA, "bar, barrier"). Number 0 is
  * __syncthreads(). */
 static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {

@@ -1,46 +1,55 @@
-/* sample: the next token of each entry, one block per entry.
+/* sample: the next token of each entry. A row of logits is read from memory once.
  *
  * Order: penalties, temperature, top_k, top_p, min_p, then the largest of z + gumbel over what is left, where
- * z is the adjusted logit and gumbel = -log(-log1p(-u)) with u from Philox for (slot's key, position of the
- * new token, id). Temperature 0 takes the largest penalised logit. Ties go to the lowest id.
+ * y is the penalised logit, z = y / temperature, and gumbel = -log(-log1p(-u)) with u from Philox for (slot's
+ * key, position of the new token, id). Temperature 0 takes the largest y. Ties go to the lowest id.
  *
- * top_k and top_p need no sort: both keep a prefix of the tokens in order of (z descending, id ascending),
- * which ends at a token found by its count (top_k) or its cumulative probability (top_p): for small
- * vocabularies by the rank of each token, for large ones by radix selection on the bits of z, most
- * significant first (three passes of at most 11 bits, with a histogram of counts or probabilities in shared
- * memory). Probabilities are summed as 64-bit integers in units of 2^-40 of the largest, so every sum is
- * exact and no order of addition matters.
+ *     slice     parts of a row (sample.cuh) copy their logits to shared memory; all passes run there, so one
+ *               row fills several multiprocessors and many rows overlap one's passes with another's copies
+ *     scan      the largest y, whether all are finite: greedy ends here
+ *     bound     a distance from the largest y beyond which no token is in the prefix that is wanted. top_k:
+ *               the k-th largest of the maxima of groups of tokens. top_p: the histogram of weights by
+ *               distance. Any bound holds the prefix, so its rounding does not matter
+ *     list      the tokens within the bound go to the first part's block, which finishes alone: the ends of
+ *               top_k and top_p, min_p, the winner. Where they are too many (flat logits, large top_p) all
+ *               parts search together
+ *     winner    a token whose z + the largest gumbel stays below a score that is known cannot win: its gumbel
+ *               is not computed. Nor is its logarithm unless u is small enough. Exact, and most of the work
+ *               of pure temperature
  *
- * Numerics: a token depends on its logits, counts, sampling parameters and position alone. The log-sum-exp
- * behind the log-probabilities is a fixed tree by vocabulary size. */
-#include <cfloat>
-
-#include "kernels/cuda/context.cuh"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/reduce.cuh"
+ * Numerics: a token depends on its logits, counts, sampling parameters and position alone. All that parts
+ * combine commutes exactly, except the log-sum-exp behind the log-probabilities: a fixed tree by vocabulary
+ * size, parts in ascending order. */
+#include "kernels/cuda/sample.cuh"
 #include "kernels/philox.h"
 
 namespace {
 
 enum {
-    SMALL_VOCAB = 256, /* up to here: ranks instead of radix selection */
+    SMALL_VOCAB = 2048, /* up to here: small blocks */
     SMALL_THREADS = 128,
-    LARGE_THREADS = 1024,
-    RADIX_BINS = 2048,
-    BIN_GROUP = 64, /* bins that one warp sums before the groups are scanned */
-    BIN_GROUPS = RADIX_BINS / BIN_GROUP
+    LARGE_THREADS = 256,
+    LARGE_BLOCKS = 3,         /* that a multiprocessor holds at once */
+    PART_LOGITS = 16384,      /* a row is cut until a slice is at most this, or MAX_PARTS */
+    SHARED_BYTES_90 = 232448, /* that a block may have, compute capability 9.0 */
+    SHARED_BYTES_80 = 101376  /* 8.0 and later: the least of all */
 };
-static_assert((int)BIN_GROUPS == (int)WARP_LANES && (int)BIN_GROUP == 2 * (int)WARP_LANES,
-              "one warp scans the groups, then one group");
+static_assert((int)LARGE_THREADS / (int)GROUP_LANES * (int)MAX_PARTS == (int)MAX_GROUPS &&
+                  (int)BINS % (int)LARGE_THREADS == 0 && (int)BINS % (int)SMALL_THREADS == 0,
+              "groups have room, and threads take bins evenly");
 
-static constexpr float WEIGHT_ONE =
-    1099511627776.0f; /* 2^40: probability of the likeliest token, as an integer */
-static constexpr uint32_t IN_PROMPT = 0x80000000u;
+static constexpr uint64_t NOT_FINITE = ~0ull;   /* above every candidate */
+static constexpr uint64_t KNOWN_FAULT = ~1ull;  /* likewise */
+static constexpr float LARGEST_GUMBEL = 22.9f;  /* of the smallest u, 2^-33: 22.874 */
+static constexpr float SMALLEST_GUMBEL = -2.9f; /* of the largest u, 1 - 2^-24: -2.812 */
 
 struct sample_params {
     const float *logits; /* [n, n_vocab] float32 */
     int64_t logits_stride;
     int32_t n_vocab;
+    int32_t n_parts;
+    int32_t slice; /* logits of a part; a multiple of 4 */
+    bool resident; /* a slice fits shared memory */
     int32_t first_sample;
     int32_t logits_site; /* n_layers + 1 */
     int32_t n_slots;
@@ -59,362 +68,347 @@ struct sample_params {
     struct sample_top *top;               /* [RING_ENTRIES, max_samples] */
 };
 
-/* Floats in ascending order as unsigned integers; -0 counts as +0. */
-__device__ __forceinline__ uint32_t order_bits(float x) {
-    uint32_t bits = __float_as_uint(x + 0.0f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float order_float(uint32_t order) {
-    return __uint_as_float(order & 0x80000000u ? order & 0x7FFFFFFFu : ~order);
-}
-
-/* A larger value wins, then a lower id. 0 is below every candidate. */
-__device__ __forceinline__ uint64_t candidate(float value, int id) {
-    return (uint64_t)order_bits(value) << 32 | (0xFFFFFFFFu - (uint32_t)id);
-}
-
-__device__ __forceinline__ int candidate_id(uint64_t c) {
-    return (int)(0xFFFFFFFFu - (uint32_t)c);
-}
-
-__device__ __forceinline__ float candidate_value(uint64_t c) {
-    return order_float((uint32_t)(c >> 32));
-}
-
-/* Logits of one entry as they are sampled from. */
-struct adjusted_logits {
-    const float *logits;
-    const uint32_t *counts;
-    int n_vocab;
-    bool penalised;
-    float repetition, presence, frequency, temperature;
-    float largest; /* over the vocabulary */
-
-    /* Penalised and divided by the temperature, kept finite. */
-    __device__ __forceinline__ float z(int id) const {
-        float x = logits[id];
-        if (penalised) {
-            uint32_t count = counts[id], times = count & ~IN_PROMPT;
-            if (count != 0)
-                x = x > 0 ? x / repetition : x * repetition;
-            if (times != 0)
-                x = x - fmaf(frequency, (float)times, presence);
-        }
-        if (temperature > 0)
-            x = x / temperature;
-        return fminf(fmaxf(x, -FLT_MAX), FLT_MAX);
-    }
-
-    /* Probability over that of the likeliest token, in units of 1 / WEIGHT_ONE. */
-    __device__ __forceinline__ uint64_t weight(float z) const {
-        return __float2ull_rn(expf(z - largest) * WEIGHT_ONE);
-    }
+/* What a thread saw of its tokens. */
+struct scan {
+    uint64_t top;  /* its best candidate by y, or NOT_FINITE */
+    float largest; /* of its y */
 };
 
-/* The last token of a prefix in order of (z descending, id ascending). */
-struct prefix_end {
-    uint32_t order;
-    int id;
-    __device__ __forceinline__ bool holds(uint32_t other, int other_id) const {
-        return other > order || (other == order && other_id <= id);
-    }
-};
-
-struct sample_shared {
-    uint64_t reduce[MAX_WARPS];
-    uint64_t group[BIN_GROUPS];
-    uint64_t above;  /* weight above the bin found */
-    uint64_t inside; /* weight of the bin found */
-    struct prefix_end end;
-    int bin;
-    int warp_count[MAX_WARPS];
-    union {
-        struct {
-            uint32_t low[RADIX_BINS];  /* sums of 64 bits in two halves: shared-memory atomics of 32 bits are
-                                          native, */
-            uint32_t high[RADIX_BINS]; /* and carries can be added in any order */
-        };
-        struct {
-            uint32_t order[SMALL_VOCAB];
-            uint64_t weight[SMALL_VOCAB];
-        };
-    };
-};
-
-template <bool WEIGHTED>
-__device__ __forceinline__ uint64_t token_weight(const adjusted_logits &adjusted, float z) {
-    if (WEIGHTED)
-        return adjusted.weight(z);
-    return 1;
-}
-
-/* End of the smallest prefix of the tokens before `bound` whose weight reaches target (at least 1, at most
- * their weight). By ranks: every thread compares its tokens with all. */
-template <bool WEIGHTED>
-__device__ prefix_end select_small(const adjusted_logits &adjusted, prefix_end bound, uint64_t target,
-                                   sample_shared &shared) {
-    __syncthreads(); /* the previous use of shared is over */
-    for (int id = threadIdx.x; id < adjusted.n_vocab; id += blockDim.x) {
-        float z = adjusted.z(id);
-        shared.order[id] = order_bits(z);
-        shared.weight[id] = bound.holds(order_bits(z), id) ? token_weight<WEIGHTED>(adjusted, z) : 0;
-    }
-    __syncthreads(); /* all tokens are there */
-    for (int id = threadIdx.x; id < adjusted.n_vocab; id += blockDim.x) {
-        uint32_t order = shared.order[id];
-        uint64_t before = 0;
-        for (int other = 0; other < adjusted.n_vocab; other++) {
-            uint32_t other_order = shared.order[other];
-            if (other_order > order || (other_order == order && other < id))
-                before += shared.weight[other];
+__device__ __forceinline__ scan scan_row(const row_part &row) {
+    float largest = -INFINITY, finite = 0;
+    int at = 0;
+    for (int i = 4 * threadIdx.x; i < row.n; i += 4 * blockDim.x) {
+        float y[4];
+        row.load(y, i);
+        float most = fmaxf(fmaxf(y[0], y[1]), fmaxf(y[2], y[3]));
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            finite = fmaf(y[j], 0.0f, finite); /* NaN once one is not finite */
+        if (most > largest) {
+            largest = most;
+            at = i;
         }
-        if (before < target && before + shared.weight[id] >= target)
-            shared.end = {order, id}; /* true of one token */
     }
-    __syncthreads(); /* the end is found */
-    return shared.end;
+    if (finite != 0)
+        return {NOT_FINITE, largest};
+    if (largest == -INFINITY) /* no tokens */
+        return {0, largest};
+    float y[4];
+    row.load(y, at);
+    int j = y[0] == largest ? 0 : y[1] == largest ? 1 : y[2] == largest ? 2 : 3;
+    return {candidate(largest, row.id(at + j)), largest};
 }
 
-/* Finds the bin, from the highest down, at which the weight above it plus its own reaches target. One warp.
- */
-__device__ void find_bin(sample_shared &shared, uint64_t target, int lane) {
-    /* First which group of 64 bins, then which bin: lanes stand in descending order, an inclusive scan each.
-     */
-    uint64_t own = shared.group[BIN_GROUPS - 1 - lane], sum = own;
-    for (int offset = 1; offset < WARP_LANES; offset *= 2) {
-        uint64_t lower = __shfl_up_sync(ALL_LANES, sum, offset);
-        if (lane >= offset)
-            sum += lower;
-    }
-    int winner = __ffs(__ballot_sync(ALL_LANES, sum >= target)) - 1;
-    uint64_t above = __shfl_sync(ALL_LANES, sum - own, winner);
-    int first = (BIN_GROUPS - 1 - winner) * BIN_GROUP;
-
-    int upper = first + BIN_GROUP - 1 - 2 * lane;
-    uint64_t weight_upper = (uint64_t)shared.high[upper] << 32 | shared.low[upper];
-    uint64_t weight_lower = (uint64_t)shared.high[upper - 1] << 32 | shared.low[upper - 1];
-    own = weight_upper + weight_lower, sum = own;
-    for (int offset = 1; offset < WARP_LANES; offset *= 2) {
-        uint64_t lower = __shfl_up_sync(ALL_LANES, sum, offset);
-        if (lane >= offset)
-            sum += lower;
-    }
-    sum += above;
-    winner = __ffs(__ballot_sync(ALL_LANES, sum >= target)) - 1;
-    if (lane == winner) {
-        uint64_t before = sum - own;
-        bool is_upper = before + weight_upper >= target;
-        shared.bin = is_upper ? upper : upper - 1;
-        shared.above = is_upper ? before : before + weight_upper;
-        shared.inside = is_upper ? weight_upper : weight_lower;
-    }
-}
-
-/* As select_small, for any vocabulary. */
-template <bool WEIGHTED>
-__device__ prefix_end select_radix(const adjusted_logits &adjusted, prefix_end bound, uint64_t target,
-                                   sample_shared &shared) {
-    const int shifts[3] = {21, 10, 0}, widths[3] = {11, 11, 10};
-    int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
-    int n_warps = blockDim.x / WARP_LANES;
-    uint32_t found = 0, mask = 0; /* the bits of the end's order that are known */
-    uint64_t inside = 0;
-    for (int pass = 0; pass < 3; pass++) {
-        __syncthreads(); /* the previous use of the bins is over */
-        for (int bin = thread; bin < RADIX_BINS; bin += blockDim.x)
-            shared.low[bin] = shared.high[bin] = 0;
-        __syncthreads(); /* bins are empty */
-        uint32_t digits = (1u << widths[pass]) - 1;
-        for (int id = thread; id < adjusted.n_vocab; id += blockDim.x) {
-            float z = adjusted.z(id);
-            uint32_t order = order_bits(z);
-            if ((order & mask) != found || !bound.holds(order, id))
-                continue;
-            uint64_t weight = token_weight<WEIGHTED>(adjusted, z);
-            uint32_t bin = order >> shifts[pass] & digits, low = (uint32_t)weight;
-            uint32_t high = (uint32_t)(weight >> 32);
-            if (atomicAdd(&shared.low[bin], low) > 0xFFFFFFFFu - low)
-                high++;
-            if (high != 0)
-                atomicAdd(&shared.high[bin], high);
+/* A distance that holds the k best tokens of the row: at least k groups of tokens have a maximum within it.
+ * k is at most the number of groups. */
+__device__ float top_k_distance(const row_part &row, const row_scale &scale, float largest_of_thread, int k,
+                                sample_shared &shared) {
+    int thread = threadIdx.x, of_block = (int)blockDim.x / GROUP_LANES, n_groups = of_block * row.n_parts;
+    float largest = lanes_max<GROUP_LANES>(largest_of_thread);
+    if (thread % GROUP_LANES == 0)
+        shared.own_group[thread / GROUP_LANES] = largest;
+    __syncthreads(); /* maxima of the block's groups */
+    for (int i = thread; i < n_groups; i += blockDim.x)
+        row_store(row, i / of_block, shared.group + row.part * of_block + i % of_block,
+                  shared.own_group[i % of_block]);
+    row_barrier(row); /* maxima of all groups */
+    for (int group = thread; group < n_groups; group += blockDim.x) {
+        float mine = shared.group[group];
+        int before = 0;
+#pragma unroll 8
+        for (int other = 0; other < n_groups; other++) {
+            float theirs = shared.group[other];
+            before += theirs > mine || (theirs == mine && other < group);
         }
-        __syncthreads(); /* bins are complete */
-        for (int group = warp; group < BIN_GROUPS; group += n_warps) {
-            int bin = group * BIN_GROUP + lane;
-            uint64_t sum = ((uint64_t)shared.high[bin] << 32 | shared.low[bin]) +
-                           ((uint64_t)shared.high[bin + WARP_LANES] << 32 | shared.low[bin + WARP_LANES]);
-            for (int offset = WARP_LANES / 2; offset > 0; offset /= 2)
-                sum += __shfl_xor_sync(ALL_LANES, sum, offset);
-            if (lane == 0)
-                shared.group[group] = sum;
-        }
-        __syncthreads(); /* group sums, for the first warp */
-        if (warp == 0)
-            find_bin(shared, target, lane);
-        __syncthreads(); /* the bin, for all */
-        target -= shared.above;
-        inside = shared.inside;
-        found |= (uint32_t)shared.bin << shifts[pass];
-        mask |= digits << shifts[pass];
+        if (before == k - 1) /* true of one group */
+            shared.bound = mine;
     }
-
-    /* Tokens of exactly this z weigh the same; of those the first n by id belong to the prefix. */
-    uint64_t each = token_weight<WEIGHTED>(adjusted, order_float(found));
-    uint64_t n = (target + each - 1) / each;
-    if (n * each >= inside) /* all of them that were before `bound` */
-        return {found, found == bound.order ? bound.id : INT32_MAX};
-    uint64_t seen = 0;
-    for (int base = 0;; base += blockDim.x) {
-        int id = base + thread;
-        uint32_t order = id < adjusted.n_vocab ? order_bits(adjusted.z(id)) : 0;
-        bool tie = id < adjusted.n_vocab && order == found && bound.holds(order, id);
-        unsigned ties = __ballot_sync(ALL_LANES, tie);
-        if (lane == 0)
-            shared.warp_count[warp] = __popc(ties);
-        __syncthreads(); /* counts of all warps */
-        uint64_t before = seen;
-        for (int w = 0; w < n_warps; w++) {
-            if (w < warp)
-                before += shared.warp_count[w];
-            seen += shared.warp_count[w];
-        }
-        if (tie && before + __popc(ties & ((1u << lane) - 1)) + 1 == n)
-            shared.end = {found, id};
-        __syncthreads(); /* the end if it is among these, and the counts are free again */
-        if (seen >= n || base + (int)blockDim.x >= adjusted.n_vocab)
-            return shared.end;
-    }
+    __syncthreads(); /* the bound */
+    return scale.distance(shared.bound);
 }
 
-template <bool SMALL, bool WEIGHTED>
-__device__ __forceinline__ prefix_end select_prefix(const adjusted_logits &adjusted, prefix_end bound,
-                                                    uint64_t target, sample_shared &shared) {
-    if (SMALL)
-        return select_small<WEIGHTED>(adjusted, bound, target, shared);
-    return select_radix<WEIGHTED>(adjusted, bound, target, shared);
+/* Moves all tokens within the distance to the first part's block, and makes them a row of their own there.
+ * False when they are too many. */
+__device__ bool list_candidates(row_part &row, const row_scale &scale, float distance,
+                                sample_shared &shared) {
+    int count = 0;
+    row.for_each([&](float y, int) { count += scale.distance(y) <= distance; });
+    uint64_t n;
+    uint64_t before = block_scan((uint64_t)count, shared.reduce, &n);
+    if (row.n_parts > 1) {
+        const uint64_t *of_part = row_exchange(row, n, shared);
+        n = 0;
+        for (int part = 0; part < row.n_parts; part++) {
+            before += part < row.part ? of_part[part] : 0;
+            n += of_part[part];
+        }
+    }
+    if (n > LISTED)
+        return false;
+    if (count > 0)
+        row.for_each([&](float y, int i) {
+            if (scale.distance(y) > distance)
+                return;
+            row_store(row, 0, shared.list + before, y);
+            row_store(row, 0, shared.list_id + before, (int32_t)row.id(i));
+            before++;
+        });
+    row_barrier(row); /* the list is complete */
+    row.values = shared.list;
+    row.ids = shared.list_id;
+    row.counts = nullptr;
+    row.n = (int)n;
+    row.n_parts = 1;
+    return true;
 }
 
-/* The sampled token; all threads return it. */
-template <bool SMALL>
-__device__ int choose_token(adjusted_logits &adjusted, const slot_sampling &sampling, uint32_t position,
-                            sample_shared &shared) {
+/* Weight of the smallest prefix that top_p keeps of a total. */
+__device__ __forceinline__ uint64_t top_p_weight(float top_p, uint64_t total) {
+    double wanted = ceil((double)top_p * (double)total);
+    return wanted < 1 ? 1 : wanted < (double)total ? (uint64_t)wanted : total;
+}
+
+/* The best candidate by z + gumbel of the tokens before `end` that min_p leaves. The likeliest token is one
+ * of them. */
+__device__ uint64_t best_score(row_part &row, const row_scale &scale, prefix_end end,
+                               const slot_sampling &sampling, uint32_t position, sample_shared &shared) {
+    float temperature = sampling.temperature;
+    auto clamped_z = [&](float y) { return fminf(fmaxf(y / temperature, -FLT_MAX), FLT_MAX); };
+    float top = clamped_z(scale.largest);
+    /* Scores are rounded, more coarsely the larger z is. */
+    float margin = 1e-3f + 4e-7f * fabsf(top);
+    float threshold = top + SMALLEST_GUMBEL; /* some score is at least this */
+    float reach = (LARGEST_GUMBEL - SMALLEST_GUMBEL + margin) * 1.001f * temperature;
+    if (sampling.min_p > 0)
+        reach = fminf(reach, (1e-3f - log2f(sampling.min_p)) / scale.nats_log2);
     uint64_t best = 0;
-    for (int id = threadIdx.x; id < adjusted.n_vocab; id += blockDim.x)
-        best = max(best, candidate(adjusted.z(id), id));
-    best = block_max(best, shared.reduce);
-    if (!(sampling.temperature > 0))
-        return candidate_id(best);
-    adjusted.largest = candidate_value(best);
-
-    prefix_end end = {0, INT32_MAX};
-    if (sampling.top_k > 0 && sampling.top_k < adjusted.n_vocab)
-        end = select_prefix<SMALL, false>(adjusted, end, (uint64_t)sampling.top_k, shared);
-    if (sampling.top_p < 1) {
-        uint64_t total = 0;
-        for (int id = threadIdx.x; id < adjusted.n_vocab; id += blockDim.x) {
-            float z = adjusted.z(id);
-            if (end.holds(order_bits(z), id))
-                total += adjusted.weight(z);
+    for (int base = 0; base < row.n; base += 4 * blockDim.x) {
+        int i = base + 4 * threadIdx.x;
+        float y[4] = {};
+        bool near[4] = {};
+        if (i < row.n) {
+            row.load(y, i);
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                near[j] = i + j < row.n && !(scale.distance(y[j]) > reach);
         }
-        total = block_sum(total, shared.reduce);
-        double wanted = ceil((double)sampling.top_p * (double)total);
-        uint64_t target = wanted < 1 ? 1 : wanted < (double)total ? (uint64_t)wanted : total;
-        end = select_prefix<SMALL, true>(adjusted, end, target, shared);
-    }
-    best = 0;
-    for (int id = threadIdx.x; id < adjusted.n_vocab; id += blockDim.x) {
-        float z = adjusted.z(id);
-        if (!end.holds(order_bits(z), id) ||
-            (sampling.min_p > 0 && expf(z - adjusted.largest) < sampling.min_p))
+        if (!__any_sync(ALL_LANES, near[0] || near[1] || near[2] || near[3]))
             continue;
-        float u = philox_uniform(philox_word(sampling.key, position, (uint32_t)id));
-        best = max(best, candidate(z - logf(-log1pf(-u)), id));
+        float lead = (top - threshold + margin) * LOG2_E;
+        float u[4];
+        bool hit = false;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            if (near[j]) {
+                u[j] = philox_uniform(philox_word(sampling.key, position, (uint32_t)row.id(i + j)));
+                /* gumbel <= -log(u), because -log1p(-u) >= u */
+                near[j] = !(u[j] > ptx_exp2(lead - scale.distance(y[j]) * scale.nats_log2));
+            }
+            hit = hit || near[j];
+        }
+        if (!__any_sync(ALL_LANES, hit))
+            continue;
+#pragma unroll 1
+        for (int j = 0; j < 4; j++) {
+            bool now = j == 0 ? near[0] : j == 1 ? near[1] : j == 2 ? near[2] : near[3];
+            if (!now)
+                continue;
+            float this_y = j == 0 ? y[0] : j == 1 ? y[1] : j == 2 ? y[2] : y[3];
+            float this_u = j == 0 ? u[0] : j == 1 ? u[1] : j == 2 ? u[2] : u[3];
+            int id = row.id(i + j);
+            if (end.holds(order_bits(this_y), id) &&
+                !(sampling.min_p > 0 && scale.probability(this_y) < sampling.min_p))
+                best = max(best, candidate(clamped_z(this_y) - logf(-log1pf(-this_u)), id));
+        }
+        uint32_t most = __reduce_max_sync(ALL_LANES, (uint32_t)(best >> 32));
+        if (most != 0)
+            threshold = fmaxf(threshold, order_float(most));
     }
-    return candidate_id(block_max(best, shared.reduce));
+    return row_max(row, best, shared);
 }
 
-template <bool SMALL>
-__global__ void __launch_bounds__(SMALL ? SMALL_THREADS : LARGE_THREADS)
+/* The sampled token, temperature above 0, in the threads of the first part; the other parts' blocks may have
+ * ended. */
+__device__ int choose_token(row_part &row, float largest, float largest_of_thread,
+                            const slot_sampling &sampling, uint32_t position, int n_vocab,
+                            sample_shared &shared) {
+    row_scale scale(largest, sampling.temperature);
+    bool top_k = sampling.top_k > 0 && sampling.top_k < n_vocab, top_p = sampling.top_p < 1;
+    prefix_end end = {0, INT32_MAX};
+    uint64_t total = 0;
+    auto add_total = [&]() {
+        row.for_each([&](float y, int i) {
+            if (end.holds(order_bits(y), row.id(i)))
+                total += token_weight<true>(scale, y);
+        });
+        total = row_sum(row, total, shared);
+    };
+    if ((top_k || top_p) && (row.n_parts > 1 || row.n > LISTED)) {
+        int n_groups = (int)blockDim.x / GROUP_LANES * row.n_parts;
+        float distance = 0;
+        if (top_k && sampling.top_k <= n_groups / 4 * 3) {
+            distance = top_k_distance(row, scale, largest_of_thread, sampling.top_k, shared);
+        } else if (top_k) {
+            find_bin<false>(row, scale, (uint64_t)sampling.top_k, shared,
+                            [&](float y, int) { return scale.bin(y); });
+            distance = scale.bin_distance(shared.found_bin);
+            top_k = shared.found_bin > 0; /* else those left out have no weight and cannot win */
+        }
+        if (!top_k && top_p) {
+            add_total();
+            find_bin<true>(row, scale, top_p_weight(sampling.top_p, total), shared,
+                           [&](float y, int) { return scale.bin(y); });
+            distance = scale.bin_distance(shared.found_bin);
+        }
+        if ((top_k || top_p) && list_candidates(row, scale, distance, shared) && row.part > 0)
+            return 0;
+    }
+    if (top_k)
+        end = select_prefix<false>(row, scale, end, (uint64_t)sampling.top_k, n_vocab, shared);
+    if (top_p) {
+        if (total == 0)
+            add_total();
+        end = select_prefix<true>(row, scale, end, top_p_weight(sampling.top_p, total), n_vocab, shared);
+    }
+    return candidate_id(best_score(row, scale, end, sampling, position, shared));
+}
+
+/* The logarithm of the sum of e^logit over the row of raw logits; and its n best tokens, written by the first
+ * part's first thread. */
+__device__ float write_logprobs(row_part &row, uint64_t best, uint64_t own, int n, struct sample_top *top,
+                                sample_shared &shared) {
+    float largest = candidate_value(best), sum = 0;
+    row.for_each([&](float x, int) { sum += expf(x - largest); });
+    sum = block_sum(sum, reinterpret_cast<float *>(shared.reduce));
+    if (row.n_parts > 1) {
+        const uint64_t *of_part = row_exchange(row, __float_as_uint(sum), shared);
+        sum = 0;
+        for (int part = 0; part < row.n_parts; part++)
+            sum += __uint_as_float((uint32_t)of_part[part]);
+    }
+    float normaliser = largest + logf(sum);
+    for (int i = 0; i < n; i++) {
+        if (row.part == 0 && threadIdx.x == 0) {
+            top->token[i] = candidate_id(best);
+            top->logprob[i] = candidate_value(best) - normaliser;
+        }
+        if (own == best) { /* true of one thread: it looks for its next */
+            own = 0;
+            row.for_each([&](float x, int at) {
+                uint64_t c = candidate(x, row.id(at));
+                if (c < best)
+                    own = max(own, c);
+            });
+        }
+        if (i + 1 < n)
+            best = row_max(row, own, shared);
+    }
+    return normaliser;
+}
+
+template <int THREADS>
+__global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOCKS : 1)
     kernel_sample(const sample_params p) {
-    __shared__ sample_shared shared;
+    extern __shared__ uint4 shared_bytes[];
+    sample_shared &shared = *reinterpret_cast<sample_shared *>(shared_bytes);
+    float *resident = reinterpret_cast<float *>(&shared + 1);
+    row_part row = {};
+    row.n_parts = p.n_parts;
+    row.part = (int)blockIdx.x % p.n_parts;
+    row.first = row.part * p.slice;
+    row.n = min(p.slice, p.n_vocab - row.first);
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (row.n_parts > 1)
+        ptx_cluster_meet(); /* blocks may write to others' shared memory once those run */
+#endif
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
-    int entry = p.first_sample + blockIdx.x, thread = threadIdx.x;
-    int row = p.sample_row[entry], slot = p.sample_slot[entry];
-    int position = p.position[row];
-    const float *logits = p.logits + blockIdx.x * p.logits_stride;
+    int i_entry = (int)blockIdx.x / p.n_parts, entry = p.first_sample + i_entry;
+    int slot = p.sample_slot[entry], state_row = p.sample_row[entry];
+    int position = p.position[state_row];
     int64_t out = (int64_t)*p.ring * p.max_samples + entry;
+    bool writes = row.part == 0 && threadIdx.x == 0;
+    if (slot == p.n_slots) { /* padding */
+        if (writes)
+            p.results[out] = {0, 0, -1, 0};
+        return;
+    }
+    const float *logits = p.logits + (int64_t)i_entry * p.logits_stride;
+    row.values = logits + row.first;
+    if (p.resident) {
+        for (int i = 4 * threadIdx.x; i < row.n; i += 4 * THREADS)
+            ptx_copy_async_16(ptx_shared_address(resident + i), row.values + i, true);
+        ptx_copy_async_commit();
+        ptx_copy_async_wait<0>(); /* each thread reads what it copied */
+        row.values = resident;
+    }
 
-    bool finite = true;
-    uint64_t best = 0;
-    for (int id = thread; id < p.n_vocab; id += blockDim.x) {
-        finite = finite && isfinite(logits[id]);
-        best = max(best, candidate(logits[id], id));
-    }
-    finite = !__syncthreads_or(!finite);
-    if (thread == 0) {
+    scan seen = scan_row(row);
+    uint64_t best = seen.top;
+    unsigned long long fault = NO_FAULT;
+    if (writes) {
         /* A prompt's rows note their fault in the slot that they were computed in; its other samples see it
-         * here. */
-        unsigned long long fault = min(p.fault[slot], p.fault[p.slot[row]]);
-        if (!finite)
-            fault = min(fault, (unsigned long long)(uint32_t)position << 32 | (uint32_t)p.logits_site);
+         * here. Read by one thread alone: other entries may note theirs meanwhile, and all parts must agree.
+         */
+        fault = min(p.fault[slot], p.fault[p.slot[state_row]]);
         if (fault != NO_FAULT)
-            atomicMin(p.fault + slot, fault);
-        shared.reduce[0] = fault;
+            best = max(best, KNOWN_FAULT);
     }
-    __syncthreads(); /* the fault, for all */
-    uint64_t fault = shared.reduce[0];
-    if (fault != NO_FAULT) {
-        if (thread == 0) {
+    best = row_max(row, best, shared);
+    if (best >= KNOWN_FAULT) {
+        if (writes) {
+            if (best == NOT_FINITE)
+                fault = min(fault, (unsigned long long)(uint32_t)position << 32 | (uint32_t)p.logits_site);
+            atomicMin(p.fault + slot, fault);
             p.results[out] = {0, 0, (int32_t)(uint32_t)fault, (int32_t)(fault >> 32)};
             p.last_token[slot] = 0;
         }
         return;
     }
 
-    struct slot_sampling sampling = p.sampling[slot];
-    adjusted_logits adjusted = {};
-    adjusted.logits = logits;
-    adjusted.counts = p.counts + (int64_t)slot * p.n_vocab;
-    adjusted.n_vocab = p.n_vocab;
-    adjusted.repetition = sampling.repetition_penalty;
-    adjusted.presence = sampling.presence_penalty;
-    adjusted.frequency = sampling.frequency_penalty;
-    adjusted.temperature = sampling.temperature;
-    adjusted.penalised =
-        sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 || sampling.frequency_penalty != 0;
-    int token = choose_token<SMALL>(adjusted, sampling, (uint32_t)position + 1, shared);
-
-    float logprob = 0;
-    if (p.want_logprobs && sampling.n_logprobs >= 0) {
-        best = block_max(best, shared.reduce);
-        float largest = candidate_value(best), sum = 0;
-        for (int id = thread; id < p.n_vocab; id += blockDim.x)
-            sum += expf(logits[id] - largest);
-        float normaliser = largest + logf(block_sum(sum, reinterpret_cast<float *>(shared.reduce)));
-        logprob = logits[token] - normaliser;
-        int n = min(min(sampling.n_logprobs, (int)MAX_LOGPROBS), p.n_vocab);
-        for (int i = 0; i < n; i++) {
-            if (thread == 0) {
-                p.top[out].token[i] = candidate_id(best);
-                p.top[out].logprob[i] = candidate_value(best) - normaliser;
-            }
-            uint64_t next = 0; /* the best of those behind the last */
-            for (int id = thread; id < p.n_vocab; id += blockDim.x) {
-                uint64_t c = candidate(logits[id], id);
-                if (c < best)
-                    next = max(next, c);
-            }
-            best = block_max(next, shared.reduce);
+    if (threadIdx.x == 0)
+        shared.sampling = p.sampling[slot];
+    __syncthreads(); /* sampling, for all */
+    const slot_sampling &sampling = shared.sampling;
+    bool wants_logprob = p.want_logprobs && sampling.n_logprobs >= 0;
+    float normaliser = 0;
+    if (wants_logprob)
+        normaliser =
+            write_logprobs(row, best, seen.top, min(min(sampling.n_logprobs, (int)MAX_LOGPROBS), p.n_vocab),
+                           p.top + out, shared);
+    uint32_t *counts = p.counts + (int64_t)slot * p.n_vocab;
+    if (sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 ||
+        sampling.frequency_penalty != 0) {
+        row.sampling = &sampling;
+        row.counts = counts + row.first;
+        if (p.resident) {
+            row.for_each([&](float y, int i) { resident[i] = y; });
+            row.counts = nullptr;
         }
+        seen = scan_row(row);
+        best = row_max(row, seen.top, shared);
     }
-    if (thread == 0) {
-        p.results[out] = {token, logprob, -1, 0};
+    int token = candidate_id(best);
+    if (sampling.temperature > 0 && !(sampling.min_p > 1))
+        token = choose_token(row, candidate_value(best), seen.largest, sampling, (uint32_t)position + 1,
+                             p.n_vocab, shared);
+    if (writes) {
+        p.results[out] = {token, wants_logprob ? logits[token] - normaliser : 0, -1, 0};
         p.last_token[slot] = token;
-        /* Atomic because all padding entries share the scratch slot. */
-        atomicAdd(p.counts + (int64_t)slot * p.n_vocab + token, 1u);
+        counts[token]++; /* the row's other parts have read what they need */
     }
+}
+
+/* How a row is cut: a function of the vocabulary and the device. */
+void shape_choose(const struct backend_context *context, sample_params *p) {
+    p->n_parts = 1;
+    p->slice = (p->n_vocab + 3) / 4 * 4;
+    while (context->has_wgmma && p->n_parts < MAX_PARTS && p->slice > PART_LOGITS) {
+        p->n_parts *= 2;
+        p->slice = (ceil_div(p->n_vocab, p->n_parts) + 3) / 4 * 4;
+    }
+    size_t most = context->has_wgmma ? SHARED_BYTES_90 : SHARED_BYTES_80;
+    p->resident = sizeof(sample_shared) + (size_t)p->slice * sizeof(float) <= most;
 }
 
 } // namespace
@@ -450,7 +444,11 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     p.fault = context->state.fault;
     p.results = context->results_device;
     p.top = context->top_device;
+    shape_choose(context, &p);
     bool small = p.n_vocab <= SMALL_VOCAB;
-    return cuda_launch(context, "sample", small ? kernel_sample<true> : kernel_sample<false>, dim3(args->n),
-                       small ? SMALL_THREADS : LARGE_THREADS, 0, p);
+    size_t shared_bytes = sizeof(sample_shared) + (p.resident ? (size_t)p.slice * sizeof(float) : 0);
+    return cuda_launch_clusters(context, "sample",
+                                small ? kernel_sample<SMALL_THREADS> : kernel_sample<LARGE_THREADS>,
+                                dim3((unsigned)args->n * (unsigned)p.n_parts),
+                                small ? SMALL_THREADS : LARGE_THREADS, shared_bytes, (unsigned)p.n_parts, p);
 }

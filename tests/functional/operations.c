@@ -28,10 +28,12 @@ const struct operation_case operation_cases[] = {
     {"sample penalties", case_sample_penalties},
     {"sample top_k, top_p, min_p", case_sample_restricted},
     {"sample large vocabulary", case_sample_large_vocabulary},
+    {"sample largest vocabulary", case_sample_largest_vocabulary},
     {"sample chi-square", case_sample_chi_square},
     {"sample: an entry alone = in any batch", case_sample_rows_alone},
     {"sample logprobs", case_sample_logprobs},
     {"faults", case_faults},
+    {"faults in a large vocabulary", case_faults_large_vocabulary},
 };
 const int n_operation_cases = sizeof operation_cases / sizeof operation_cases[0];
 

@@ -127,9 +127,11 @@ void case_sample_greedy(struct operations *ops);
 void case_sample_penalties(struct operations *ops);
 void case_sample_restricted(struct operations *ops);
 void case_sample_large_vocabulary(struct operations *ops);
+void case_sample_largest_vocabulary(struct operations *ops);
 void case_sample_chi_square(struct operations *ops);
 void case_sample_rows_alone(struct operations *ops);
 void case_sample_logprobs(struct operations *ops);
 void case_faults(struct operations *ops);
+void case_faults_large_vocabulary(struct operations *ops);
 
 #endif

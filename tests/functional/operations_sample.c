@@ -122,11 +122,9 @@ static int compare_rank(const void *a, const void *b) {
 }
 
 /* Ranks the tokens and marks those that penalties, temperature, top_k, top_p and min_p leave. counts and
- * in_prompt may be NULL. *edge is the least relative distance of a decision of top_p or min_p from its
- * border. */
+ * in_prompt may be NULL. */
 static struct ranked *rank(struct operations *ops, const float *logits, int32_t n,
-                           const struct slot_sampling *s, const int32_t *counts, const bool *in_prompt,
-                           double *edge) {
+                           const struct slot_sampling *s, const int32_t *counts, const bool *in_prompt) {
     struct ranked *r = ops_alloc(ops, (size_t)n, sizeof *r);
     for (int32_t i = 0; i < n; i++) {
         /* Penalties are float32 arithmetic, which decides ties. */
@@ -145,14 +143,9 @@ static struct ranked *rank(struct operations *ops, const float *logits, int32_t 
         r[i].weight = exp((r[i].logit - r[0].logit) / temperature);
         total += i < k ? r[i].weight : 0.0;
     }
-    *edge = 1.0;
     for (int32_t i = 0; i < k; i++) {
         bool in_p = s->top_p >= 1.0f || before < s->top_p * total;
         bool in_min = r[i].weight >= s->min_p;
-        if (s->top_p < 1.0f && fabs(before / total - s->top_p) < *edge)
-            *edge = fabs(before / total - s->top_p);
-        if (s->min_p > 0.0f && fabs(r[i].weight / s->min_p - 1.0) < *edge)
-            *edge = fabs(r[i].weight / s->min_p - 1.0);
         r[i].kept = in_p && in_min;
         before += r[i].weight;
     }
@@ -185,7 +178,7 @@ static int32_t choose(const struct ranked *r, int32_t n, const struct slot_sampl
 
 /* The largest, ties to the lowest id, in rows of odd lengths. */
 void case_sample_greedy(struct operations *ops) {
-    static const int32_t vocabularies[] = {1, 2, 65, 1000, 4097};
+    static const int32_t vocabularies[] = {1, 2, 65, 1000, 4097, 40001, 128256};
     for (size_t v = 0; v < sizeof vocabularies / sizeof vocabularies[0]; v++) {
         enum { SLOTS = 9 };
         int32_t n = vocabularies[v];
@@ -243,9 +236,8 @@ void case_sample_penalties(struct operations *ops) {
         struct sample_result results[SLOTS];
         sampler_step(&sampler, SLOTS, logits, false, results, NULL);
         for (int32_t s = 0; s < SLOTS; s++) {
-            double edge, gap = 1.0;
-            struct ranked *r =
-                rank(ops, logits + s * VOCAB, VOCAB, &sampling[s], counts[s], in_prompt, &edge);
+            double gap = 1.0;
+            struct ranked *r = rank(ops, logits + s * VOCAB, VOCAB, &sampling[s], counts[s], in_prompt);
             int32_t expected = r[0].id;
             if (sampling[s].temperature > 0.0f)
                 expected = choose(r, VOCAB, &sampling[s], 4 + step, &gap);
@@ -271,24 +263,33 @@ void case_sample_penalties(struct operations *ops) {
     sampler_free(&sampler);
 }
 
-/* Compares one step of random rows with the reference; returns how many were too close to call. */
+/* Compares one step of random rows with the reference, whose token must not hang on the rounding of a border
+ * of top_p or min_p; returns how many were too close to call. in_prompt [n_vocab] is of all slots, or NULL.
+ */
 static int compare_step(struct sampler *sampler, const struct slot_sampling *sampling, const float *logits,
-                        struct sample_result *results) {
+                        const bool *in_prompt, struct sample_result *results) {
     struct operations *ops = sampler->ops;
+    int32_t n = sampler->n_vocab;
     sampler_step(sampler, sampler->n_slots, logits, false, results, NULL);
     int close = 0;
     for (int32_t s = 0; s < sampler->n_slots; s++) {
-        double edge, gap;
-        struct ranked *r = rank(ops, logits + (int64_t)s * sampler->n_vocab, sampler->n_vocab, &sampling[s],
-                                NULL, NULL, &edge);
-        int32_t expected = choose(r, sampler->n_vocab, &sampling[s], sampler->position[s] + 1, &gap);
-        free(r);
-        if (edge < 1e-4 || gap < 1e-3)
+        int32_t expected[2];
+        double gap[2];
+        for (int wide = 0; wide < 2; wide++) {
+            struct slot_sampling moved = sampling[s];
+            if (moved.top_p < 1.0f)
+                moved.top_p *= wide ? 1.0001f : 0.9999f;
+            moved.min_p *= wide ? 0.9999f : 1.0001f;
+            struct ranked *r = rank(ops, logits + (int64_t)s * n, n, &moved, NULL, in_prompt);
+            expected[wide] = choose(r, n, &moved, sampler->position[s] + 1, &gap[wide]);
+            free(r);
+        }
+        if (expected[0] != expected[1] || gap[1] < 1e-3)
             close++;
-        else if (results[s].token != expected)
-            OPS_FAIL(ops, "top_k %d, top_p %g, min_p %g, temperature %g: slot %d took %d, expected %d",
+        else if (results[s].token != expected[0])
+            OPS_FAIL(ops, "top_k %d, top_p %g, min_p %g, temperature %g: slot %d of %d took %d, expected %d",
                      sampling[s].top_k, (double)sampling[s].top_p, (double)sampling[s].min_p,
-                     (double)sampling[s].temperature, s, results[s].token, expected);
+                     (double)sampling[s].temperature, s, n, results[s].token, expected[0]);
     }
     return close;
 }
@@ -316,7 +317,7 @@ void case_sample_restricted(struct operations *ops) {
             for (int32_t i = 0; i < VOCAB; i++)
                 logits[s * VOCAB + i] = ties ? (float)ops_below(ops, 6) : ops_uniform(ops, -6.0f, 6.0f);
         }
-        close += compare_step(&sampler, sampling, logits, results);
+        close += compare_step(&sampler, sampling, logits, NULL, results);
     }
     if (close > SLOTS * STEPS / 10)
         OPS_FAIL(ops, "%d of %d rows were too close to call: the case tests too little", close,
@@ -325,37 +326,72 @@ void case_sample_restricted(struct operations *ops) {
     sampler_free(&sampler);
 }
 
-void case_sample_large_vocabulary(struct operations *ops) {
-    enum { VOCAB = 50257 };
+/* Logits as a model that is unsure gives them, one that is sure, few values only, and all the same. */
+enum shape { FLAT, PEAKED, TIES, EQUAL, N_SHAPES };
+
+static float shaped_logit(struct operations *ops, enum shape shape) {
+    float spread = ops_uniform(ops, -8.0f, 4.0f) + ops_uniform(ops, -8.0f, 4.0f);
+    if (shape == PEAKED)
+        return ops_below(ops, 2000) == 0 ? spread * 0.5f + 18.0f : spread;
+    if (shape == TIES)
+        return (float)ops_below(ops, 6);
+    return shape == EQUAL ? 2.5f : spread;
+}
+
+static void compare_large(struct operations *ops, int32_t n_vocab, enum shape shape) {
     static const struct {
         float temperature, top_p, min_p;
         int32_t top_k;
+        float repetition;
     } settings[] = {
-        {1.0f, 1.0f, 0.0f, 0},    {0.8f, 1.0f, 0.0f, 40},    {1.0f, 0.95f, 0.0f, 0},
-        {1.0f, 0.999f, 0.0f, 0},  {0.7f, 0.9f, 0.02f, 1000}, {2.0f, 1.0f, 0.01f, 0},
-        {5.0f, 0.5f, 0.0f, 0},    {1.0f, 1.0f, 0.0f, 30000}, {1e-3f, 0.9f, 0.0f, 0},
-        {1.0f, 1e-6f, 0.0f, 100},
+        {1.0f, 1.0f, 0.0f, 0, 1.0f},       {0.8f, 1.0f, 0.0f, 40, 1.0f},    {1.0f, 0.95f, 0.0f, 0, 1.0f},
+        {1.0f, 0.999f, 0.0f, 0, 1.0f},     {0.7f, 0.9f, 0.02f, 1000, 1.0f}, {2.0f, 1.0f, 0.01f, 0, 1.0f},
+        {5.0f, 0.5f, 0.0f, 0, 1.0f},       {1.0f, 1.0f, 0.0f, 30000, 1.0f}, {1e-3f, 0.9f, 0.0f, 0, 1.0f},
+        {1.0f, 1e-6f, 0.0f, 100, 1.0f},    {0.9f, 0.9f, 0.05f, 50, 1.3f},   {0.05f, 1.0f, 0.0f, 20000, 1.0f},
+        {100.0f, 0.8f, 0.0f, 30000, 0.7f}, {1.0f, 1.0f, 1.0f, 0, 1.0f},
     };
     enum { SLOTS = sizeof settings / sizeof settings[0] };
     struct sampler sampler;
-    sampler_init(&sampler, ops, SLOTS, VOCAB);
+    sampler_init(&sampler, ops, SLOTS, n_vocab);
     struct slot_sampling sampling[SLOTS];
     struct sample_result results[SLOTS];
-    float *logits = ops_alloc(ops, (size_t)SLOTS * VOCAB, sizeof *logits);
+    float *logits = ops_alloc(ops, (size_t)SLOTS * (size_t)n_vocab, sizeof *logits);
+    bool *in_prompt = ops_alloc(ops, (size_t)n_vocab, sizeof *in_prompt);
+    int32_t prompt[16];
+    memset(in_prompt, 0, (size_t)n_vocab * sizeof *in_prompt);
+    for (int i = 0; i < 16; i++)
+        in_prompt[prompt[i] = i == 0 ? n_vocab - 1 : ops_below(ops, n_vocab)] = true;
     for (int32_t s = 0; s < SLOTS; s++) {
         sampling[s] = ops_sampling(ops_random(ops));
         sampling[s].temperature = settings[s].temperature;
         sampling[s].top_k = settings[s].top_k;
         sampling[s].top_p = settings[s].top_p;
         sampling[s].min_p = settings[s].min_p;
-        sampler_start(&sampler, s, sampling[s], NULL, 0);
+        sampling[s].repetition_penalty = settings[s].repetition;
+        sampler_start(&sampler, s, sampling[s], prompt, 16);
         sampler.position[s] = 17 * s;
-        for (int32_t i = 0; i < VOCAB; i++)
-            logits[(int64_t)s * VOCAB + i] = ops_uniform(ops, -8.0f, 4.0f) + ops_uniform(ops, -8.0f, 4.0f);
+        for (int32_t i = 0; i < n_vocab; i++)
+            logits[(int64_t)s * n_vocab + i] = shaped_logit(ops, shape);
     }
-    compare_step(&sampler, sampling, logits, results);
+    int close = compare_step(&sampler, sampling, logits, in_prompt, results);
+    if (close > SLOTS / 2)
+        OPS_FAIL(ops, "shape %d: %d of %d rows were too close to call: the case tests too little", (int)shape,
+                 close, SLOTS);
+    free(in_prompt);
     free(logits);
     sampler_free(&sampler);
+}
+
+void case_sample_large_vocabulary(struct operations *ops) {
+    for (enum shape shape = 0; shape < N_SHAPES; shape++)
+        compare_large(ops, 50257, shape);
+}
+
+/* As many tokens as Llama 3 has: more than one thread, or one block, looks after. */
+void case_sample_largest_vocabulary(struct operations *ops) {
+    compare_large(ops, 128256, FLAT);
+    compare_large(ops, 128256, PEAKED);
+    compare_large(ops, 4099, TIES);
 }
 
 /* Draws over many keys and positions follow the exact probabilities. */
@@ -384,8 +420,8 @@ void case_sample_chi_square(struct operations *ops) {
         for (int32_t s = 0; s < SLOTS; s++)
             drawn[results[s].token]++;
     }
-    double edge, total = 0.0, chi_square = 0.0;
-    struct ranked *r = rank(ops, row, VOCAB, &setting, NULL, NULL, &edge);
+    double total = 0.0, chi_square = 0.0;
+    struct ranked *r = rank(ops, row, VOCAB, &setting, NULL, NULL);
     for (int32_t i = 0; i < VOCAB; i++)
         total += r[i].kept ? r[i].weight : 0.0;
     for (int32_t i = 0; i < VOCAB; i++) {
@@ -403,12 +439,11 @@ void case_sample_chi_square(struct operations *ops) {
     sampler_free(&sampler);
 }
 
-/* The same key, position and logits give the same token in any slot and batch. */
-void case_sample_rows_alone(struct operations *ops) {
-    enum { SLOTS = 33, VOCAB = 130 };
+static void rows_alone(struct operations *ops, int32_t n_vocab) {
+    enum { SLOTS = 33 };
     struct sampler sampler;
-    sampler_init(&sampler, ops, SLOTS, VOCAB);
-    float *logits = ops_alloc(ops, SLOTS * VOCAB, sizeof *logits);
+    sampler_init(&sampler, ops, SLOTS, n_vocab);
+    float *logits = ops_alloc(ops, SLOTS * n_vocab, sizeof *logits);
     struct slot_sampling sampling[SLOTS];
     for (int32_t s = 0; s < SLOTS; s++) {
         sampling[s] = ops_sampling(ops_random(ops));
@@ -418,7 +453,7 @@ void case_sample_rows_alone(struct operations *ops) {
         sampler_start(&sampler, s, sampling[s], NULL, 0);
         sampler.position[s] = ops_below(ops, 500);
     }
-    for (int32_t i = 0; i < SLOTS * VOCAB; i++)
+    for (int32_t i = 0; i < SLOTS * n_vocab; i++)
         logits[i] = ops_uniform(ops, -3.0f, 3.0f);
     struct sample_result together[SLOTS], alone;
     sampler_step(&sampler, SLOTS, logits, true, together, NULL);
@@ -429,7 +464,7 @@ void case_sample_rows_alone(struct operations *ops) {
         sampler_start(&sampler, slot, sampling[s], NULL, 0);
         sampler.slot[0] = slot;
         sampler.position[0] = position[s];
-        sampler_step(&sampler, 1, logits + s * VOCAB, true, &alone, NULL);
+        sampler_step(&sampler, 1, logits + s * n_vocab, true, &alone, NULL);
         if (alone.token != together[s].token)
             OPS_FAIL(ops, "sample: alone %d, in the batch %d", alone.token, together[s].token);
         ops_expect_equal(ops, &alone.logprob, &together[s].logprob, 1, "log-probability of an entry alone");
@@ -438,13 +473,18 @@ void case_sample_rows_alone(struct operations *ops) {
     sampler_free(&sampler);
 }
 
-/* Log-probabilities are those of the raw logits, whatever the sampling does to them. */
-void case_sample_logprobs(struct operations *ops) {
-    enum { SLOTS = 6, VOCAB = 777 };
+/* The same key, position and logits give the same token in any slot and batch. */
+void case_sample_rows_alone(struct operations *ops) {
+    rows_alone(ops, 130);
+    rows_alone(ops, 40001);
+}
+
+static void compare_logprobs(struct operations *ops, int32_t n_vocab) {
+    enum { SLOTS = 6 };
     static const int32_t wanted[SLOTS] = {-1, 0, 1, 5, MAX_LOGPROBS, 3};
     struct sampler sampler;
-    sampler_init(&sampler, ops, SLOTS, VOCAB);
-    float *logits = ops_alloc(ops, SLOTS * VOCAB, sizeof *logits);
+    sampler_init(&sampler, ops, SLOTS, n_vocab);
+    float *logits = ops_alloc(ops, SLOTS * n_vocab, sizeof *logits);
     static const int32_t prompt[] = {1, 2, 3};
     for (int32_t s = 0; s < SLOTS; s++) {
         struct slot_sampling sampling = ops_sampling(ops_random(ops));
@@ -453,21 +493,21 @@ void case_sample_logprobs(struct operations *ops) {
         sampling.repetition_penalty = 1.5f;
         sampling.n_logprobs = wanted[s];
         sampler_start(&sampler, s, sampling, prompt, 3);
-        for (int32_t i = 0; i < VOCAB; i++)
-            logits[s * VOCAB + i] = s == 5 ? (float)ops_below(ops, 4) : ops_uniform(ops, -9.0f, 9.0f);
+        for (int32_t i = 0; i < n_vocab; i++)
+            logits[s * n_vocab + i] = s == 5 ? (float)ops_below(ops, 4) : ops_uniform(ops, -9.0f, 9.0f);
         /* A penalised token that wins all the same. */
         if (s < 3)
-            logits[s * VOCAB + prompt[1]] = 30.0f;
+            logits[s * n_vocab + prompt[1]] = 30.0f;
     }
     struct sample_result results[SLOTS];
     struct sample_top top[SLOTS];
     sampler_step(&sampler, SLOTS, logits, true, results, top);
     struct slot_sampling plain = ops_sampling(0);
     for (int32_t s = 0; s < SLOTS; s++) {
-        double edge, total = 0.0;
-        const float *row = logits + s * VOCAB;
-        struct ranked *r = rank(ops, row, VOCAB, &plain, NULL, NULL, &edge);
-        for (int32_t i = 0; i < VOCAB; i++)
+        double total = 0.0;
+        const float *row = logits + s * n_vocab;
+        struct ranked *r = rank(ops, row, n_vocab, &plain, NULL, NULL);
+        for (int32_t i = 0; i < n_vocab; i++)
             total += r[i].weight;
         double log_sum = r[0].logit + log(total);
         /* A logit, its largest and their distance are rounded; sums of positive numbers lose little. */
@@ -484,6 +524,12 @@ void case_sample_logprobs(struct operations *ops) {
     }
     free(logits);
     sampler_free(&sampler);
+}
+
+/* Log-probabilities are those of the raw logits, whatever the sampling does to them. */
+void case_sample_logprobs(struct operations *ops) {
+    compare_logprobs(ops, 777);
+    compare_logprobs(ops, 40001);
 }
 
 /* ---- faults ---- */
@@ -609,5 +655,40 @@ void case_faults(struct operations *ops) {
     ops_step_end(ops, &batch, results, NULL);
     expect_fault(ops, &results[0], 2, 12, "sample of a row with a fault");
     expect_fault(ops, &results[1], -1, 0, "sample of a clean row");
+    sampler_free(&sampler);
+}
+
+/* Values that are not finite anywhere in a row that several blocks look after; a fault that its row's slot
+ * brings along. */
+void case_faults_large_vocabulary(struct operations *ops) {
+    enum { SLOTS = 5, VOCAB = 40001 };
+    struct sampler sampler;
+    sampler_init(&sampler, ops, SLOTS, VOCAB);
+    float *logits = ops_alloc(ops, (size_t)SLOTS * VOCAB, sizeof *logits);
+    for (int32_t i = 0; i < SLOTS * VOCAB; i++)
+        logits[i] = ops_uniform(ops, -1.0f, 1.0f);
+    logits[1 * VOCAB] = NAN;
+    logits[2 * VOCAB + VOCAB - 1] = INFINITY;
+    logits[3 * VOCAB + VOCAB / 2] = -INFINITY;
+    for (int32_t s = 0; s < SLOTS; s++) {
+        struct slot_sampling sampling = ops_sampling((uint64_t)s);
+        sampling.top_k = s == 4 ? 50 : 0;
+        sampler_start(&sampler, s, sampling, NULL, 0);
+        sampler.position[s] = 20 + s;
+    }
+    struct sample_result results[SLOTS];
+    sampler_step(&sampler, SLOTS, logits, false, results, NULL);
+    expect_fault(ops, &results[0], -1, 0, "clean slot");
+    expect_fault(ops, &results[1], 4, 21, "NaN as the first logit");
+    expect_fault(ops, &results[2], 4, 22, "infinity as the last logit");
+    expect_fault(ops, &results[3], 4, 23, "-infinity in the middle");
+    expect_fault(ops, &results[4], -1, 0, "clean slot");
+    /* Clean logits: the fault stays. */
+    for (int32_t s = 0; s < SLOTS; s++)
+        memmove(logits + s * VOCAB, logits, VOCAB * sizeof *logits);
+    sampler_step(&sampler, SLOTS, logits, false, results, NULL);
+    expect_fault(ops, &results[1], 4, 21, "slot with an old fault");
+    expect_fault(ops, &results[4], -1, 0, "clean slot");
+    free(logits);
     sampler_free(&sampler);
 }
