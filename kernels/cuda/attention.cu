@@ -582,6 +582,8 @@ struct attention_params attention_params_for(struct backend_context *context,
     p.position = context->step.position;
     p.slot = context->step.slot;
     p.tiles = context->step.tiles;
+    p.tile_rows = context->prefill_tile_rows;
+    p.next_item = context->state.prefill_next;
     return p;
 }
 

@@ -27,6 +27,8 @@ struct attention_params {
     const int32_t *position;   /* [n_rows] */
     const int32_t *slot;       /* [n_rows] */
     const struct segment *tiles;
+    int32_t tile_rows;   /* at most, of a tile */
+    uint32_t *next_item; /* [1] prefill: items taken behind the first of each block */
 };
 
 /* The rope table's row of a position; NULL without a table. */

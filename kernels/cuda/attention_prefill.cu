@@ -24,6 +24,8 @@ __global__ void __launch_bounds__(APPEND_THREADS)
     kernel_attention_append(const attention_params p, int first_row) {
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        *p.next_item = 0;
     int row = first_row + blockIdx.x;
     int position = p.position[row];
     int page = p.page_table[(int64_t)p.slot[row] * p.max_pages + position / PAGE_TOKENS];
@@ -45,7 +47,18 @@ append_kernel append_kernel_for(enum dtype dtype, enum dtype kv_dtype) {
                                      : kernel_attention_append<bfloat16, bfloat16>;
 }
 
+/* Of the kernels for bfloat16 rows over the state's pages. */
+bool uses_wgmma(const struct backend_context *context) {
+    return context->has_wgmma && context->limits.kv_dtype == DTYPE_BFLOAT16 &&
+           attention_prefill_wgmma_tile_rows(context->limits.head_dim) > 0;
+}
+
 } // namespace
+
+int32_t attention_prefill_tile_rows(const struct backend_context *context) {
+    return uses_wgmma(context) ? attention_prefill_wgmma_tile_rows(context->limits.head_dim)
+                               : (int32_t)PREFILL_STRIP_ROWS;
+}
 
 enum status cuda_attention_prefill(struct backend_context *context, const struct attention_args *args) {
     TRY(cuda_operation_begin(context, "attention_prefill"));
@@ -58,6 +71,7 @@ enum status cuda_attention_prefill(struct backend_context *context, const struct
                     dim3(context->step.n_rows - context->step.n_decode), APPEND_THREADS, 0, p,
                     context->step.n_decode));
     if (dtype == DTYPE_BFLOAT16 && kv_dtype == DTYPE_BFLOAT16)
-        return attention_prefill_mma(context, p);
+        return uses_wgmma(context) ? attention_prefill_wgmma(context, p, args->qkv)
+                                   : attention_prefill_mma(context, p);
     return attention_prefill_fma(context, p, dtype, kv_dtype);
 }

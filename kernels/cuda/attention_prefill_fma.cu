@@ -27,9 +27,9 @@ __global__ void __launch_bounds__(ROWS_THREADS) kernel_attention_rows(const atte
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
 
-    constexpr int PARTS = PREFILL_TILE_ROWS / ROWS_BLOCK;
-    struct segment tile = p.tiles[blockIdx.x / PARTS];
-    int first = blockIdx.x % PARTS * ROWS_BLOCK;
+    const int parts = p.tile_rows / ROWS_BLOCK;
+    struct segment tile = p.tiles[blockIdx.x / parts];
+    int first = blockIdx.x % parts * ROWS_BLOCK;
     if (first >= tile.n_rows)
         return;
     int n_rows = min((int)ROWS_BLOCK, tile.n_rows - first);
@@ -126,7 +126,7 @@ enum status attention_prefill_fma(struct backend_context *context, const attenti
                                                      : kernel_for<float, float>(head_dim);
     size_t shared_floats =
         (size_t)ROWS_BLOCK * head_dim + PAGE_TOKENS * (head_dim + 1) + PAGE_TOKENS * head_dim;
-    dim3 grid(context->step.n_tiles * (PREFILL_TILE_ROWS / ROWS_BLOCK), p.n_heads);
+    dim3 grid(context->step.n_tiles * (p.tile_rows / ROWS_BLOCK), p.n_heads);
     return cuda_launch(context, "attention_prefill", kernel, grid, ROWS_THREADS,
                        shared_floats * sizeof(float), p);
 }

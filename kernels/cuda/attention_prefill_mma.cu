@@ -17,11 +17,11 @@ enum {
     MMA_PAGES = MMA_KEYS / PAGE_TOKENS,
     MMA_STAGES = 2
 };
-static_assert(MMA_WARPS * 16 == PREFILL_TILE_ROWS, "a block takes one tile of rows, a warp 16 of them");
+static_assert(MMA_WARPS * 16 == PREFILL_STRIP_ROWS, "a block takes one tile of rows, a warp 16 of them");
 
 template <int HEAD_DIM> struct mma_tiles {
     static constexpr int CHUNKS = HEAD_DIM / TILE_CHUNK_ELEMENTS;
-    static constexpr int Q_BYTES = PREFILL_TILE_ROWS * HEAD_DIM * 2;
+    static constexpr int Q_BYTES = PREFILL_STRIP_ROWS * HEAD_DIM * 2;
     static constexpr int KEY_BYTES = MMA_KEYS * HEAD_DIM * 2; /* K or V of one tile */
     static constexpr int SHARED_BYTES = Q_BYTES + MMA_STAGES * 2 * KEY_BYTES;
     static constexpr int RESIDENT = HEAD_DIM <= 64 ? 4 : HEAD_DIM <= 96 ? 3 : 2; /* blocks a processor */
@@ -110,7 +110,7 @@ __device__ __noinline__ void rotate_queries(unsigned char *q_tile, const bfloat1
                                             int n_rows, const float *rope) {
     using tiles = mma_tiles<HEAD_DIM>;
 #pragma unroll 1
-    for (int index = threadIdx.x; index < PREFILL_TILE_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
+    for (int index = threadIdx.x; index < PREFILL_STRIP_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
         int row = index / tiles::CHUNKS, chunk = index % tiles::CHUNKS;
         float rotated[8] = {};
         if (row < n_rows)
@@ -125,7 +125,7 @@ template <int HEAD_DIM>
 __device__ __forceinline__ void request_queries(uint32_t q_tile, const bfloat16 *q, int64_t q_stride,
                                                 int n_rows) {
     using tiles = mma_tiles<HEAD_DIM>;
-    for (int index = threadIdx.x; index < PREFILL_TILE_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
+    for (int index = threadIdx.x; index < PREFILL_STRIP_ROWS * tiles::CHUNKS; index += MMA_THREADS) {
         int row = index / tiles::CHUNKS, chunk = index % tiles::CHUNKS;
         bool valid = row < n_rows;
         ptx_copy_async_16(q_tile + tile_offset(row, chunk, tiles::CHUNKS),
@@ -141,8 +141,7 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
     extern __shared__ __align__(128) unsigned char shared[];
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
-    /* Later tiles of a long prompt see more keys: they start first. */
-    struct segment tile = p.tiles[gridDim.x - 1 - blockIdx.x];
+    struct segment tile = p.tiles[blockIdx.x];
     int head = blockIdx.y, kv_head = head / p.group;
     int n_keys = tile.position + tile.n_rows;
     int n_tiles = (n_keys + MMA_KEYS - 1) / MMA_KEYS;
@@ -302,6 +301,8 @@ attention_kernel mma_kernel_for(int head_dim, size_t *shared_bytes) {
 } // namespace
 
 enum status attention_prefill_mma(struct backend_context *context, const attention_params &p) {
+    RETURN_IF(p.tile_rows != PREFILL_STRIP_ROWS, STATUS_INTERNAL,
+              "attention_prefill: tiles of %d rows, expected %d", p.tile_rows, (int)PREFILL_STRIP_ROWS);
     size_t shared_bytes = 0;
     attention_kernel kernel = mma_kernel_for(p.layout.head_dim, &shared_bytes);
     return cuda_launch(context, "attention_prefill", kernel, dim3(context->step.n_tiles, p.n_heads),

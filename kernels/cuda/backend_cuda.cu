@@ -160,11 +160,14 @@ enum status state_init(struct backend_context *context, const struct state_limit
     TRY(device_allocate(context, layout.total, "the KV cache and the state", &context->arena));
     void *arrivals = nullptr;
     TRY(device_allocate(context,
-                        (size_t)context->max_decode_rows * (size_t)limits->n_heads * sizeof(uint32_t),
+                        ((size_t)context->max_decode_rows * (size_t)limits->n_heads + 1) * sizeof(uint32_t),
                         "the counters of attention", &arrivals));
     context->state.arrivals = static_cast<uint32_t *>(arrivals);
+    context->state.prefill_next =
+        context->state.arrivals + (size_t)context->max_decode_rows * (size_t)limits->n_heads;
+    context->prefill_tile_rows = attention_prefill_tile_rows(context);
 
-    size_t max_tiles = (size_t)limits->max_rows / PREFILL_TILE_ROWS + (size_t)limits->max_segments;
+    size_t max_tiles = (size_t)limits->max_rows / PREFILL_STRIP_ROWS + (size_t)limits->max_segments;
     context->step_bytes =
         (4 + 3 * (size_t)limits->max_rows + 2 * (size_t)limits->max_samples) * sizeof(int32_t) +
         max_tiles * sizeof(struct segment);

@@ -25,8 +25,8 @@
 enum {
     RING_ENTRIES = 4, /* pinned buffers of steps and results: more than steps in flight */
     STEPS_IN_FLIGHT = 2,
-    MAX_GRAPHS = 256,       /* recorded steps; all are dropped when one more is wanted */
-    PREFILL_TILE_ROWS = 64, /* prompt rows of one segment that one block of prefill attention takes */
+    MAX_GRAPHS = 256,        /* recorded steps; all are dropped when one more is wanted */
+    PREFILL_STRIP_ROWS = 64, /* prompt rows of one segment and query head that attention takes together */
     MAX_HEAD_DIM = 256,
     MAX_NORM_WIDTH = 16384
 };
@@ -47,7 +47,8 @@ struct step_view {
     const int32_t *slot;         /* [n_rows] */
     const int32_t *sample_row;   /* [n_samples] */
     const int32_t *sample_slot;  /* [n_samples] */
-    const struct segment *tiles; /* [n_tiles] segments cut into at most PREFILL_TILE_ROWS rows */
+    const struct segment *tiles; /* [n_tiles] segments cut into at most prefill_tile_rows rows, those
+                                    with most keys first */
 };
 
 /* Device memory that outlives steps, carved from one allocation. */
@@ -59,10 +60,11 @@ struct state_view {
     struct slot_sampling *sampling; /* [n_slots + 1] */
     int32_t *last_token;            /* [n_slots + 1] */
     unsigned long long *fault;      /* [n_slots + 1] smallest (position << 32 | site), or NO_FAULT */
-    float *partials;     /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
-    uint32_t *arrivals;  /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
-                            between kernels. An allocation of its own */
-    unsigned char *step; /* the arrays of step_view */
+    float *partials;        /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
+    uint32_t *arrivals;     /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
+                               between kernels. An allocation of its own */
+    uint32_t *prefill_next; /* [1] how many items of prefill attention have been taken */
+    unsigned char *step;    /* the arrays of step_view */
 };
 
 struct recorded_step {
@@ -93,6 +95,7 @@ struct backend_context {
     struct kv_layout layout;
     int32_t max_chunks; /* DECODE_CHUNK_TOKENS chunks of the longest sequence */
     int32_t max_decode_rows;
+    int32_t prefill_tile_rows; /* of a tile of step_view: a multiple of PREFILL_STRIP_ROWS */
     struct state_view state;
     void *arena;           /* device memory behind state, its step arrays excepted */
     unsigned char *pinned; /* host memory behind the rings below */
@@ -192,6 +195,9 @@ enum status cuda_attention_prefill(struct backend_context *context, const struct
 enum status cuda_sample(struct backend_context *context, const struct sample_args *args);
 enum status cuda_measure_limits(struct backend_context *context, enum dtype dtype,
                                 struct device_limits *limits);
+
+/* Prompt rows of a tile, by the kernel that takes them; limits are set. */
+int32_t attention_prefill_tile_rows(const struct backend_context *context);
 
 /* Whether attention has kernels for this shape; the message names what it has. */
 enum status cuda_attention_supports(const struct state_limits *limits);

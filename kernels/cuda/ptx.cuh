@@ -305,10 +305,36 @@ static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
 }
 
+/* Sets the registers of each thread of the warpgroup, a multiple of 8; raising waits until the block's other
+ * warpgroups have given up enough (PTX ISA, "Miscellaneous Instructions: setmaxnreg"). All of the warpgroup.
+ */
+template <int N> static __device__ __forceinline__ void ptx_registers_raise() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> static __device__ __forceinline__ void ptx_registers_lower() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
 /* A barrier among `threads` threads of the block, by number (PTX ISA, "bar, barrier"). Number 0 is
  * __syncthreads(). */
 static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+/* The same, and whether `mine` is true in any of the threads (PTX ISA, "bar, barrier": red). */
+static __device__ __forceinline__ bool ptx_named_barrier_or(uint32_t number, uint32_t threads, bool mine) {
+    uint32_t any;
+    asm volatile("{\n"
+                 ".reg .pred mine, any;\n"
+                 "setp.ne.u32 mine, %3, 0;\n"
+                 "bar.red.or.pred any, %1, %2, mine;\n"
+                 "selp.u32 %0, 1, 0, any;\n"
+                 "}\n"
+                 : "=r"(any)
+                 : "r"(number), "r"(threads), "r"((uint32_t)mine)
+                 : "memory");
+    return any != 0;
 }
 
 /* 2^x, relative error 2^-22, 2^-infinity = 0 (PTX ISA, "Floating Point Instructions: ex2"). */

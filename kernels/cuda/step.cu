@@ -7,6 +7,7 @@
  * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs): launched operation by
  * operation the first time (which also loads the kernels), recorded the second, replayed from then on.
  * Everything that varies between two such steps lies in device memory at fixed addresses. */
+#include <algorithm>
 #include <cstring>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -68,21 +69,26 @@ enum status batch_check(struct backend_context *context, const struct batch *bat
     return STATUS_OK;
 }
 
-/* Cuts segments into tiles of at most PREFILL_TILE_ROWS rows. */
-int32_t tiles_fill(struct segment *tiles, const struct batch *batch) {
+/* Cuts segments into tiles of at most tile_rows rows; those that see most keys come first, since they take
+ * longest. */
+int32_t tiles_fill(struct segment *tiles, const struct batch *batch, int32_t tile_rows) {
     int32_t n = 0;
     for (int32_t i = 0; i < batch->n_segments; i++) {
         struct segment rest = batch->segments[i];
         while (rest.n_rows > 0) {
             struct segment tile = rest;
-            if (tile.n_rows > PREFILL_TILE_ROWS)
-                tile.n_rows = PREFILL_TILE_ROWS;
+            if (tile.n_rows > tile_rows)
+                tile.n_rows = tile_rows;
             tiles[n++] = tile;
             rest.row += tile.n_rows;
             rest.position += tile.n_rows;
             rest.n_rows -= tile.n_rows;
         }
     }
+    std::sort(tiles, tiles + n, [](const struct segment &a, const struct segment &b) {
+        int32_t a_keys = a.position + a.n_rows, b_keys = b.position + b.n_rows;
+        return a_keys != b_keys ? a_keys > b_keys : a.row < b.row;
+    });
     return n;
 }
 
@@ -112,7 +118,8 @@ enum status step_upload(struct backend_context *context, const struct batch *bat
     view->slot = put(batch->slot, batch->n_rows);
     view->sample_row = put(batch->sample_row, batch->n_samples);
     view->sample_slot = put(batch->sample_slot, batch->n_samples);
-    view->n_tiles = tiles_fill(reinterpret_cast<struct segment *>(ints + used), batch);
+    view->n_tiles =
+        tiles_fill(reinterpret_cast<struct segment *>(ints + used), batch, context->prefill_tile_rows);
     view->tiles = reinterpret_cast<const struct segment *>(device + used);
     size_t bytes = used * sizeof *ints + (size_t)view->n_tiles * sizeof(struct segment);
     TRY_CUDA(cudaMemcpyAsync(context->state.step, host, bytes, cudaMemcpyHostToDevice, context->stream),

@@ -18,6 +18,18 @@ static __device__ __forceinline__ uint64_t wgmma_operand(uint32_t shared) {
            (uint64_t)1 << 62;
 }
 
+/* Describes a tile of b that is stored as rows of k, 128 bytes (64 elements of n) each, swizzled alike: what
+ * a wgmma with a transposed b reads ("N-major"). PTX ISA, "Strides" and "Canonical Layouts" of these
+ * instructions: for a layout that is not K-major and swizzled over 128 bytes the unit is an atom of eight
+ * rows of k by 64 elements of n, 1,024 contiguous bytes. An instruction takes k = 16: two atoms, `stride`
+ * (32-45) bytes apart, 1,024 where the rows of k follow each other. Where it takes n = 128, the atoms of the
+ * second 64 columns lie `next_columns` bytes behind those of the first (16-29, the leading dimension's
+ * stride; not used for n = 64). 16 elements of k further on is address + 2,048. */
+static __device__ __forceinline__ uint64_t wgmma_operand_transposed(uint32_t shared, uint32_t next_columns) {
+    return (uint64_t)(shared >> 4 & 0x3FFF) | (uint64_t)(next_columns >> 4) << 16 |
+           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+
 /* Orders the warpgroup's register writes before the products that follow (PTX ISA, wgmma.fence). */
 static __device__ __forceinline__ void wgmma_begin() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -35,48 +47,78 @@ template <int N> static __device__ __forceinline__ void wgmma_wait() {
 
 #define WGMMA_4(c, i) "+f"((c)[i]), "+f"((c)[i + 1]), "+f"((c)[i + 2]), "+f"((c)[i + 3])
 
-/* c += a . b; a, b from wgmma_operand(). */
-template <int N> static __device__ __forceinline__ void wgmma(float (&c)[N / 2], uint64_t a, uint64_t b) {
+/* c += a . b, or c = a . b when !ACCUMULATE (c need not be set then); a, b from wgmma_operand(). */
+template <int N, bool ACCUMULATE = true>
+static __device__ __forceinline__ void wgmma(float (&c)[N / 2], uint64_t a, uint64_t b) {
     static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128,
                   "a width that has its instruction here");
     if constexpr (N == 8)
         asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
                      "{%0, %1, %2, %3}, "
-                     "%4, %5, 1, 1, 1, 0, 0;"
+                     "%4, %5, %6, 1, 1, 0, 0;"
                      : WGMMA_4(c, 0)
-                     : "l"(a), "l"(b));
+                     : "l"(a), "l"(b), "n"(ACCUMULATE ? 1 : 0));
     if constexpr (N == 16)
         asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
                      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-                     "%8, %9, 1, 1, 1, 0, 0;"
+                     "%8, %9, %10, 1, 1, 0, 0;"
                      : WGMMA_4(c, 0), WGMMA_4(c, 4)
-                     : "l"(a), "l"(b));
+                     : "l"(a), "l"(b), "n"(ACCUMULATE ? 1 : 0));
     if constexpr (N == 32)
         asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
                      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                     "%16, %17, 1, 1, 1, 0, 0;"
+                     "%16, %17, %18, 1, 1, 0, 0;"
                      : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12)
-                     : "l"(a), "l"(b));
+                     : "l"(a), "l"(b), "n"(ACCUMULATE ? 1 : 0));
     if constexpr (N == 64)
         asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
                      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                     "%32, %33, 1, 1, 1, 0, 0;"
+                     "%32, %33, %34, 1, 1, 0, 0;"
                      : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16),
                        WGMMA_4(c, 20), WGMMA_4(c, 24), WGMMA_4(c, 28)
-                     : "l"(a), "l"(b));
+                     : "l"(a), "l"(b), "n"(ACCUMULATE ? 1 : 0));
     if constexpr (N == 128)
         asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
                      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
                      " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                      " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                     "%64, %65, 1, 1, 1, 0, 0;"
+                     "%64, %65, %66, 1, 1, 0, 0;"
                      : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16),
                        WGMMA_4(c, 20), WGMMA_4(c, 24), WGMMA_4(c, 28), WGMMA_4(c, 32), WGMMA_4(c, 36),
                        WGMMA_4(c, 40), WGMMA_4(c, 44), WGMMA_4(c, 48), WGMMA_4(c, 52), WGMMA_4(c, 56),
                        WGMMA_4(c, 60)
-                     : "l"(a), "l"(b));
+                     : "l"(a), "l"(b), "n"(ACCUMULATE ? 1 : 0));
+}
+
+/* c += a . b with a from registers: thread t of the warpgroup holds of row 16 (t / 32) + t % 32 / 4 the
+ * columns 2 (t % 4) (+ 1) in a[0] and 8 further in a[2], and the same of the row 8 below in a[1] and a[3], so
+ * packed accumulators of 16 columns are such an operand. b from wgmma_operand_transposed(). */
+template <int N>
+static __device__ __forceinline__ void wgmma_registers(float (&c)[N / 2], const uint32_t (&a)[4],
+                                                       uint64_t b) {
+    static_assert(N == 64 || N == 128, "a width that has its instruction here");
+    if constexpr (N == 64)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                     " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                     "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+                     : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16),
+                       WGMMA_4(c, 20), WGMMA_4(c, 24), WGMMA_4(c, 28)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    if constexpr (N == 128)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                     " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                     " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                     " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                     "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                     : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16),
+                       WGMMA_4(c, 20), WGMMA_4(c, 24), WGMMA_4(c, 28), WGMMA_4(c, 32), WGMMA_4(c, 36),
+                       WGMMA_4(c, 40), WGMMA_4(c, 44), WGMMA_4(c, 48), WGMMA_4(c, 52), WGMMA_4(c, 56),
+                       WGMMA_4(c, 60)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #endif

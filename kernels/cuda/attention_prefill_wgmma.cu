@@ -1,0 +1,580 @@
+/* attention_prefill_wgmma: prompt attention of bfloat16 rows over bfloat16 pages on Hopper (compute
+ * capability 9.0): warpgroup matrix multiply fed by the copy engine.
+ *
+ * The picture. A strip is up to 64 rows of one segment and one query head: what one warpgroup computes. A
+ * block has CONSUMERS warpgroups and takes that many strips which share a kv head and a tile of rows
+ * (p.tiles): the parts of the tile of one head, then of the group's next head, so short prompts stack heads.
+ *
+ *                         KEYS keys of a tile, walked from position 0 in ascending order
+ *                       +----------------+
+ *      64 rows, head h  |  warpgroup 0   |     S = q . K^T     both from shared memory
+ *                       +----------------+     P = 2^(S - row's maximum), in registers
+ *      64 rows, ...     |  warpgroup 1   |     O += P . V      P from registers, V from shared memory,
+ *                       +----------------+                     stored as rows of keys: transposed b
+ *
+ * Q, K and V lie in shared memory as rows of 128 bytes (64 columns; two such boxes beside each other for head
+ * dim 128), 128-byte-swizzled by the copy engine: one box of 32 rows per page and 64 columns. A tile of keys
+ * begins at an absolute multiple of KEYS; tiles beyond a strip's last row are walked past.
+ *
+ * The pipeline. One warp (the producer) fills two rings of STAGES tiles, of K and of V: lane i copies page i
+ * of a tile. Blocks are persistent: the rings run on from one item into the next, and the next q arrives
+ * while the last products of this one run. A consumer has q . K^T of the next tile in flight beside P . V of
+ * this one, and its exponentials run beside its own P . V and the products of the other warpgroups. Items are
+ * handed out by a counter (which kernel_attention_append zeroes), those with most keys first; results do not
+ * depend on who takes which.
+ *
+ * The barriers. k_full[s], v_full[s]: completed by the bytes of stage s. k_empty[s], v_empty[s]: one arrival
+ * of every consumer warp when the products that read stage s are complete; the producer waits for it before
+ * it fills s again. q_full[c]: completed by the bytes of warpgroup c's q; behind it items[c] says which item
+ * that is (-1: no more). q_empty[c]: one arrival of each of its warps, when its last q . K^T is complete.
+ * Named barrier 1 + c: warpgroup c alone, for q that it rotates in place; 1 + CONSUMERS: all consumers, for V
+ * that they clean in place. What threads write there and wgmma reads, or the copy engine writes next, is
+ * fenced (ptx_fence_for_copies) by each writer before the barrier.
+ *
+ * Numerics. Scores are raw dot products, scaled inside the exponent: weight = 2^(fma(s, scale, -m)), with m
+ * the row's running maximum times scale, rounded. When a tile does not raise the maximum, the row is rescaled
+ * by 2^0, exactly 1; keys beyond the row's position weigh exactly 0. So a tile without a visible key leaves a
+ * row as it is, and its bits depend neither on the tile's other rows nor on how many tiles the block walks.
+ * A lane sums the weights of its columns in ascending order, in float32 before they are rounded to bfloat16;
+ * four lanes are added at the end. */
+#include <cuda.h>
+
+#include "kernels/cuda/attention_prefill.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/tile.h"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace {
+
+enum {
+    BOX_COLUMNS = 64,
+    ROW_BYTES = BOX_COLUMNS * 2,
+    ATOM_BYTES = 1024, /* eight rows, the unit of the swizzle */
+    STRIP_ROWS = PREFILL_STRIP_ROWS,
+    WARPGROUP = 4 * WARP_LANES,
+    KEYS = 128, /* of a tile */
+    KEY_PAGES = KEYS / PAGE_TOKENS,
+    SCORES = KEYS / 2, /* that a thread holds */
+    STEPS = KEYS / 16
+};
+static_assert(STRIP_ROWS == 64, "wgmma's rows");
+
+template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
+    static constexpr int HEAD_DIM = HEAD_DIM_, CONSUMERS = CONSUMERS_, STAGES = STAGES_;
+    static constexpr int BOXES = HEAD_DIM / BOX_COLUMNS; /* beside each other */
+    static constexpr int CONSUMER_THREADS = CONSUMERS * WARPGROUP;
+    static constexpr int THREADS = CONSUMER_THREADS + WARPGROUP;
+    /* The producer's warpgroup (one warp works) gives registers to the consumers. */
+    static constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 24 : 32;
+    static constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 240 : 160;
+    static_assert(CONSUMERS == 2 || CONSUMERS == 3, "how registers are divided");
+    static constexpr int Q_BOX_BYTES = STRIP_ROWS * ROW_BYTES;
+    static constexpr int Q_BYTES = BOXES * Q_BOX_BYTES; /* of a strip */
+    static constexpr int PAGE_BYTES = PAGE_TOKENS * ROW_BYTES;
+    static constexpr int BOX_BYTES = KEYS * ROW_BYTES;
+    static constexpr int KEY_BYTES = BOXES * BOX_BYTES; /* K or V of a tile */
+    static constexpr int K_RING = CONSUMERS * Q_BYTES, V_RING = K_RING + STAGES * KEY_BYTES;
+    static constexpr int SHARED_BYTES = V_RING + STAGES * KEY_BYTES + ATOM_BYTES;
+    static_assert(BOXES * BOX_COLUMNS == HEAD_DIM, "whole boxes");
+};
+
+/* Addresses of the barriers; [n] of each kind, 8 bytes each. */
+template <typename Shape> struct prefill_barriers {
+    static constexpr int COUNT = 4 * Shape::STAGES + 2 * Shape::CONSUMERS;
+    uint32_t k_full, k_empty, v_full, v_empty, q_full, q_empty;
+
+    __device__ __forceinline__ explicit prefill_barriers(uint32_t base)
+        : k_full(base), k_empty(k_full + 8 * Shape::STAGES), v_full(k_empty + 8 * Shape::STAGES),
+          v_empty(v_full + 8 * Shape::STAGES), q_full(v_empty + 8 * Shape::STAGES),
+          q_empty(q_full + 8 * Shape::CONSUMERS) {}
+    __device__ __forceinline__ void init() const {
+        for (int s = 0; s < Shape::STAGES; s++) {
+            ptx_barrier_init(k_full + 8 * s, 1);
+            ptx_barrier_init(v_full + 8 * s, 1);
+            ptx_barrier_init(k_empty + 8 * s, 4 * Shape::CONSUMERS);
+            ptx_barrier_init(v_empty + 8 * s, 4 * Shape::CONSUMERS);
+        }
+        for (int c = 0; c < Shape::CONSUMERS; c++) {
+            ptx_barrier_init(q_full + 8 * c, 1);
+            ptx_barrier_init(q_empty + 8 * c, 4);
+        }
+        ptx_barrier_init_done();
+    }
+};
+
+/* A stage of a ring, and the parity of its use. */
+template <int STAGES> struct ring_stage {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* Items: (tile, kv head, CONSUMERS of the strips of both). Tiles of fewer strips than most leave items
+ * empty. */
+struct prefill_items {
+    int per_head; /* items of a tile and kv head, at most */
+    int n;
+};
+
+template <typename Shape> struct prefill_item {
+    struct segment tile;
+    int kv_head;
+    int first_strip;
+    int n_parts; /* strips of one head */
+
+    __device__ __forceinline__ prefill_item(const attention_params &p, const prefill_items &items, int index)
+        : tile(p.tiles[index / (items.per_head * p.layout.n_kv_heads)]),
+          kv_head(index / items.per_head % p.layout.n_kv_heads),
+          first_strip(index % items.per_head * Shape::CONSUMERS),
+          n_parts((tile.n_rows + STRIP_ROWS - 1) / STRIP_ROWS) {}
+    __device__ __forceinline__ bool has_strip(const attention_params &p, int c) const {
+        return first_strip + c < p.group * n_parts;
+    }
+    __device__ __forceinline__ int head(const attention_params &p, int c) const {
+        return kv_head * p.group + (first_strip + c) / n_parts;
+    }
+    /* Rows of the tile in front of the strip. */
+    __device__ __forceinline__ int first_row(int c) const { return (first_strip + c) % n_parts * STRIP_ROWS; }
+    __device__ __forceinline__ int n_keys() const { return tile.position + tile.n_rows; }
+    __device__ __forceinline__ int n_tiles() const { return (n_keys() + KEYS - 1) / KEYS; }
+};
+
+struct prefill_maps {
+    CUtensorMap q; /* qkv as rows, boxes of STRIP_ROWS by 64 columns */
+    CUtensorMap k; /* all K as rows of head_dim, boxes of a page's rows by 64 columns */
+    CUtensorMap v;
+};
+
+template <typename Shape>
+__device__ __forceinline__ void produce(const attention_params &p, const prefill_maps &maps,
+                                        const prefill_items &all, uint32_t shared,
+                                        const prefill_barriers<Shape> &barriers, volatile int32_t *items) {
+    const int lane = threadIdx.x % WARP_LANES;
+    ring_stage<Shape::STAGES> at;
+    uint32_t q_parity = 0;
+    int index = blockIdx.x;
+    auto after = [&]() {
+        int next = 0;
+        if (lane == 0)
+            next = (int)(gridDim.x + atomicAdd(p.next_item, 1u));
+        return next;
+    };
+    auto tell = [&](int c, int what) { /* behind it q_full[c] must be arrived at */
+                                       ptx_barrier_wait(barriers.q_empty + 8 * c, q_parity ^ 1,
+                                                        "prefill q empty");
+                                       items[c] = what;
+    };
+    while (true) {
+        if (index >= all.n)
+            break;
+        int next = after(); /* on its way while this item is requested */
+        prefill_item<Shape> item(p, all, index);
+        if (item.has_strip(p, 0)) {
+            const int32_t *pages = p.page_table + (int64_t)item.tile.slot * p.max_pages;
+            const int n_pages = (item.n_keys() + PAGE_TOKENS - 1) / PAGE_TOKENS, n_tiles = item.n_tiles();
+            int32_t page = lane < KEY_PAGES && lane < n_pages ? pages[lane] : 0;
+            for (int t = 0; t < n_tiles; t++, at.next()) {
+                const int first_page = t * KEY_PAGES, of_tile = min((int)KEY_PAGES, n_pages - first_page);
+                const uint32_t bytes = (uint32_t)of_tile * Shape::BOXES * Shape::PAGE_BYTES;
+                const int row = (int)(kv_offset(p.layout, p.layer, page, item.kv_head, 0) / Shape::HEAD_DIM);
+                const int mine = first_page + KEY_PAGES + lane;
+                page = lane < KEY_PAGES && mine < n_pages ? pages[mine] : 0;
+                auto request = [&](const CUtensorMap &map, uint32_t ring, uint32_t full, uint32_t empty,
+                                   const char *name) {
+                    ptx_barrier_wait(empty + 8 * at.stage, at.parity ^ 1, name);
+                    if (lane == 0)
+                        ptx_barrier_expect(full + 8 * at.stage, bytes);
+                    __syncwarp(); /* the stage expects its bytes */
+                    if (lane < of_tile)
+#pragma unroll
+                        for (int b = 0; b < Shape::BOXES; b++)
+                            ptx_copy_box(shared + ring + at.stage * Shape::KEY_BYTES + b * Shape::BOX_BYTES +
+                                             lane * Shape::PAGE_BYTES,
+                                         &map, b * BOX_COLUMNS, row, full + 8 * at.stage);
+                };
+                request(maps.k, Shape::K_RING, barriers.k_full, barriers.k_empty, "prefill k empty");
+                if (t == 0 && lane == 0) {
+                    for (int c = 0; c < Shape::CONSUMERS; c++) {
+                        const uint32_t full = barriers.q_full + 8 * c;
+                        tell(c, index);
+                        if (!item.has_strip(p, c)) {
+                            ptx_barrier_arrive(full);
+                            continue;
+                        }
+                        ptx_barrier_expect(full, Shape::Q_BYTES);
+#pragma unroll
+                        for (int b = 0; b < Shape::BOXES; b++)
+                            ptx_copy_box(shared + c * Shape::Q_BYTES + b * Shape::Q_BOX_BYTES, &maps.q,
+                                         item.head(p, c) * Shape::HEAD_DIM + b * BOX_COLUMNS,
+                                         item.tile.row + item.first_row(c), full);
+                    }
+                }
+                __syncwarp(); /* lanes stay together */
+                request(maps.v, Shape::V_RING, barriers.v_full, barriers.v_empty, "prefill v empty");
+            }
+            q_parity ^= 1;
+        }
+        index = __shfl_sync(ALL_LANES, next, 0);
+    }
+    if (lane == 0)
+        for (int c = 0; c < Shape::CONSUMERS; c++) {
+            tell(c, -1);
+            ptx_barrier_arrive(barriers.q_full + 8 * c);
+        }
+}
+
+/* Rotates q of a strip in shared memory. By one warpgroup; `thread` of it. */
+template <typename Shape>
+__device__ __forceinline__ void rotate_queries(unsigned char *q, int n_rows, const float *rope, int thread) {
+    constexpr int PAIRS = Shape::HEAD_DIM / 16; /* of chunks of eight columns, HEAD_DIM / 2 apart */
+    auto chunk_at = [&](int row, int chunk) {
+        return reinterpret_cast<bfloat16 *>(q + chunk / 8 * Shape::Q_BOX_BYTES +
+                                            tile_offset(row, chunk % 8, 8));
+    };
+#pragma unroll 2
+    for (int index = thread; index < n_rows * PAIRS; index += WARPGROUP) {
+        int row = index / PAIRS, pair = index % PAIRS;
+        bfloat16 *low_at = chunk_at(row, pair), *high_at = chunk_at(row, pair + PAIRS);
+        float low[8], high[8], cosine[8], sine[8];
+        load_8(low, low_at);
+        load_8(high, high_at);
+        load_8(cosine, rope + row * Shape::HEAD_DIM + pair * 8);
+        load_8(sine, rope + row * Shape::HEAD_DIM + Shape::HEAD_DIM / 2 + pair * 8);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            rope_rotate(low[i], high[i], cosine[i], sine[i]);
+        store_8(low_at, low);
+        store_8(high_at, high);
+    }
+}
+
+__device__ __forceinline__ bool is_nonfinite_bits(uint32_t half) {
+    return (half & 0x7F80u) == 0x7F80u;
+}
+
+__device__ __forceinline__ bool has_nonfinite(uint32_t pair) {
+    return is_nonfinite_bits(pair) || is_nonfinite_bits(pair >> 16);
+}
+
+/* A tile of V that not all rows see whole, or whose end lies behind the last key. Rows of V behind the last
+ * key become zero, whatever was there. Where V of a key in front of it is not finite, zero times it must not
+ * reach the rows that do not see this key: the rows that do become NaN here, and V is made zero. All
+ * consumers call it, each with its own rows; position: of out's two rows, -1 where it has none. */
+template <typename Shape>
+__device__ __forceinline__ void clean_values(unsigned char *v, int first_key, int n_keys,
+                                             float (&out)[Shape::HEAD_DIM / 2], const int (&position)[2],
+                                             int lane) {
+    constexpr int CHUNKS = Shape::KEY_BYTES / 16;
+    bool found = false;
+    for (int i = threadIdx.x; i < CHUNKS; i += Shape::CONSUMER_THREADS) {
+        uint4 *chunk = reinterpret_cast<uint4 *>(v) + i;
+        if (first_key + i / 8 % KEYS >= n_keys) {
+            *chunk = make_uint4(0, 0, 0, 0);
+        } else {
+            uint4 x = *chunk;
+            found =
+                found || has_nonfinite(x.x) || has_nonfinite(x.y) || has_nonfinite(x.z) || has_nonfinite(x.w);
+        }
+    }
+    ptx_fence_for_copies();
+    if (!ptx_named_barrier_or(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS, found))
+        return; /* all of V has been looked at, and is clean */
+#pragma unroll 1
+    for (int key = 0; key < KEYS && first_key + key <= position[1]; key++) {
+        bool both = first_key + key <= position[0]; /* rows see this key, not only the second */
+#pragma unroll
+        for (int j = 0; j < Shape::HEAD_DIM / 8; j++) {
+            uint32_t pair = *reinterpret_cast<const uint32_t *>(
+                v + j / 8 * Shape::BOX_BYTES + tile_offset(key, j % 8, 8) + tile_c_column(lane, 0) * 2);
+#pragma unroll
+            for (int c = 0; c < 2; c++)
+                if (is_nonfinite_bits(c == 0 ? pair : pair >> 16)) {
+                    out[4 * j + 2 + c] = __int_as_float(0x7FC00000);
+                    out[4 * j + c] = both ? out[4 * j + 2 + c] : out[4 * j + c];
+                }
+        }
+    }
+    ptx_named_barrier(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS); /* all rows have seen V */
+    uint32_t *words = reinterpret_cast<uint32_t *>(v);
+    for (int i = threadIdx.x; i < Shape::KEY_BYTES / 4; i += Shape::CONSUMER_THREADS)
+        words[i] &= (is_nonfinite_bits(words[i]) ? 0u : 0xFFFFu) |
+                    (is_nonfinite_bits(words[i] >> 16) ? 0u : 0xFFFF0000u);
+    ptx_fence_for_copies();
+    ptx_named_barrier(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS); /* V is finite */
+}
+
+/* score = q . K^T of a strip and a tile, issued. */
+template <typename Shape>
+__device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint32_t q, uint32_t k) {
+#pragma unroll
+    for (int step = 0; step < Shape::HEAD_DIM / 16; step++) {
+        uint64_t a = wgmma_operand(q + step / 4 * Shape::Q_BOX_BYTES + step % 4 * 32);
+        uint64_t b = wgmma_operand(k + step / 4 * Shape::BOX_BYTES + step % 4 * 32);
+        if (step == 0)
+            wgmma<KEYS, false>(score, a, b);
+        else
+            wgmma<KEYS>(score, a, b);
+    }
+}
+
+/* out += weight . V of a tile, issued. */
+template <typename Shape>
+__device__ __forceinline__ void issue_values(float (&out)[Shape::HEAD_DIM / 2],
+                                             const uint32_t (&weight)[STEPS][4], uint32_t v) {
+#pragma unroll
+    for (int step = 0; step < STEPS; step++)
+        wgmma_registers<Shape::HEAD_DIM>(
+            out, weight[step], wgmma_operand_transposed(v + step * 16 * ROW_BYTES, Shape::BOX_BYTES));
+}
+
+/* The running state of the two rows whose accumulators a thread holds. */
+struct row_state {
+    float largest[2]; /* raw score */
+    float scaled[2];  /* the same times scale, rounded */
+    float total[2];   /* of the weights of this lane's columns */
+};
+
+/* Turns the raw scores of a tile into weights. visible: keys of the tile up to each row's position, less the
+ * lane's first column. rescale: what the sums of earlier tiles are multiplied by. */
+__device__ __forceinline__ void weigh(float (&score)[SCORES], row_state &rows, float (&rescale)[2],
+                                      float scale, bool masked, const int (&visible)[2]) {
+    if (masked) {
+#pragma unroll
+        for (int i = 0; i < SCORES; i++)
+            score[i] = i / 4 * 8 + i % 2 < visible[i / 2 % 2] ? score[i] : -INFINITY;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float larger = rows.largest[r];
+#pragma unroll
+        for (int i = 0; i < SCORES; i += 4)
+            larger = fmaxf(larger, fmaxf(score[i + 2 * r], score[i + 2 * r + 1]));
+        rows.largest[r] = lanes_max<4>(larger);
+        float scaled = __fmul_rn(rows.largest[r], scale);
+        rescale[r] = ptx_exp2(rows.scaled[r] - scaled);
+        rows.scaled[r] = scaled;
+        rows.total[r] *= rescale[r];
+    }
+#pragma unroll
+    for (int i = 0; i < SCORES; i++) {
+        score[i] = ptx_exp2(fmaf(score[i], scale, -rows.scaled[i / 2 % 2]));
+        rows.total[i / 2 % 2] += score[i];
+    }
+}
+
+__device__ __forceinline__ void pack_weights(uint32_t (&weight)[STEPS][4], const float (&score)[SCORES]) {
+#pragma unroll
+    for (int i = 0; i < STEPS * 4; i++)
+        weight[i / 4][i % 4] = pack_bfloat16(score[2 * i], score[2 * i + 1]);
+}
+
+template <typename Shape>
+__device__ __forceinline__ void consume(const attention_params &p, const prefill_items &all, uint32_t shared,
+                                        const prefill_barriers<Shape> &barriers,
+                                        const volatile int32_t *items) {
+    constexpr int HEAD_DIM = Shape::HEAD_DIM;
+    const int c = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP;
+    const int lane = thread % WARP_LANES, warp = thread / WARP_LANES;
+    const uint32_t q = shared + c * Shape::Q_BYTES;
+    auto generic = [](uint32_t address) {
+        return static_cast<unsigned char *>(__cvta_shared_to_generic(address));
+    };
+    auto release = [&](uint32_t barrier) {
+        if (lane == 0)
+            ptx_barrier_arrive(barrier);
+    };
+    ring_stage<Shape::STAGES> at_k, at_v;
+    for (uint32_t q_parity = 0;; q_parity ^= 1) {
+        ptx_barrier_wait(barriers.q_full + 8 * c, q_parity, "prefill q full");
+        const int index = items[c];
+        if (index < 0)
+            return;
+        const prefill_item<Shape> item(p, all, index);
+        const int n_keys = item.n_keys(), n_tiles = item.n_tiles();
+        const int first_row = item.first_row(c), n_rows = min((int)STRIP_ROWS, item.tile.n_rows - first_row);
+        const int first_position = item.tile.position + first_row;
+        const bool active = item.has_strip(p, c);
+        const int own_tiles = active ? (first_position + n_rows + KEYS - 1) / KEYS : 0;
+        /* Accumulators i, with i / 2 % 2 == r, belong to row warp * 16 + lane / 4 + 8 r of the strip. */
+        const int row = warp * 16 + lane / 4;
+        const int position[2] = {active ? first_position + row : -1, active ? first_position + row + 8 : -1};
+        auto wait_k = [&]() {
+            ptx_barrier_wait(barriers.k_full + 8 * at_k.stage, at_k.parity, "prefill k full");
+        };
+        auto release_k = [&]() {
+            release(barriers.k_empty + 8 * at_k.stage);
+            at_k.next();
+        };
+        float out[HEAD_DIM / 2] = {};
+        auto wait_v = [&](int t) {
+            ptx_barrier_wait(barriers.v_full + 8 * at_v.stage, at_v.parity, "prefill v full");
+            if ((t + 1) * KEYS > item.tile.position + 1)
+                clean_values<Shape>(generic(shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES), t * KEYS,
+                                    n_keys, out, position, lane);
+        };
+        auto release_v = [&]() {
+            release(barriers.v_empty + 8 * at_v.stage);
+            at_v.next();
+        };
+        if (active) {
+            if (p.rope) {
+                rotate_queries<Shape>(generic(q), n_rows, attention_rope_row(p, first_position), thread);
+                ptx_fence_for_copies();
+                ptx_named_barrier(1 + c, WARPGROUP); /* q is rotated */
+            }
+            float score[SCORES], rescale[2];
+            uint32_t weight[STEPS][4];
+            row_state rows = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}, {0, 0}};
+            auto weigh_tile = [&](int t) {
+                const int visible[2] = {position[0] + 1 - t * KEYS - (int)tile_c_column(lane, 0),
+                                        position[1] + 1 - t * KEYS - (int)tile_c_column(lane, 0)};
+                weigh(score, rows, rescale, p.scale, (t + 1) * KEYS > first_position + 1, visible);
+            };
+            wait_k();
+            wgmma_begin();
+            issue_scores<Shape>(score, q, shared + Shape::K_RING + at_k.stage * Shape::KEY_BYTES);
+            wgmma_commit();
+            wgmma_wait<0>();
+            release_k();
+            if (own_tiles == 1)
+                release(barriers.q_empty + 8 * c);
+            weigh_tile(0);
+            pack_weights(weight, score);
+            for (int t = 0; t + 1 < own_tiles; t++) {
+                wait_v(t);
+                wait_k();
+                wgmma_begin();
+                issue_scores<Shape>(score, q, shared + Shape::K_RING + at_k.stage * Shape::KEY_BYTES);
+                wgmma_commit();
+                issue_values<Shape>(out, weight, shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES);
+                wgmma_commit();
+                wgmma_wait<1>(); /* the scores of tile t + 1 are complete */
+                release_k();
+                if (t + 2 == own_tiles)
+                    release(barriers.q_empty + 8 * c);
+                weigh_tile(t + 1);
+                wgmma_wait<0>(); /* the sums over tile t are complete */
+                release_v();
+#pragma unroll
+                for (int i = 0; i < HEAD_DIM / 2; i++)
+                    out[i] *= rescale[i / 2 % 2];
+                pack_weights(weight, score);
+            }
+            wait_v(own_tiles - 1);
+            wgmma_begin();
+            issue_values<Shape>(out, weight, shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES);
+            wgmma_commit();
+            wgmma_wait<0>();
+            release_v();
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float inverse = 1.0f / lanes_sum<4>(rows.total[r]);
+                if (row + 8 * r >= n_rows)
+                    continue;
+                bfloat16 *to = static_cast<bfloat16 *>(p.out) +
+                               (item.tile.row + first_row + row + 8 * r) * p.out_stride +
+                               item.head(p, c) * HEAD_DIM + tile_c_column(lane, 0);
+#pragma unroll
+                for (int j = 0; j < HEAD_DIM / 8; j++)
+                    *reinterpret_cast<uint32_t *>(to + j * 8) =
+                        pack_bfloat16(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
+            }
+        } else {
+            __syncwarp(); /* all lanes have read items[c] */
+            release(barriers.q_empty + 8 * c);
+        }
+        for (int t = own_tiles; t < n_tiles; t++) { /* tiles that other strips see */
+            wait_k();
+            release_k();
+            wait_v(t);
+            release_v();
+        }
+    }
+}
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::THREADS, 1)
+    kernel_attention_wgmma(const __grid_constant__ prefill_maps maps, const attention_params p,
+                           const prefill_items all) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ unsigned char dynamic[];
+    __shared__ __align__(8) uint64_t barrier_memory[prefill_barriers<Shape>::COUNT];
+    __shared__ volatile int32_t items[Shape::CONSUMERS];
+    const uint32_t shared = (ptx_shared_address(dynamic) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
+    const prefill_barriers<Shape> barriers(ptx_shared_address(barrier_memory));
+    if (threadIdx.x == 0)
+        barriers.init();
+    __syncthreads(); /* the barriers are initialised */
+    ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
+    if (threadIdx.x >= Shape::CONSUMER_THREADS) {
+        ptx_registers_lower<Shape::PRODUCER_REGISTERS>();
+        if (threadIdx.x < Shape::CONSUMER_THREADS + WARP_LANES)
+            produce<Shape>(p, maps, all, shared, barriers, items);
+    } else {
+        ptx_registers_raise<Shape::CONSUMER_REGISTERS>();
+        consume<Shape>(p, all, shared, barriers, items);
+    }
+#endif
+}
+
+/* ---- launch shape ---- */
+
+using shape_64 = prefill_shape<64, 3, 4>;
+using shape_128 = prefill_shape<128, 2, 3>;
+
+enum status map_make(struct backend_context *context, const void *data, int64_t rows, int64_t cols,
+                     int64_t stride, int32_t box_rows, CUtensorMap *map) {
+    const cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
+    const cuuint64_t strides[1] = {(cuuint64_t)stride * sizeof(bfloat16)};
+    const cuuint32_t box[2] = {BOX_COLUMNS, (cuuint32_t)box_rows};
+    const cuuint32_t steps[2] = {1, 1};
+    auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(context->tensor_map_encode);
+    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void *>(data), sizes,
+                             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    RETURN_IF(result != CUDA_SUCCESS, STATUS_INTERNAL,
+              "attention_prefill: the tensor map of [%lld, %lld] was refused (driver error %d)",
+              (long long)rows, (long long)cols, (int)result);
+    return STATUS_OK;
+}
+
+template <typename Shape>
+enum status launch(struct backend_context *context, const attention_params &p, const struct tensor *qkv) {
+    const struct state_limits *limits = &context->limits;
+    prefill_maps maps;
+    int64_t kv_rows = (int64_t)limits->n_layers * limits->n_pages * limits->n_kv_heads * PAGE_TOKENS;
+    RETURN_IF(kv_rows > INT32_MAX, STATUS_DATA,
+              "attention_prefill: %lld rows of K; tensor maps count to 2147483647: lower the KV memory",
+              (long long)kv_rows);
+    TRY(map_make(context, p.qkv, qkv->rows, qkv->cols, p.qkv_stride, STRIP_ROWS, &maps.q));
+    TRY(map_make(context, p.k, kv_rows, Shape::HEAD_DIM, Shape::HEAD_DIM, PAGE_TOKENS, &maps.k));
+    TRY(map_make(context, p.v, kv_rows, Shape::HEAD_DIM, Shape::HEAD_DIM, PAGE_TOKENS, &maps.v));
+    prefill_items all;
+    all.per_head = ceil_div(p.group * (context->prefill_tile_rows / STRIP_ROWS), Shape::CONSUMERS);
+    all.n = context->step.n_tiles * limits->n_kv_heads * all.per_head;
+    int32_t blocks = all.n < context->n_multiprocessors ? all.n : context->n_multiprocessors;
+    return cuda_launch(context, "attention_prefill", kernel_attention_wgmma<Shape>, dim3((unsigned)blocks),
+                       Shape::THREADS, Shape::SHARED_BYTES, maps, p, all);
+}
+
+} // namespace
+
+int32_t attention_prefill_wgmma_tile_rows(int32_t head_dim) {
+    return head_dim == 64    ? shape_64::CONSUMERS * STRIP_ROWS
+           : head_dim == 128 ? shape_128::CONSUMERS * STRIP_ROWS
+                             : 0;
+}
+
+enum status attention_prefill_wgmma(struct backend_context *context, const attention_params &p,
+                                    const struct tensor *qkv) {
+    RETURN_IF(!(p.scale > 0), STATUS_INTERNAL, "attention_prefill: scale %g; expected a positive one",
+              (double)p.scale);
+    return p.layout.head_dim == 64 ? launch<shape_64>(context, p, qkv) : launch<shape_128>(context, p, qkv);
+}
