@@ -311,11 +311,12 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
 
 /* score = q . K^T of a strip and a tile, issued. */
 template <typename Shape>
-__device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint32_t q, uint32_t k) {
+__device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint64_t q, uint32_t k_tile) {
+    const uint64_t k = wgmma_operand(k_tile);
 #pragma unroll
     for (int step = 0; step < Shape::HEAD_DIM / 16; step++) {
-        uint64_t a = wgmma_operand(q + step / 4 * Shape::Q_BOX_BYTES + step % 4 * 32);
-        uint64_t b = wgmma_operand(k + step / 4 * Shape::BOX_BYTES + step % 4 * 32);
+        uint64_t a = wgmma_advance(q, step / 4 * Shape::Q_BOX_BYTES + step % 4 * 32);
+        uint64_t b = wgmma_advance(k, step / 4 * Shape::BOX_BYTES + step % 4 * 32);
         if (step == 0)
             wgmma<KEYS, false>(score, a, b);
         else
@@ -326,11 +327,11 @@ __device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint32_t q,
 /* out += weight . V of a tile, issued. */
 template <typename Shape>
 __device__ __forceinline__ void issue_values(float (&out)[Shape::HEAD_DIM / 2],
-                                             const uint32_t (&weight)[STEPS][4], uint32_t v) {
+                                             const uint32_t (&weight)[STEPS][4], uint32_t v_tile) {
+    const uint64_t v = wgmma_operand_transposed(v_tile, Shape::BOX_BYTES);
 #pragma unroll
     for (int step = 0; step < STEPS; step++)
-        wgmma_registers<Shape::HEAD_DIM>(
-            out, weight[step], wgmma_operand_transposed(v + step * 16 * ROW_BYTES, Shape::BOX_BYTES));
+        wgmma_registers<Shape::HEAD_DIM>(out, weight[step], wgmma_advance(v, step * 16 * ROW_BYTES));
 }
 
 /* The running state of the two rows whose accumulators a thread holds. */
@@ -381,7 +382,8 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
     constexpr int HEAD_DIM = Shape::HEAD_DIM;
     const int c = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP;
     const int lane = thread % WARP_LANES, warp = thread / WARP_LANES;
-    const uint32_t q = shared + c * Shape::Q_BYTES;
+    const uint32_t q_tile = shared + c * Shape::Q_BYTES;
+    const uint64_t q = wgmma_operand(q_tile);
     auto generic = [](uint32_t address) {
         return static_cast<unsigned char *>(__cvta_shared_to_generic(address));
     };
@@ -424,7 +426,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         };
         if (active) {
             if (p.rope) {
-                rotate_queries<Shape>(generic(q), n_rows, attention_rope_row(p, first_position), thread);
+                rotate_queries<Shape>(generic(q_tile), n_rows, attention_rope_row(p, first_position), thread);
                 ptx_fence_for_copies();
                 ptx_named_barrier(1 + c, WARPGROUP); /* q is rotated */
             }
@@ -446,9 +448,10 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 release(barriers.q_empty + 8 * c);
             weigh_tile(0);
             pack_weights(weight, score);
+            if (own_tiles > 1)
+                wait_k();
             for (int t = 0; t + 1 < own_tiles; t++) {
                 wait_v(t);
-                wait_k();
                 wgmma_begin();
                 issue_scores<Shape>(score, q, shared + Shape::K_RING + at_k.stage * Shape::KEY_BYTES);
                 wgmma_commit();
@@ -459,6 +462,8 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 if (t + 2 == own_tiles)
                     release(barriers.q_empty + 8 * c);
                 weigh_tile(t + 1);
+                if (t + 2 < own_tiles)
+                    wait_k();
                 wgmma_wait<0>(); /* the sums over tile t are complete */
                 release_v();
 #pragma unroll
