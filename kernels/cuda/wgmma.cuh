@@ -51,6 +51,18 @@ template <int N> static __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+/* A position in a ring of shared-memory stages: stage, and parity of its use. */
+template <int STAGES> struct ring_position {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
 #define WGMMA_4(c, i) "+f"((c)[i]), "+f"((c)[i + 1]), "+f"((c)[i + 2]), "+f"((c)[i + 3])
 
 /* c += a . b, or c = a . b when !ACCUMULATE (c need not be set then); a, b from wgmma_operand(). */
