@@ -5,6 +5,21 @@
 
 #include "kernels/cuda/attention.cuh"
 
+/* Of a bfloat16 in the low half of `half`, and of two in a register: not finite; with zeros for what is not.
+ */
+static __device__ __forceinline__ bool bfloat16_is_nonfinite(uint32_t half) {
+    return (half & 0x7F80u) == 0x7F80u;
+}
+
+static __device__ __forceinline__ bool bfloat16_pair_is_nonfinite(uint32_t pair) {
+    return bfloat16_is_nonfinite(pair) || bfloat16_is_nonfinite(pair >> 16);
+}
+
+static __device__ __forceinline__ uint32_t bfloat16_pair_finite(uint32_t pair) {
+    return pair & ((bfloat16_is_nonfinite(pair) ? 0u : 0xFFFFu) |
+                   (bfloat16_is_nonfinite(pair >> 16) ? 0u : 0xFFFF0000u));
+}
+
 /* Any dtype and kv dtype but bfloat16 over bfloat16; any head_dim that cuda_attention_supports() lets in. */
 enum status attention_prefill_fma(struct backend_context *context, const attention_params &p,
                                   enum dtype dtype, enum dtype kv_dtype);

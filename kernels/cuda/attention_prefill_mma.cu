@@ -64,10 +64,6 @@ __device__ __forceinline__ void request_keys(const attention_params &p, uint32_t
     }
 }
 
-__device__ __forceinline__ bool is_nonfinite_bits(uint32_t half) {
-    return (half & 0x7F80u) == 0x7F80u;
-}
-
 /* The tensor core multiplies the V of every key of the tile, those beyond a row's position by weight zero.
  * Where such a V is not finite (a fault of a later position), zero times it must not reach the row: the rows
  * that do see it become NaN here, and V is made zero. All threads of the block call it. */
@@ -78,7 +74,7 @@ __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *
     uint32_t *words = reinterpret_cast<uint32_t *>(v_tile);
     bool found = false;
     for (int i = threadIdx.x; i < tiles::KEY_BYTES / 4; i += MMA_THREADS)
-        found = found || is_nonfinite_bits(words[i]) || is_nonfinite_bits(words[i] >> 16);
+        found = found || bfloat16_pair_is_nonfinite(words[i]);
     if (!__syncthreads_or(found))
         return;
 #pragma unroll 1
@@ -90,7 +86,7 @@ __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *
                                                                 tile_c_column(lane, 0) * 2);
 #pragma unroll
             for (int c = 0; c < 2; c++)
-                if (is_nonfinite_bits(c == 0 ? pair : pair >> 16)) {
+                if (bfloat16_is_nonfinite(c == 0 ? pair : pair >> 16)) {
                     out[j][2 + c] = __int_as_float(0x7FC00000);
                     out[j][c] = both ? out[j][2 + c] : out[j][c];
                 }
@@ -98,8 +94,7 @@ __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *
     }
     __syncthreads(); /* all rows have seen V */
     for (int i = threadIdx.x; i < tiles::KEY_BYTES / 4; i += MMA_THREADS)
-        words[i] &= (is_nonfinite_bits(words[i]) ? 0u : 0xFFFFu) |
-                    (is_nonfinite_bits(words[i] >> 16) ? 0u : 0xFFFF0000u);
+        words[i] = bfloat16_pair_finite(words[i]);
     __syncthreads(); /* V is finite */
 }
 

@@ -68,7 +68,8 @@ template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
     /* The producer's warpgroup (one warp works) gives registers to the consumers. */
     static constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 24 : 32;
     static constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 240 : 160;
-    static_assert(CONSUMERS == 2 || CONSUMERS == 3, "how registers are divided");
+    static_assert(WARPGROUP * (CONSUMERS * CONSUMER_REGISTERS + PRODUCER_REGISTERS) <= 65536,
+                  "a multiprocessor's registers");
     static constexpr int Q_BOX_BYTES = STRIP_ROWS * ROW_BYTES;
     static constexpr int Q_BYTES = BOXES * Q_BOX_BYTES; /* of a strip */
     static constexpr int PAGE_BYTES = PAGE_TOKENS * ROW_BYTES;
@@ -76,6 +77,7 @@ template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
     static constexpr int KEY_BYTES = BOXES * BOX_BYTES; /* K or V of a tile */
     static constexpr int K_RING = CONSUMERS * Q_BYTES, V_RING = K_RING + STAGES * KEY_BYTES;
     static constexpr int SHARED_BYTES = V_RING + STAGES * KEY_BYTES + ATOM_BYTES;
+    static_assert(Q_BOX_BYTES % ATOM_BYTES == 0 && PAGE_BYTES % ATOM_BYTES == 0, "boxes are aligned");
     static_assert(BOXES * BOX_COLUMNS == HEAD_DIM, "whole boxes");
 };
 
@@ -100,18 +102,6 @@ template <typename Shape> struct prefill_barriers {
             ptx_barrier_init(q_empty + 8 * c, 4);
         }
         ptx_barrier_init_done();
-    }
-};
-
-/* A stage of a ring, and the parity of its use. */
-template <int STAGES> struct ring_stage {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
     }
 };
 
@@ -156,7 +146,7 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
                                         const prefill_items &all, uint32_t shared,
                                         const prefill_barriers<Shape> &barriers, volatile int32_t *items) {
     const int lane = threadIdx.x % WARP_LANES;
-    ring_stage<Shape::STAGES> at;
+    ring_position<Shape::STAGES> at;
     uint32_t q_parity = 0;
     int index = blockIdx.x;
     auto after = [&]() {
@@ -254,14 +244,6 @@ __device__ __forceinline__ void rotate_queries(unsigned char *q, int n_rows, con
     }
 }
 
-__device__ __forceinline__ bool is_nonfinite_bits(uint32_t half) {
-    return (half & 0x7F80u) == 0x7F80u;
-}
-
-__device__ __forceinline__ bool has_nonfinite(uint32_t pair) {
-    return is_nonfinite_bits(pair) || is_nonfinite_bits(pair >> 16);
-}
-
 /* A tile of V that not all rows see whole, or whose end lies behind the last key. Rows of V behind the last
  * key become zero, whatever was there. Where V of a key in front of it is not finite, zero times it must not
  * reach the rows that do not see this key: the rows that do become NaN here, and V is made zero. All
@@ -278,8 +260,8 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
             *chunk = make_uint4(0, 0, 0, 0);
         } else {
             uint4 x = *chunk;
-            found =
-                found || has_nonfinite(x.x) || has_nonfinite(x.y) || has_nonfinite(x.z) || has_nonfinite(x.w);
+            found = found || bfloat16_pair_is_nonfinite(x.x) || bfloat16_pair_is_nonfinite(x.y) ||
+                    bfloat16_pair_is_nonfinite(x.z) || bfloat16_pair_is_nonfinite(x.w);
         }
     }
     ptx_fence_for_copies();
@@ -294,7 +276,7 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
                 v + j / 8 * Shape::BOX_BYTES + tile_offset(key, j % 8, 8) + tile_c_column(lane, 0) * 2);
 #pragma unroll
             for (int c = 0; c < 2; c++)
-                if (is_nonfinite_bits(c == 0 ? pair : pair >> 16)) {
+                if (bfloat16_is_nonfinite(c == 0 ? pair : pair >> 16)) {
                     out[4 * j + 2 + c] = __int_as_float(0x7FC00000);
                     out[4 * j + c] = both ? out[4 * j + 2 + c] : out[4 * j + c];
                 }
@@ -303,19 +285,19 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
     ptx_named_barrier(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS); /* all rows have seen V */
     uint32_t *words = reinterpret_cast<uint32_t *>(v);
     for (int i = threadIdx.x; i < Shape::KEY_BYTES / 4; i += Shape::CONSUMER_THREADS)
-        words[i] &= (is_nonfinite_bits(words[i]) ? 0u : 0xFFFFu) |
-                    (is_nonfinite_bits(words[i] >> 16) ? 0u : 0xFFFF0000u);
+        words[i] = bfloat16_pair_finite(words[i]);
     ptx_fence_for_copies();
     ptx_named_barrier(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS); /* V is finite */
 }
 
 /* score = q . K^T of a strip and a tile, issued. */
 template <typename Shape>
-__device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint32_t q, uint32_t k) {
+__device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint64_t q, uint32_t k_tile) {
+    const uint64_t k = wgmma_operand(k_tile);
 #pragma unroll
     for (int step = 0; step < Shape::HEAD_DIM / 16; step++) {
-        uint64_t a = wgmma_operand(q + step / 4 * Shape::Q_BOX_BYTES + step % 4 * 32);
-        uint64_t b = wgmma_operand(k + step / 4 * Shape::BOX_BYTES + step % 4 * 32);
+        uint64_t a = wgmma_advance(q, step / 4 * Shape::Q_BOX_BYTES + step % 4 * 32);
+        uint64_t b = wgmma_advance(k, step / 4 * Shape::BOX_BYTES + step % 4 * 32);
         if (step == 0)
             wgmma<KEYS, false>(score, a, b);
         else
@@ -326,11 +308,11 @@ __device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint32_t q,
 /* out += weight . V of a tile, issued. */
 template <typename Shape>
 __device__ __forceinline__ void issue_values(float (&out)[Shape::HEAD_DIM / 2],
-                                             const uint32_t (&weight)[STEPS][4], uint32_t v) {
+                                             const uint32_t (&weight)[STEPS][4], uint32_t v_tile) {
+    const uint64_t v = wgmma_operand_transposed(v_tile, Shape::BOX_BYTES);
 #pragma unroll
     for (int step = 0; step < STEPS; step++)
-        wgmma_registers<Shape::HEAD_DIM>(
-            out, weight[step], wgmma_operand_transposed(v + step * 16 * ROW_BYTES, Shape::BOX_BYTES));
+        wgmma_registers<Shape::HEAD_DIM>(out, weight[step], wgmma_advance(v, step * 16 * ROW_BYTES));
 }
 
 /* The running state of the two rows whose accumulators a thread holds. */
@@ -340,20 +322,21 @@ struct row_state {
     float total[2];   /* of the weights of this lane's columns */
 };
 
-/* Turns the raw scores of a tile into weights. visible: keys of the tile up to each row's position, less the
- * lane's first column. rescale: what the sums of earlier tiles are multiplied by. */
-__device__ __forceinline__ void weigh(float (&score)[SCORES], row_state &rows, float (&rescale)[2],
-                                      float scale, bool masked, const int (&visible)[2]) {
+/* Turns the raw scores [N] that a thread holds of a tile into weights. visible: keys of the tile up to each
+ * row's position, less the lane's first column. rescale: what the sums of earlier tiles are multiplied by. */
+template <int N>
+__device__ __forceinline__ void weigh(float (&score)[N], row_state &rows, float (&rescale)[2], float scale,
+                                      bool masked, const int (&visible)[2]) {
     if (masked) {
 #pragma unroll
-        for (int i = 0; i < SCORES; i++)
+        for (int i = 0; i < N; i++)
             score[i] = i / 4 * 8 + i % 2 < visible[i / 2 % 2] ? score[i] : -INFINITY;
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float larger = rows.largest[r];
 #pragma unroll
-        for (int i = 0; i < SCORES; i += 4)
+        for (int i = 0; i < N; i += 4)
             larger = fmaxf(larger, fmaxf(score[i + 2 * r], score[i + 2 * r + 1]));
         rows.largest[r] = lanes_max<4>(larger);
         float scaled = __fmul_rn(rows.largest[r], scale);
@@ -362,15 +345,17 @@ __device__ __forceinline__ void weigh(float (&score)[SCORES], row_state &rows, f
         rows.total[r] *= rescale[r];
     }
 #pragma unroll
-    for (int i = 0; i < SCORES; i++) {
+    for (int i = 0; i < N; i++) {
         score[i] = ptx_exp2(fmaf(score[i], scale, -rows.scaled[i / 2 % 2]));
         rows.total[i / 2 % 2] += score[i];
     }
 }
 
-__device__ __forceinline__ void pack_weights(uint32_t (&weight)[STEPS][4], const float (&score)[SCORES]) {
+/* Accumulators as the A operand of the product that follows (wgmma_registers). */
+template <int N>
+__device__ __forceinline__ void pack_weights(uint32_t (&weight)[N / 8][4], const float (&score)[N]) {
 #pragma unroll
-    for (int i = 0; i < STEPS * 4; i++)
+    for (int i = 0; i < N / 2; i++)
         weight[i / 4][i % 4] = pack_bfloat16(score[2 * i], score[2 * i + 1]);
 }
 
@@ -381,7 +366,8 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
     constexpr int HEAD_DIM = Shape::HEAD_DIM;
     const int c = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP;
     const int lane = thread % WARP_LANES, warp = thread / WARP_LANES;
-    const uint32_t q = shared + c * Shape::Q_BYTES;
+    const uint32_t q_tile = shared + c * Shape::Q_BYTES;
+    const uint64_t q = wgmma_operand(q_tile);
     auto generic = [](uint32_t address) {
         return static_cast<unsigned char *>(__cvta_shared_to_generic(address));
     };
@@ -389,7 +375,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         if (lane == 0)
             ptx_barrier_arrive(barrier);
     };
-    ring_stage<Shape::STAGES> at_k, at_v;
+    ring_position<Shape::STAGES> at_k, at_v;
     for (uint32_t q_parity = 0;; q_parity ^= 1) {
         ptx_barrier_wait(barriers.q_full + 8 * c, q_parity, "prefill q full");
         const int index = items[c];
@@ -424,7 +410,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         };
         if (active) {
             if (p.rope) {
-                rotate_queries<Shape>(generic(q), n_rows, attention_rope_row(p, first_position), thread);
+                rotate_queries<Shape>(generic(q_tile), n_rows, attention_rope_row(p, first_position), thread);
                 ptx_fence_for_copies();
                 ptx_named_barrier(1 + c, WARPGROUP); /* q is rotated */
             }
@@ -446,9 +432,10 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 release(barriers.q_empty + 8 * c);
             weigh_tile(0);
             pack_weights(weight, score);
+            if (own_tiles > 1)
+                wait_k();
             for (int t = 0; t + 1 < own_tiles; t++) {
                 wait_v(t);
-                wait_k();
                 wgmma_begin();
                 issue_scores<Shape>(score, q, shared + Shape::K_RING + at_k.stage * Shape::KEY_BYTES);
                 wgmma_commit();
@@ -459,6 +446,8 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 if (t + 2 == own_tiles)
                     release(barriers.q_empty + 8 * c);
                 weigh_tile(t + 1);
+                if (t + 2 < own_tiles)
+                    wait_k();
                 wgmma_wait<0>(); /* the sums over tile t are complete */
                 release_v();
 #pragma unroll

@@ -122,18 +122,6 @@ template <typename Shape> struct walk {
     }
 };
 
-/* A position in the ring: stage, and parity of its use. */
-template <int STAGES> struct ring_position {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 template <typename Shape>
 __device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
                                         uint32_t full, uint32_t empty, int n_tiles, int row_clusters) {

@@ -316,6 +316,17 @@ static __device__ __forceinline__ uint64_t ptx_cluster_load_64(uint32_t address)
     return x;
 }
 
+/* Sets the registers of each thread of the warpgroup, a multiple of 8; raising waits until the block's other
+ * warpgroups have given up enough (PTX ISA, "Miscellaneous Instructions: setmaxnreg"). All of the warpgroup.
+ */
+template <int N> static __device__ __forceinline__ void ptx_registers_raise() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
+template <int N> static __device__ __forceinline__ void ptx_registers_lower() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+
 /* A barrier among `threads` threads of the block, by number (PTX ISA, "bar, barrier"). Number 0 is
  * __syncthreads(). */
 static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {

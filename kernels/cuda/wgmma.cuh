@@ -30,6 +30,12 @@ static __device__ __forceinline__ uint64_t wgmma_operand_transposed(uint32_t sha
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* The operand `bytes` (a multiple of 16) further on. Shared memory ends below 2^18 bytes, so the sum stays in
+ * the address's bits. */
+static __device__ __forceinline__ uint64_t wgmma_advance(uint64_t operand, uint32_t bytes) {
+    return operand + (bytes >> 4);
+}
+
 /* Orders the warpgroup's register writes before the products that follow (PTX ISA, wgmma.fence). */
 static __device__ __forceinline__ void wgmma_begin() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -44,6 +50,18 @@ static __device__ __forceinline__ void wgmma_commit() {
 template <int N> static __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
+
+/* A position in a ring of shared-memory stages: stage, and parity of its use. */
+template <int STAGES> struct ring_position {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
 
 #define WGMMA_4(c, i) "+f"((c)[i]), "+f"((c)[i + 1]), "+f"((c)[i + 2]), "+f"((c)[i + 3])
 

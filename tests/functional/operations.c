@@ -21,6 +21,7 @@ const struct operation_case operation_cases[] = {
     {"attention, rope, float32", case_attention_rope_float32},
     {"attention, rope, bfloat16", case_attention_rope_bfloat16},
     {"attention: a prompt cut anywhere", case_attention_cuts},
+    {"attention: prompts alone, together, cut, and in front of NaN", case_attention_prompts},
     {"attention: a decode row alone = in any batch", case_attention_decode_alone},
     {"attention: copied pages", case_attention_pages_copy},
     {"attention: further pages", case_attention_slots_extend},

@@ -411,6 +411,75 @@ void case_attention_cuts(struct operations *ops) {
     cuts_one(ops, (struct model){4, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
 }
 
+/* Prompts of lengths around the borders of pages and of tiles of 64 and 128 rows or keys, together in one
+ * step: against the reference, and the same bits alone, cut, and in front of a position whose key and value
+ * are NaN. Wherever a prompt ends, its last page goes on with NaN. */
+static void prompts_one(struct operations *ops, struct model model) {
+    static const int32_t lengths[] = {1, 31, 33, 127, 128, 129, 300, 700};
+    static const int32_t cuts[][5] = {{1, 300}, {7, 300}, {255, 300}, {257, 300}, {1, 7, 255, 257, 300}};
+    enum { SLOTS = sizeof lengths / sizeof lengths[0], POSITIONS = 700, CUT = 6, FAULT = 133 };
+    struct rig rig;
+    if (!rig_init(&rig, ops, model, SLOTS, POSITIONS, 1500))
+        return;
+    struct part parts[SLOTS];
+    const float *expected[SLOTS];
+    for (int32_t s = 0; s < SLOTS; s++)
+        parts[s] = (struct part){s, 0, lengths[s], false};
+    float *together = rig_step(&rig, parts, SLOTS, NULL);
+    int32_t row = 0;
+    for (int32_t s = 0; s < SLOTS; row += lengths[s++]) {
+        expected[s] = together + (int64_t)row * rig.out_cols;
+        for (int32_t p = 0; p < lengths[s]; p++)
+            if (p % 101 == 0 || (p + 1) % 64 == 0 || p + 1 == lengths[s])
+                expect_row(&rig, s, p, expected[s] + (int64_t)p * rig.out_cols);
+    }
+    rig_poison(&rig);
+    for (int32_t s = 0; s < SLOTS; s++) {
+        float *alone = rig_step(&rig, &parts[s], 1, NULL);
+        ops_expect_equal(ops, alone, expected[s], (int64_t)lengths[s] * rig.out_cols, "a prompt alone");
+        free(alone);
+    }
+    for (size_t c = 0; c < sizeof cuts / sizeof cuts[0]; c++) {
+        rig_poison(&rig);
+        for (int32_t i = 0, done = 0; done < lengths[CUT]; done = cuts[c][i++]) {
+            struct part piece = {CUT, done, cuts[c][i] - done, false};
+            float *out = rig_step(&rig, &piece, 1, NULL);
+            ops_expect_equal(ops, out, expected[CUT] + (int64_t)done * rig.out_cols,
+                             (int64_t)piece.n_rows * rig.out_cols, "a prompt that is cut");
+            free(out);
+        }
+    }
+
+    /* One position's key and value are NaN: rows in front of it do not notice. */
+    rig_poison(&rig);
+    float *values = ops_alloc(ops, (size_t)(lengths[CUT] * rig.cols), sizeof *values);
+    memcpy(values, rig.qkv[CUT], (size_t)(lengths[CUT] * rig.cols) * sizeof *values);
+    for (int32_t c = rig.out_cols; c < rig.cols; c++)
+        values[FAULT * rig.cols + c] = NAN;
+    float *faulty = rig_step(&rig, &parts[CUT], 1, values);
+    ops_expect_equal(ops, faulty, expected[CUT], (int64_t)FAULT * rig.out_cols, "rows in front of a NaN");
+    for (int64_t i = (int64_t)FAULT * rig.out_cols; i < (int64_t)lengths[CUT] * rig.out_cols; i++)
+        if (isfinite(faulty[i]))
+            OPS_FAIL(ops, "attention: position %d, column %d is finite although it sees a NaN",
+                     (int)(i / rig.out_cols), (int)(i % rig.out_cols));
+    free(faulty);
+    free(values);
+    free(together);
+    rig_free(&rig);
+}
+
+/* Groups of 1, 4 and 8 query heads. */
+void case_attention_prompts(struct operations *ops) {
+    prompts_one(ops, (struct model){3, 3, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    prompts_one(ops, (struct model){8, 2, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    prompts_one(ops, (struct model){8, 1, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    prompts_one(ops, (struct model){2, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    prompts_one(ops, (struct model){8, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
+    prompts_one(ops, (struct model){8, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    prompts_one(ops, (struct model){4, 1, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    prompts_one(ops, (struct model){4, 2, 64, DTYPE_FLOAT32, DTYPE_BFLOAT16, true});
+}
+
 /* Decode at lengths around the borders of pages and chunks, alone and with 16 others. */
 static void decode_alone_one(struct operations *ops, struct model model) {
     static const int32_t positions[] = {0,   1,   30,  31,  32,  63,  100, 254, 255,
