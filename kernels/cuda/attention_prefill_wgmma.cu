@@ -13,8 +13,9 @@
  *                       +----------------+                     stored as rows of keys: transposed b
  *
  * Q, K and V lie in shared memory as rows of 128 bytes (64 columns; two such boxes beside each other for head
- * dim 128), 128-byte-swizzled by the copy engine: one box of 32 rows per page and 64 columns. A tile of keys
- * begins at an absolute multiple of KEYS; tiles beyond a strip's last row are walked past.
+ * dims 96 and 128; behind column 96 K and V are zeros, q is not read), 128-byte-swizzled by the copy engine:
+ * one box of 32 rows per page and 64 columns. A tile of keys begins at an absolute multiple of KEYS; tiles
+ * beyond a strip's last row are walked past.
  *
  * The pipeline. One warp (the producer) fills two rings of STAGES tiles, of K and of V: lane i copies page i
  * of a tile. Blocks are persistent: the rings run on from one item into the next, and the next q arrives
@@ -62,7 +63,9 @@ static_assert(STRIP_ROWS == 64, "wgmma's rows");
 
 template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
     static constexpr int HEAD_DIM = HEAD_DIM_, CONSUMERS = CONSUMERS_, STAGES = STAGES_;
-    static constexpr int BOXES = HEAD_DIM / BOX_COLUMNS; /* beside each other */
+    static constexpr int BOXES = (HEAD_DIM + BOX_COLUMNS - 1) / BOX_COLUMNS; /* beside each other */
+    static constexpr int COLUMNS = BOXES * BOX_COLUMNS; /* of V: zeros, and not written, behind head_dim */
+    static constexpr int OUT = COLUMNS / 2;             /* accumulators of out that a thread holds */
     static constexpr int CONSUMER_THREADS = CONSUMERS * WARPGROUP;
     static constexpr int THREADS = CONSUMER_THREADS + WARPGROUP;
     /* The producer's warpgroup (one warp works) gives registers to the consumers. */
@@ -78,7 +81,8 @@ template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
     static constexpr int K_RING = CONSUMERS * Q_BYTES, V_RING = K_RING + STAGES * KEY_BYTES;
     static constexpr int SHARED_BYTES = V_RING + STAGES * KEY_BYTES + ATOM_BYTES;
     static_assert(Q_BOX_BYTES % ATOM_BYTES == 0 && PAGE_BYTES % ATOM_BYTES == 0, "boxes are aligned");
-    static_assert(BOXES * BOX_COLUMNS == HEAD_DIM, "whole boxes");
+    static_assert(COLUMNS >= HEAD_DIM && OUT <= 64, "out fits into registers");
+    static_assert(HEAD_DIM % 32 == 0, "whole steps of k, and of what four lanes write");
 };
 
 /* Addresses of the barriers; [n] of each kind, 8 bytes each. */
@@ -250,8 +254,7 @@ __device__ __forceinline__ void rotate_queries(unsigned char *q, int n_rows, con
  * consumers call it, each with its own rows; position: of out's two rows, -1 where it has none. */
 template <typename Shape>
 __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, int n_keys,
-                                             float (&out)[Shape::HEAD_DIM / 2], const int (&position)[2],
-                                             int lane) {
+                                             float (&out)[Shape::OUT], const int (&position)[2], int lane) {
     constexpr int CHUNKS = Shape::KEY_BYTES / 16;
     bool found = false;
     for (int i = threadIdx.x; i < CHUNKS; i += Shape::CONSUMER_THREADS) {
@@ -307,12 +310,12 @@ __device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint64_t q,
 
 /* out += weight . V of a tile, issued. */
 template <typename Shape>
-__device__ __forceinline__ void issue_values(float (&out)[Shape::HEAD_DIM / 2],
-                                             const uint32_t (&weight)[STEPS][4], uint32_t v_tile) {
+__device__ __forceinline__ void issue_values(float (&out)[Shape::OUT], const uint32_t (&weight)[STEPS][4],
+                                             uint32_t v_tile) {
     const uint64_t v = wgmma_operand_transposed(v_tile, Shape::BOX_BYTES);
 #pragma unroll
     for (int step = 0; step < STEPS; step++)
-        wgmma_registers<Shape::HEAD_DIM>(out, weight[step], wgmma_advance(v, step * 16 * ROW_BYTES));
+        wgmma_registers<Shape::COLUMNS>(out, weight[step], wgmma_advance(v, step * 16 * ROW_BYTES));
 }
 
 /* The running state of the two rows whose accumulators a thread holds. */
@@ -359,6 +362,45 @@ __device__ __forceinline__ void pack_weights(uint32_t (&weight)[N / 8][4], const
         weight[i / 4][i % 4] = pack_bfloat16(score[2 * i], score[2 * i + 1]);
 }
 
+/* Lane t of each four receives in x[i] what lane i of them had in x[t]. */
+template <typename T> __device__ __forceinline__ void transpose_4(T (&x)[4], int lane) {
+#pragma unroll
+    for (int step = 1; step <= 2; step *= 2) {
+        const bool second = lane & step;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int low = step == 1 ? 2 * i : i, high = low + step;
+            T received = __shfl_xor_sync(ALL_LANES, second ? x[low] : x[high], step);
+            x[low] = second ? received : x[low];
+            x[high] = second ? x[high] : received;
+        }
+    }
+}
+
+/* Divides by the totals and writes a thread's two rows, 8 rows and `next` elements apart; n_valid rows of the
+ * strip from the first on exist. Four lanes hold two columns of eight each: they exchange them for the eight
+ * of one, 16 bytes a lane. */
+template <typename Shape>
+__device__ __forceinline__ void write_rows(bfloat16 *to, int64_t next, int n_valid,
+                                           const float (&out)[Shape::OUT], const row_state &rows, int lane) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float inverse = 1.0f / lanes_sum<4>(rows.total[r]);
+#pragma unroll
+        for (int j = 0; j < Shape::HEAD_DIM / 8; j += 4) {
+            uint32_t pairs[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                pairs[i] =
+                    pack_bfloat16(out[4 * (j + i) + 2 * r] * inverse, out[4 * (j + i) + 2 * r + 1] * inverse);
+            transpose_4(pairs, lane);
+            if (8 * r < n_valid)
+                *reinterpret_cast<uint4 *>(to + r * next + (j + lane % 4) * 8) =
+                    make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        }
+    }
+}
+
 template <typename Shape>
 __device__ __forceinline__ void consume(const attention_params &p, const prefill_items &all, uint32_t shared,
                                         const prefill_barriers<Shape> &barriers,
@@ -397,7 +439,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
             release(barriers.k_empty + 8 * at_k.stage);
             at_k.next();
         };
-        float out[HEAD_DIM / 2] = {};
+        float out[Shape::OUT] = {};
         auto wait_v = [&](int t) {
             ptx_barrier_wait(barriers.v_full + 8 * at_v.stage, at_v.parity, "prefill v full");
             if ((t + 1) * KEYS > item.tile.position + 1)
@@ -451,7 +493,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 wgmma_wait<0>(); /* the sums over tile t are complete */
                 release_v();
 #pragma unroll
-                for (int i = 0; i < HEAD_DIM / 2; i++)
+                for (int i = 0; i < Shape::OUT; i++)
                     out[i] *= rescale[i / 2 % 2];
                 pack_weights(weight, score);
             }
@@ -461,19 +503,10 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
             wgmma_commit();
             wgmma_wait<0>();
             release_v();
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                float inverse = 1.0f / lanes_sum<4>(rows.total[r]);
-                if (row + 8 * r >= n_rows)
-                    continue;
-                bfloat16 *to = static_cast<bfloat16 *>(p.out) +
-                               (item.tile.row + first_row + row + 8 * r) * p.out_stride +
-                               item.head(p, c) * HEAD_DIM + tile_c_column(lane, 0);
-#pragma unroll
-                for (int j = 0; j < HEAD_DIM / 8; j++)
-                    *reinterpret_cast<uint32_t *>(to + j * 8) =
-                        pack_bfloat16(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
-            }
+            write_rows<Shape>(static_cast<bfloat16 *>(p.out) +
+                                  (item.tile.row + first_row + row) * p.out_stride +
+                                  item.head(p, c) * HEAD_DIM,
+                              8 * p.out_stride, n_rows - row, out, rows, lane);
         } else {
             __syncwarp(); /* all lanes have read items[c] */
             release(barriers.q_empty + 8 * c);
@@ -516,6 +549,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
 /* ---- launch shape ---- */
 
 using shape_64 = prefill_shape<64, 3, 4>;
+using shape_96 = prefill_shape<96, 2, 3>;
 using shape_128 = prefill_shape<128, 2, 3>;
 
 enum status map_make(struct backend_context *context, const void *data, int64_t rows, int64_t cols,
@@ -556,14 +590,28 @@ enum status launch(struct backend_context *context, const attention_params &p, c
 } // namespace
 
 int32_t attention_prefill_wgmma_tile_rows(int32_t head_dim) {
-    return head_dim == 64    ? shape_64::CONSUMERS * STRIP_ROWS
-           : head_dim == 128 ? shape_128::CONSUMERS * STRIP_ROWS
-                             : 0;
+    switch (head_dim) {
+    case shape_64::HEAD_DIM:
+        return shape_64::CONSUMERS * STRIP_ROWS;
+    case shape_96::HEAD_DIM:
+        return shape_96::CONSUMERS * STRIP_ROWS;
+    case shape_128::HEAD_DIM:
+        return shape_128::CONSUMERS * STRIP_ROWS;
+    default:
+        return 0;
+    }
 }
 
 enum status attention_prefill_wgmma(struct backend_context *context, const attention_params &p,
                                     const struct tensor *qkv) {
     RETURN_IF(!(p.scale > 0), STATUS_INTERNAL, "attention_prefill: scale %g; expected a positive one",
               (double)p.scale);
-    return p.layout.head_dim == 64 ? launch<shape_64>(context, p, qkv) : launch<shape_128>(context, p, qkv);
+    switch (p.layout.head_dim) {
+    case shape_64::HEAD_DIM:
+        return launch<shape_64>(context, p, qkv);
+    case shape_96::HEAD_DIM:
+        return launch<shape_96>(context, p, qkv);
+    default:
+        return launch<shape_128>(context, p, qkv);
+    }
 }

@@ -476,6 +476,7 @@ void case_attention_prompts(struct operations *ops) {
     prompts_one(ops, (struct model){2, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
     prompts_one(ops, (struct model){8, 2, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false});
     prompts_one(ops, (struct model){8, 1, 128, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
+    prompts_one(ops, (struct model){4, 2, 96, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
     prompts_one(ops, (struct model){4, 1, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
     prompts_one(ops, (struct model){4, 2, 64, DTYPE_FLOAT32, DTYPE_BFLOAT16, true});
 }
