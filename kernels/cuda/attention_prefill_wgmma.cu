@@ -488,6 +488,8 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 if (t + 2 == own_tiles)
                     release(barriers.q_empty + 8 * c);
                 weigh_tile(t + 1);
+                /* Here, not where it is needed: the compiler does not move the exponentials behind this loop,
+                 * and so not behind the wait that follows. */
                 if (t + 2 < own_tiles)
                     wait_k();
                 wgmma_wait<0>(); /* the sums over tile t are complete */
