@@ -302,6 +302,12 @@ static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
 }
 
 /* Access to the shared memory of another block; addresses from ptx_cluster_address(). */
+/* Writes to an address from ptx_cluster_address() (PTX ISA, "Data Movement and Conversion Instructions: st").
+ */
+static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
+}
+
 static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, int32_t x) {
     asm volatile("st.shared::cluster.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
@@ -310,6 +316,7 @@ static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, uint6
     asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(x) : "memory");
 }
 
+/* Reads from such an address. */
 static __device__ __forceinline__ uint64_t ptx_cluster_load_64(uint32_t address) {
     uint64_t x;
     asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(x) : "r"(address) : "memory");
