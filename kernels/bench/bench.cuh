@@ -75,5 +75,6 @@ double bench_time(struct bench *bench, const std::function<void(int)> &body);
 void bench_matmul(struct bench *bench);
 void bench_softmax(struct bench *bench);
 void bench_attention(struct bench *bench);
+void bench_sample(struct bench *bench);
 
 #endif

@@ -193,7 +193,10 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)(struct bench *);
-    } ladders[] = {{"matmul", bench_matmul}, {"softmax", bench_softmax}, {"attention", bench_attention}};
+    } ladders[] = {{"matmul", bench_matmul},
+                   {"softmax", bench_softmax},
+                   {"attention", bench_attention},
+                   {"sample", bench_sample}};
     bool known = !operation;
     for (const auto &ladder : ladders)
         known = known || strcmp(operation, ladder.name) == 0;

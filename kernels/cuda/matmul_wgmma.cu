@@ -476,11 +476,11 @@ template <typename Shape> wgmma_variant variant() {
 /* Predicted time of a shape in nanoseconds. Tiles run in waves over the multiprocessors; a tile takes as long
  * as its bytes take (out of L2 to all, or into one multiprocessor) or its products take, then its end; all
  * take as long as the weights do from memory. The constants are fitted to a sweep on an H100 (kernel_bench
- * --sweep 1): over all shapes and row counts the choice is 1.9 % slower than the best on average. */
+ * --sweep 1): over all shapes and row counts the choice is 1.7 % slower than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
-    const double all_bytes_per_ns = 6572, sm_bytes_per_ns = 58, memory_bytes_per_ns = 2950;
-    const double cycles_per_ns = 1.75, least_cycles = 42.5; /* of a product */
-    const double tile_ns = 1557, result_ns = 3044.0 / 8192, parts_ns = 1600, sharing_ns = 1704;
+    const double all_bytes_per_ns = 5778, sm_bytes_per_ns = 51, memory_bytes_per_ns = 2950;
+    const double cycles_per_ns = 1.75, least_cycles = 22; /* of a product */
+    const double tile_ns = 475, result_ns = 1796.0 / 8192, parts_ns = 1530, sharing_ns = 1970;
     double k_blocks = (double)p.k_blocks / v.parts;
     double tiles = (double)ceil_div(p.n_out, v.outputs) * v.parts *
                    (ceil_div(p.n_rows, v.tokens * v.row_sharers) * v.row_sharers);

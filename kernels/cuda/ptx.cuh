@@ -302,6 +302,12 @@ static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
 }
 
 /* Access to the shared memory of another block; addresses from ptx_cluster_address(). */
+/* Writes to an address from ptx_cluster_address() (PTX ISA, "Data Movement and Conversion Instructions: st").
+ */
+static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(x) : "memory");
+}
+
 static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, int32_t x) {
     asm volatile("st.shared::cluster.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
@@ -310,6 +316,7 @@ static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, uint6
     asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(x) : "memory");
 }
 
+/* Reads from such an address. */
 static __device__ __forceinline__ uint64_t ptx_cluster_load_64(uint32_t address) {
     uint64_t x;
     asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(x) : "r"(address) : "memory");
@@ -330,12 +337,14 @@ template <int N> static __device__ __forceinline__ void ptx_registers_lower() {
 /* A barrier among `threads` threads of the block, by number (PTX ISA, "bar, barrier"). Number 0 is
  * __syncthreads(). */
 static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {
+    __syncwarp(); /* lanes may still be apart behind a wait; a barrier is for whole warps */
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 /* The same, and whether `mine` is true in any of the threads (PTX ISA, "bar, barrier": red). */
 static __device__ __forceinline__ bool ptx_named_barrier_or(uint32_t number, uint32_t threads, bool mine) {
     uint32_t any;
+    __syncwarp();
     asm volatile("{\n"
                  ".reg .pred mine, any;\n"
                  "setp.ne.u32 mine, %3, 0;\n"

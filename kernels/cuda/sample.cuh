@@ -106,6 +106,16 @@ struct sample_shared {
 static_assert(LISTED % 4 == 0 && offsetof(sample_shared, list) % 16 == 0 && sizeof(sample_shared) % 16 == 0,
               "lists and slices are read in 16-byte vectors");
 
+/* y of a raw logit, kept finite. Not inlined: most rows have no penalties. */
+__device__ __noinline__ float penalised(float x, uint32_t count, const slot_sampling *sampling) {
+    uint32_t times = count & ~IN_PROMPT;
+    if (count != 0)
+        x = x > 0 ? x / sampling->repetition_penalty : x * sampling->repetition_penalty;
+    if (times != 0)
+        x = x - fmaf(sampling->frequency_penalty, (float)times, sampling->presence_penalty);
+    return fminf(fmaxf(x, -FLT_MAX), FLT_MAX);
+}
+
 /* One block's tokens of a row. A thread looks at the same tokens in every pass. */
 struct row_part {
     const float *values;    /* [n] of y, or of raw logits when counts; 16-byte aligned, readable to a multiple
@@ -121,16 +131,6 @@ struct row_part {
 
     __device__ __forceinline__ int id(int i) const { return ids ? ids[i] : first + i; }
 
-    /* Kept finite. */
-    __device__ __forceinline__ float penalised(float x, uint32_t count) const {
-        uint32_t times = count & ~IN_PROMPT;
-        if (count != 0)
-            x = x > 0 ? x / sampling->repetition_penalty : x * sampling->repetition_penalty;
-        if (times != 0)
-            x = x - fmaf(sampling->frequency_penalty, (float)times, sampling->presence_penalty);
-        return fminf(fmaxf(x, -FLT_MAX), FLT_MAX);
-    }
-
     /* y of tokens [i, min(i + 4, n)); i < n. Those beyond n repeat the first. */
     __device__ __forceinline__ void load(float (&y)[4], int i) const {
         float4 v = load_4(values + i);
@@ -138,7 +138,7 @@ struct row_part {
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             if (counts && i + j < n)
-                y[j] = penalised(y[j], counts[i + j]);
+                y[j] = penalised(y[j], counts[i + j], sampling);
             if (j > 0 && i + j >= n)
                 y[j] = y[0];
         }
@@ -146,6 +146,7 @@ struct row_part {
 
     /* body(y, i) for this thread's tokens. */
     template <typename Body> __device__ __forceinline__ void for_each(const Body &body) const {
+#pragma unroll 1
         for (int i = 4 * threadIdx.x; i < n; i += 4 * blockDim.x) {
             float y[4];
             load(y, i);
@@ -250,6 +251,7 @@ __device__ __forceinline__ uint64_t row_max(row_part &row, uint64_t x, sample_sh
     x = block_max(x, shared.reduce);
     if (row.n_parts > 1) {
         const uint64_t *of_part = row_exchange(row, x, shared);
+#pragma unroll 1
         for (int part = 0; part < row.n_parts; part++)
             x = max(x, of_part[part]);
     }
@@ -261,6 +263,7 @@ __device__ __forceinline__ uint64_t row_sum(row_part &row, uint64_t x, sample_sh
     if (row.n_parts > 1) {
         const uint64_t *of_part = row_exchange(row, x, shared);
         x = 0;
+#pragma unroll 1
         for (int part = 0; part < row.n_parts; part++)
             x += of_part[part];
     }
@@ -285,6 +288,7 @@ __device__ __forceinline__ uint64_t block_scan(uint64_t x, uint64_t *shared, uin
     __syncthreads(); /* sums of all warps */
     uint64_t before = sum - x;
     *total = 0;
+#pragma unroll 1
     for (int w = 0; w < (int)(blockDim.x / WARP_LANES); w++) {
         if (w < warp)
             before += shared[w];
@@ -299,6 +303,7 @@ template <bool WEIGHTED, typename Digit>
 __device__ void find_bin(row_part &row, const row_scale &scale, uint64_t target, sample_shared &shared,
                          const Digit &digit) {
     __syncthreads(); /* the previous use of the bins is over */
+#pragma unroll 1
     for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x)
         shared.bins[bin].low = shared.bins[bin].high = 0;
     __syncthreads(); /* bins are empty */
@@ -325,14 +330,17 @@ __device__ void find_bin(row_part &row, const row_scale &scale, uint64_t target,
     uint64_t sum = 0, total;
     auto bin_sum = [&](int bin) {
         uint64_t in_bin = 0;
+#pragma unroll 4
         for (int part = 0; part < row.n_parts; part++)
             in_bin += row_load_64(row, part, &shared.bins[bin]);
         return in_bin;
     };
+#pragma unroll 1
     for (int bin = first; bin > first - each; bin--)
         sum += bin_sum(bin);
     uint64_t before = block_scan(sum, shared.reduce, &total);
     if (before < target && before + sum >= target) { /* true of one thread */
+#pragma unroll 1
         for (int bin = first; bin > first - each; bin--) {
             uint64_t inside = bin_sum(bin);
             if (before + inside >= target) {
