@@ -32,8 +32,8 @@
  * that they clean in place. What threads write there and wgmma reads, or the copy engine writes next, is
  * fenced (ptx_fence_for_copies) by each writer before the barrier.
  *
- * compute-sanitizer's racecheck does not follow these barriers: it reports the items that the producer hands to the
- * consumers, which q_empty and q_full order.
+ * compute-sanitizer's racecheck does not follow these barriers: it reports the items that the producer hands
+ * to the consumers, which q_empty and q_full order.
  *
  * Numerics. Scores are raw dot products, scaled inside the exponent: weight = 2^(fma(s, scale, -m)), with m
  * the row's running maximum times scale, rounded. When a tile does not raise the maximum, the row is rescaled
