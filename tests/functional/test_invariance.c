@@ -194,12 +194,9 @@ int main(int argc, char **argv) {
     if (argc > 2)
         cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tiny_float32),
-        cmocka_unit_test(test_tiny_bfloat16),
-        cmocka_unit_test(test_tiny_llama_float32),
-        cmocka_unit_test(test_tiny_llama_bfloat16),
-        cmocka_unit_test(test_shakespeare_float32),
-        cmocka_unit_test(test_shakespeare_bfloat16),
+        cmocka_unit_test(test_tiny_float32),        cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_tiny_llama_float32),  cmocka_unit_test(test_tiny_llama_bfloat16),
+        cmocka_unit_test(test_shakespeare_float32), cmocka_unit_test(test_shakespeare_bfloat16),
     };
     return cmocka_run_group_tests_name("invariance", tests, NULL, NULL);
 }
