@@ -36,10 +36,6 @@ struct point {
     double operation_s[OPERATION_COUNT]; /* of a pass of its own */
 };
 
-/* floor_s as a share of seconds; negative where the work was faster than its floor, in which all is read from
- * memory: it was read from a cache, and the share says nothing. */
-double bench_share(double floor_s, double seconds);
-
 /* Writes what is the same for all points, and the table's head; a point's line, and where its time went. */
 void bench_print_head(const struct session *session, const struct command_options *options,
                       const struct floor *floor);

@@ -15,7 +15,9 @@ static const char *const operation_names[OPERATION_COUNT] = {
     [OPERATION_SAMPLE] = "sample",
 };
 
-double bench_share(double floor_s, double seconds) {
+/* floor_s as a share of seconds; negative where the work was faster than its floor, in which all is read from
+ * memory: it was read from a cache, and the share says nothing. */
+static double share_of(double floor_s, double seconds) {
     double share = seconds > 0 ? floor_s / seconds : 0;
     return share <= 1 ? share : -1;
 }
@@ -33,7 +35,7 @@ static const char *dtype_name(const struct session *session) {
 enum { SHARE_BYTES = 16 };
 
 static const char *show_share(double floor_s, double seconds, char out[SHARE_BYTES]) {
-    double share = bench_share(floor_s, seconds);
+    double share = share_of(floor_s, seconds);
     if (share >= 0)
         snprintf(out, SHARE_BYTES, "%.1f", 100 * share);
     else
@@ -116,7 +118,7 @@ static void set_text(json_t *object, const char *key, const char *text) {
 }
 
 static void set_share(json_t *object, const char *key, double floor_s, double seconds) {
-    double share = bench_share(floor_s, seconds);
+    double share = share_of(floor_s, seconds);
     json_object_set_new(object, key, share >= 0 ? json_real(share) : json_null());
 }
 
