@@ -4,7 +4,7 @@
  *   naive    one thread per output, operands from global memory
  *   tiled    32 x 32 outputs a block, operands through shared memory, fma
  *   mma      matmul_mma.cu: tensor cores behind a ring of asynchronous copies, for every GPU
- *   shipped  the backend's matmul: on Hopper matmul_wgmma.cu where it is the better one
+ *   shipped  the backend's matmul: on Hopper matmul_wgmma.cu
  *   best     with --sweep: the fastest of all tile shapes, found by trying
  *   cublas   cublasGemmEx to bfloat16, loaded at run time; the other rows are stated as shares of it
  *

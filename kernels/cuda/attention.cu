@@ -296,10 +296,9 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
             if (t == 0)
                 shared.largest[unit_idx][g] = largest, shared.total[unit_idx][g] = total;
 
-                /* Accumulators: columns 8 g + 2 i and the next of heads 2t and 2t + 1. */
 #pragma unroll
             for (int c = 0; c < tiles::V_VECTORS; c++) {
-                float out[4][4] = {};
+                float out[4][4] = {}; /* [i]: columns 64 c + 8 g + 2 i and the next, heads 2t and 2t + 1 */
 #pragma unroll
                 for (int step = 0; step < tiles::KEY_STEPS; step++)
 #pragma unroll

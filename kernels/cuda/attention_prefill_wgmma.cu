@@ -162,10 +162,10 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
             next = (int)(gridDim.x + atomicAdd(p.next_item, 1u));
         return next;
     };
-    auto tell = [&](int c, int what) { /* behind it q_full[c] must be arrived at */
-                                       ptx_barrier_wait(barriers.q_empty + 8 * c, q_parity ^ 1,
-                                                        "prefill q empty");
-                                       items[c] = what;
+    /* Behind it q_full[c] must be arrived at. */
+    auto tell = [&](int c, int what) {
+        ptx_barrier_wait(barriers.q_empty + 8 * c, q_parity ^ 1, "prefill q empty");
+        items[c] = what;
     };
     while (true) {
         if (index >= all.n)

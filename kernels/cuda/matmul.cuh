@@ -111,8 +111,8 @@ enum status matmul_mma(struct backend_context *context, const matmul_params &p);
 /* For context->has_wgmma. in: the tensor behind p.in. */
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in);
 
-/* One of matmul_wgmma's tile shapes by number, for tests and the sandbox; STATUS_DATA when it cannot compute
- * p. name: NULL, or where its name goes. */
+/* matmul_wgmma's tile shapes by number, for the sandbox: how many there are, whether one can compute p, and
+ * its launch where it can. name: NULL, or where its name goes. */
 int matmul_wgmma_variants();
 bool matmul_wgmma_can(const matmul_params &p, int index);
 enum status matmul_wgmma_launch(struct backend_context *context, const matmul_params &p,

@@ -32,7 +32,7 @@
  * the residual. PARTS == 2: a cluster of two blocks computes one each, side by side; the second adds its sums
  * when the first's are in memory.
  *
- * Numerics: as matmul_mma.cu, bit for bit (a test holds them equal): per output one chain over ascending k
+ * Numerics: as matmul_mma.cu, bit for bit (the sandbox compares them): per output one chain over ascending k
  * from zero in steps of 16. */
 #include <cstdio>
 #include <cuda.h>

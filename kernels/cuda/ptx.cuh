@@ -26,8 +26,8 @@ static __device__ __forceinline__ void ptx_wait_for_previous_kernels() {
 }
 
 /* Lets the next kernel of the stream start its prologue once all blocks of this one have started (PTX ISA,
- * griddepcontrol). Before ptx_wait_for_previous_kernels(), so that a kernel's weights are requested beside
- * the two in front of it. */
+ * griddepcontrol). Behind ptx_wait_for_previous_kernels(), except in matmul on Hopper: weights that a kernel
+ * requests beside more than one in front of it only delay what those still have to read. */
 static __device__ __forceinline__ void ptx_allow_next_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
@@ -268,12 +268,6 @@ static __device__ __forceinline__ void ptx_store_matrix_x4_transposed(uint32_t s
 
 /* ---- clusters of thread blocks; sm_90 ---- */
 
-static __device__ __forceinline__ uint32_t ptx_cluster_rank() {
-    uint32_t rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
 /* All threads of the cluster: what each wrote before is visible to all after (PTX ISA, barrier.cluster). */
 static __device__ __forceinline__ void ptx_cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n"
@@ -301,7 +295,6 @@ static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* Access to the shared memory of another block; addresses from ptx_cluster_address(). */
 /* Writes to an address from ptx_cluster_address() (PTX ISA, "Data Movement and Conversion Instructions: st").
  */
 static __device__ __forceinline__ void ptx_cluster_store(uint32_t address, float x) {
