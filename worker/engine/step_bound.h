@@ -6,7 +6,8 @@
  * slots and all pages, in which every answer is as long as it may be (a schedule in order has no anomalies:
  * whatever ends earlier lets all that follows in earlier or at the same time). Steps that prompt rows fill
  * are counted on top, and so is the wait of a record whose samples run in turns. Pauses of admission are not
- * foreseen: output that waits for an earlier record, input that is slower than the device. */
+ * foreseen (output that waits for an earlier record, input that is slower than the device), nor are prompts
+ * that start again for want of pages (reserves_expected). */
 #ifndef PRESSRUN_WORKER_ENGINE_STEP_BOUND_H
 #define PRESSRUN_WORKER_ENGINE_STEP_BOUND_H
 
