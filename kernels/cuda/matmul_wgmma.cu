@@ -234,7 +234,7 @@ __device__ __forceinline__ void write_staged(const matmul_params &p, const desti
     for (int round = 0; round < ROUNDS; round++) {
         uint32_t buffer = d.staging + round % STAGING_BUFFERS * STAGING_BYTES;
         if (leader)
-            ptx_store_wait_read<STAGING_BUFFERS - 1>();
+            ptx_store_wait_read<(ROUNDS > 1 ? STAGING_BUFFERS - 1 : 0)>();
         ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffer's last store has read it */
         if (gated) {
 #pragma unroll

@@ -70,9 +70,16 @@ __device__ __forceinline__ void load_weights(float4 &weight, float4 &bias, const
         bias = load_4(p.bias + vector * NORM_VECTOR);
 }
 
+/* Explicit roundings here and below: the two kernels must agree bit for bit, and the compiler may contract as
+ * it likes otherwise. */
+__device__ __forceinline__ float4 squared(float4 v) {
+    return make_float4(__fmul_rn(v.x, v.x), __fmul_rn(v.y, v.y), __fmul_rn(v.z, v.z), __fmul_rn(v.w, v.w));
+}
+
 __device__ __forceinline__ float4 scaled(float4 v, float scale, float4 weight, float4 bias) {
-    return make_float4(v.x * scale * weight.x + bias.x, v.y * scale * weight.y + bias.y,
-                       v.z * scale * weight.z + bias.z, v.w * scale * weight.w + bias.w);
+    return make_float4(
+        fmaf(__fmul_rn(v.x, scale), weight.x, bias.x), fmaf(__fmul_rn(v.y, scale), weight.y, bias.y),
+        fmaf(__fmul_rn(v.z, scale), weight.z, bias.z), fmaf(__fmul_rn(v.w, scale), weight.w, bias.w));
 }
 
 template <typename T, int VECTORS>
@@ -105,7 +112,7 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
         v[j].y = column + 1 < p.n_embd ? v[j].y - mean : 0;
         v[j].z = column + 2 < p.n_embd ? v[j].z - mean : 0;
         v[j].w = column + 3 < p.n_embd ? v[j].w - mean : 0;
-        square[j] = make_float4(v[j].x * v[j].x, v[j].y * v[j].y, v[j].z * v[j].z, v[j].w * v[j].w);
+        square[j] = squared(v[j]);
     }
     float squares = row_sum(square, n_vectors, sums[1]);
     float scale = 1.0f / sqrtf(squares / (float)p.n_embd + p.epsilon);
@@ -173,7 +180,7 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
         v[j].y = column + 1 < p.n_embd ? v[j].y - mean : 0;
         v[j].z = column + 2 < p.n_embd ? v[j].z - mean : 0;
         v[j].w = column + 3 < p.n_embd ? v[j].w - mean : 0;
-        square[j] = make_float4(v[j].x * v[j].x, v[j].y * v[j].y, v[j].z * v[j].z, v[j].w * v[j].w);
+        square[j] = squared(v[j]);
     }
     float squares = row_sum_of_warp(square, n_groups);
     float scale = 1.0f / sqrtf(squares / (float)p.n_embd + p.epsilon);

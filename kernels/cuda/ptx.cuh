@@ -270,6 +270,7 @@ static __device__ __forceinline__ void ptx_store_matrix_x4_transposed(uint32_t s
 
 /* All threads of the cluster: what each wrote before is visible to all after (PTX ISA, barrier.cluster). */
 static __device__ __forceinline__ void ptx_cluster_barrier() {
+    __syncwarp(); /* as in ptx_named_barrier() */
     asm volatile("barrier.cluster.arrive.release.aligned;\n"
                  "barrier.cluster.wait.acquire.aligned;" ::
                      : "memory");
@@ -277,6 +278,7 @@ static __device__ __forceinline__ void ptx_cluster_barrier() {
 
 /* The same without a promise about what was written, and ten times as fast. */
 static __device__ __forceinline__ void ptx_cluster_meet() {
+    __syncwarp();
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
                  "barrier.cluster.wait.aligned;" ::
                      : "memory");

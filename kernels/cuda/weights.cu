@@ -80,7 +80,30 @@ int upload_threads() {
     return std::clamp(n, 1, (int)MAX_UPLOAD_THREADS);
 }
 
-/* Staging with slots of at least `bytes`. */
+/* Slots of slot_bytes each, on the host, on the device, and their events. */
+enum status staging_allocate(struct weight_staging *staging) {
+    size_t total = staging->slot_bytes * (size_t)staging->n_slots;
+    void *host = nullptr, *device = nullptr;
+    cudaError_t error = cudaHostAlloc(&host, total, cudaHostAllocDefault);
+    staging->host = static_cast<unsigned char *>(host);
+    if (error == cudaSuccess)
+        error = cudaMalloc(&device, total);
+    staging->device = static_cast<unsigned char *>(device);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* not sticky: forget it */
+        return status_fail(
+            STATUS_NO_FIT,
+            "loading weights needs %zu bytes of pinned memory and of device memory beside them; "
+            "free some, or load on fewer processors",
+            total);
+    }
+    TRY_CUDA(error, "weight_new (staging)");
+    for (int i = 0; i < staging->n_slots; i++)
+        TRY_CUDA(cudaEventCreateWithFlags(&staging->done[i], cudaEventDisableTiming), "weight_new");
+    return STATUS_OK;
+}
+
+/* Staging with slots of at least `bytes`; none is left when it fails. */
 enum status staging_get(struct backend_context *context, size_t bytes) {
     if (context->staging && context->staging->slot_bytes >= bytes)
         return STATUS_OK;
@@ -90,15 +113,10 @@ enum status staging_get(struct backend_context *context, size_t bytes) {
     context->staging = staging;
     staging->n_slots = bytes <= SMALL_BYTES ? 1 : upload_threads();
     staging->slot_bytes = bytes <= SMALL_BYTES ? (size_t)SMALL_BYTES : std::max(bytes, (size_t)SLICE_BYTES);
-    size_t total = staging->slot_bytes * (size_t)staging->n_slots;
-    void *host = nullptr, *device = nullptr;
-    TRY_CUDA(cudaHostAlloc(&host, total, cudaHostAllocDefault), "weight_new (pinned memory)");
-    staging->host = static_cast<unsigned char *>(host);
-    TRY_CUDA(cudaMalloc(&device, total), "weight_new (staging)");
-    staging->device = static_cast<unsigned char *>(device);
-    for (int i = 0; i < staging->n_slots; i++)
-        TRY_CUDA(cudaEventCreateWithFlags(&staging->done[i], cudaEventDisableTiming), "weight_new");
-    return STATUS_OK;
+    enum status status = staging_allocate(staging);
+    if (status != STATUS_OK)
+        cuda_weights_done(context);
+    return status;
 }
 
 /* Copies rows [first, first + n) through a slot. `queue` serialises use of the stream. */
