@@ -201,34 +201,33 @@ static float *spread_values(struct operations *ops, int32_t n, enum dtype dtype)
     return values;
 }
 
-static void norm_rows_alone(struct operations *ops, enum norm_kind kind) {
-    enum { N = 200 };
+static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t width) {
     struct backend *backend = ops_open(ops);
     struct state_limits limits = row_limits(MOST_ROWS, 10);
     OPS_OK(ops, ops_state(ops, &limits));
-    float *x = spread_values(ops, MOST_ROWS * N, DTYPE_FLOAT32);
-    float *weight = spread_values(ops, N, DTYPE_FLOAT32);
-    struct tensor *hidden = ops_junk(ops, DTYPE_FLOAT32, MOST_ROWS, N);
+    float *x = spread_values(ops, MOST_ROWS * width, DTYPE_FLOAT32);
+    float *weight = spread_values(ops, width, DTYPE_FLOAT32);
+    struct tensor *hidden = ops_junk(ops, DTYPE_FLOAT32, MOST_ROWS, width);
     struct norm_args args = {
-        .kind = kind, .hidden = hidden, .weight = ops_vector(ops, N, weight), .epsilon = 1e-5f};
+        .kind = kind, .hidden = hidden, .weight = ops_vector(ops, width, weight), .epsilon = 1e-5f};
     int32_t token[MOST_ROWS] = {0}, position[MOST_ROWS] = {0}, slot[MOST_ROWS];
     for (int32_t r = 0; r < MOST_ROWS; r++)
         slot[r] = r;
     float *whole = NULL;
     for (int i = N_ROW_COUNTS - 1; i >= 0; i--) {
         int32_t n = row_counts[i], first = i == N_ROW_COUNTS - 1 ? 0 : ops_below(ops, MOST_ROWS);
-        float *rows = take_rows(ops, x, first, n, N);
-        ops_write(ops, hidden, DTYPE_FLOAT32, n, N, rows);
-        args.out = ops_junk(ops, DTYPE_FLOAT32, n, N);
+        float *rows = take_rows(ops, x, first, n, width);
+        ops_write(ops, hidden, DTYPE_FLOAT32, n, width, rows);
+        args.out = ops_junk(ops, DTYPE_FLOAT32, n, width);
         struct batch batch = row_batch(n, token, position, slot, 0, NULL, NULL);
         ops_step_begin(ops, &batch);
         OPS_OK(ops, backend->norm(backend->context, &args));
         ops_step_end(ops, &batch, NULL, NULL);
-        float *got = ops_read(ops, args.out, DTYPE_FLOAT32, n, N);
+        float *got = ops_read(ops, args.out, DTYPE_FLOAT32, n, width);
         if (!whole)
-            whole = take_rows(ops, got, 0, MOST_ROWS, N);
-        float *expected = take_rows(ops, whole, first, n, N);
-        ops_expect_equal(ops, got, expected, n * N, "norm of fewer rows");
+            whole = take_rows(ops, got, 0, MOST_ROWS, width);
+        float *expected = take_rows(ops, whole, first, n, width);
+        ops_expect_equal(ops, got, expected, n * width, "norm of fewer rows");
         free(rows);
         free(got);
         free(expected);
@@ -239,8 +238,12 @@ static void norm_rows_alone(struct operations *ops, enum norm_kind kind) {
 }
 
 void case_norm_rows_alone(struct operations *ops) {
-    norm_rows_alone(ops, NORM_LAYER);
-    norm_rows_alone(ops, NORM_RMS);
+    /* One for every number of vectors that a thread of the CUDA backend holds. */
+    static const int32_t widths[] = {200, 768, 2044, 4096, 5000};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
+        norm_rows_alone(ops, NORM_LAYER, widths[i]);
+        norm_rows_alone(ops, NORM_RMS, widths[i]);
+    }
 }
 
 /* ---- matmul ---- */
