@@ -41,11 +41,10 @@
  * row as it is, and its bits depend neither on the tile's other rows nor on how many tiles the block walks.
  * A lane sums the weights of its columns in ascending order, in float32 before they are rounded to bfloat16;
  * four lanes are added at the end. */
-#include <cuda.h>
-
 #include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/tensor_map.cuh"
 #include "kernels/cuda/tile.h"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -557,33 +556,23 @@ using shape_64 = prefill_shape<64, 3, 4>;
 using shape_96 = prefill_shape<96, 2, 3>;
 using shape_128 = prefill_shape<128, 2, 3>;
 
-enum status map_make(struct backend_context *context, const void *data, int64_t rows, int64_t cols,
-                     int64_t stride, int32_t box_rows, CUtensorMap *map) {
-    const cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
-    const cuuint64_t strides[1] = {(cuuint64_t)stride * sizeof(bfloat16)};
-    const cuuint32_t box[2] = {BOX_COLUMNS, (cuuint32_t)box_rows};
-    const cuuint32_t steps[2] = {1, 1};
-    auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(context->tensor_map_encode);
-    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void *>(data), sizes,
-                             strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    RETURN_IF(result != CUDA_SUCCESS, STATUS_INTERNAL,
-              "attention_prefill: the tensor map of [%lld, %lld] was refused (driver error %d)",
-              (long long)rows, (long long)cols, (int)result);
-    return STATUS_OK;
-}
-
 template <typename Shape>
 enum status launch(struct backend_context *context, const attention_params &p, const struct tensor *qkv) {
     const struct state_limits *limits = &context->limits;
     prefill_maps maps;
     int64_t kv_rows = (int64_t)limits->n_layers * limits->n_pages * limits->n_kv_heads * PAGE_TOKENS;
     RETURN_IF(kv_rows > INT32_MAX, STATUS_DATA,
-              "attention_prefill: %lld rows of K; tensor maps count to 2147483647: lower the KV memory",
+              "attention_prefill: %lld rows of K; tensor maps count to 2147483647: lower "
+              "gpu_memory_utilization or max_num_seqs",
               (long long)kv_rows);
-    TRY(map_make(context, p.qkv, qkv->rows, qkv->cols, p.qkv_stride, STRIP_ROWS, &maps.q));
-    TRY(map_make(context, p.k, kv_rows, Shape::HEAD_DIM, Shape::HEAD_DIM, PAGE_TOKENS, &maps.k));
-    TRY(map_make(context, p.v, kv_rows, Shape::HEAD_DIM, Shape::HEAD_DIM, PAGE_TOKENS, &maps.v));
+    auto map = [&](const void *data, int64_t rows, int64_t cols, int64_t stride, int32_t box_rows,
+                   CUtensorMap *out) {
+        return cuda_tensor_map(context, "attention_prefill", data, DTYPE_BFLOAT16, rows, cols, stride,
+                               box_rows, BOX_COLUMNS, out);
+    };
+    TRY(map(p.qkv, qkv->rows, qkv->cols, p.qkv_stride, STRIP_ROWS, &maps.q));
+    TRY(map(p.k, kv_rows, Shape::HEAD_DIM, Shape::HEAD_DIM, PAGE_TOKENS, &maps.k));
+    TRY(map(p.v, kv_rows, Shape::HEAD_DIM, Shape::HEAD_DIM, PAGE_TOKENS, &maps.v));
     prefill_items all;
     all.per_head = ceil_div(p.group * (context->prefill_tile_rows / STRIP_ROWS), Shape::CONSUMERS);
     all.n = context->step.n_tiles * limits->n_kv_heads * all.per_head;

@@ -129,7 +129,16 @@ enum status pinned_init(struct backend_context *context, const struct state_limi
     size_t results = pinned_cut(&used, RING_ENTRIES * samples * sizeof(struct sample_result));
     size_t top = pinned_cut(&used, RING_ENTRIES * samples * sizeof(struct sample_top));
     void *host = nullptr, *device = nullptr;
-    TRY_CUDA(cudaHostAlloc(&host, used, cudaHostAllocMapped), "state_init (pinned memory)");
+    cudaError_t error = cudaHostAlloc(&host, used, cudaHostAllocMapped);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* not sticky: forget it */
+        return status_fail(
+            STATUS_NO_FIT,
+            "steps need %zu bytes of pinned host memory, which are not to be had; lower max_num_seqs "
+            "or max_num_batched_tokens",
+            used);
+    }
+    TRY_CUDA(error, "state_init (pinned memory)");
     context->pinned = static_cast<unsigned char *>(host);
     TRY_CUDA(cudaHostGetDevicePointer(&device, host, 0), "state_init (pinned memory)");
     memset(host, 0, used);
@@ -146,13 +155,13 @@ enum status pinned_init(struct backend_context *context, const struct state_limi
 enum status state_init(struct backend_context *context, const struct state_limits *limits) {
     RETURN_IF(context->arena, STATUS_INTERNAL, "state_init: called twice");
     TRY(cuda_attention_supports(limits));
-    cuda_weights_done(context); /* the state may need the memory */
     struct state_layout layout;
     RETURN_IF(limits->n_slots < 1 || limits->n_pages < 1 || limits->max_pages_per_slot < 1 ||
                   limits->max_rows < 1 || limits->max_samples < 1 || limits->n_layers < 1 ||
                   limits->n_vocab < 1 || limits->max_segments < 0 || !state_layout_init(&layout, limits),
               STATUS_INTERNAL, "state_init: limits are not positive or their products overflow");
     TRY_CUDA(cudaSetDevice(context->device), "state_init");
+    cuda_weights_done(context); /* the state may need the memory */
     context->limits = *limits;
     context->layout = {limits->n_pages, limits->n_kv_heads, limits->head_dim};
     context->max_chunks = layout.max_chunks;

@@ -95,29 +95,38 @@ __global__ void __launch_bounds__(THREADS, 1) kernel_limits_fma(int rounds, floa
         *out = sum;
 }
 
+/* Milliseconds of one launch() between two events. */
+template <typename Launch>
+static enum status launch_ms(struct backend_context *context, Launch launch, const cudaEvent_t (&events)[2],
+                             float *ms) {
+    TRY_CUDA(cudaEventRecord(events[0], context->stream), "measure_limits");
+    launch();
+    TRY_CUDA(cudaGetLastError(), "measure_limits");
+    TRY_CUDA(cudaEventRecord(events[1], context->stream), "measure_limits");
+    TRY_CUDA(cudaEventSynchronize(events[1]), "measure_limits");
+    return cuda_check(cudaEventElapsedTime(ms, events[0], events[1]), "measure_limits");
+}
+
 /* Best of the last runs of launch(), in seconds: by then the chip has settled at the clock that its power
  * allows. */
 template <typename Launch>
 static enum status best_seconds(struct backend_context *context, Launch launch, double *seconds) {
-    cudaEvent_t begin, end;
-    TRY_CUDA(cudaEventCreate(&begin), "measure_limits");
-    TRY_CUDA(cudaEventCreate(&end), "measure_limits");
-    float best = 1e9f;
-    for (int repeat = 0; repeat < REPEATS; repeat++) {
-        TRY_CUDA(cudaEventRecord(begin, context->stream), "measure_limits");
-        launch();
-        TRY_CUDA(cudaGetLastError(), "measure_limits");
-        TRY_CUDA(cudaEventRecord(end, context->stream), "measure_limits");
-        TRY_CUDA(cudaEventSynchronize(end), "measure_limits");
-        float ms;
-        TRY_CUDA(cudaEventElapsedTime(&ms, begin, end), "measure_limits");
+    cudaEvent_t events[2] = {};
+    enum status status = STATUS_OK;
+    for (cudaEvent_t &event : events)
+        if (status == STATUS_OK)
+            status = cuda_check(cudaEventCreate(&event), "measure_limits");
+    float best = 1e9f, ms = 0;
+    for (int repeat = 0; status == STATUS_OK && repeat < REPEATS; repeat++) {
+        status = launch_ms(context, launch, events, &ms);
         if (repeat >= REPEATS / 2)
             best = std::min(best, ms);
     }
-    TRY_CUDA(cudaEventDestroy(begin), "measure_limits");
-    TRY_CUDA(cudaEventDestroy(end), "measure_limits");
+    for (cudaEvent_t event : events)
+        if (event)
+            cudaEventDestroy(event);
     *seconds = best * 1e-3;
-    return STATUS_OK;
+    return status;
 }
 
 enum status cuda_measure_limits(struct backend_context *context, enum dtype dtype,

@@ -24,9 +24,10 @@
  * fetches half of the weights for both. A block's stage is then free when the consumers of both have released
  * it, so a consumer warp arrives at the barriers of both.
  *
- * The end of a tile. Sums that are added to the residual or stay float32 go from registers to memory, eight
- * outputs (32 bytes) side by side. bfloat16 results of wide tiles are transposed into shared memory, 64 rows
- * at a time, and taken from there by the copy engine, while the consumers go on.
+ * The end of a tile. Results of wide tiles are transposed into shared memory, 64 rows at a time, and taken
+ * from there by the copy engine, while the consumers go on. Sums for the residual are added to it in memory
+ * (by the copy engine; narrow tiles by red.add from registers): nobody waits for its old value. One addition
+ * per element and part of K, so their order is fixed.
  *
  * Two parts of K (MATMUL_LONGEST_CHAIN). PARTS == 1: the block computes one after the other and adds each to
  * the residual. PARTS == 2: a cluster of two blocks computes one each, side by side; the second adds its sums
@@ -35,10 +36,10 @@
  * Numerics: as matmul_mma.cu, bit for bit (the sandbox compares them): per output one chain over ascending k
  * from zero in steps of 16. */
 #include <cstdio>
-#include <cuda.h>
 
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/tensor_map.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace {
@@ -534,27 +535,6 @@ int choose(const struct backend_context *context, const matmul_params &p) {
     return best;
 }
 
-/* A tensor [rows, cols] as boxes of box_rows by box_cols, swizzled over the width of a box. What a box has
- * outside of it arrives as zeros, and is not stored. */
-enum status map_make(struct backend_context *context, void *data, enum dtype dtype, int64_t rows,
-                     int64_t cols, int64_t stride, int32_t box_rows, int32_t box_cols, CUtensorMap *map) {
-    const cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)rows};
-    const cuuint64_t strides[1] = {(cuuint64_t)stride * dtype_bytes(dtype)};
-    const cuuint32_t box[2] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows};
-    const cuuint32_t steps[2] = {1, 1};
-    auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(context->tensor_map_encode);
-    bool whole = (size_t)box_cols * dtype_bytes(dtype) == ROW_BYTES;
-    CUresult result = encode(
-        map, dtype == DTYPE_FLOAT32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-        data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        whole ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    RETURN_IF(result != CUDA_SUCCESS, STATUS_INTERNAL,
-              "matmul: the tensor map of [%lld, %lld] was refused (driver error %d)", (long long)rows,
-              (long long)cols, (int)result);
-    return STATUS_OK;
-}
-
 } // namespace
 
 int matmul_wgmma_variants() {
@@ -575,11 +555,12 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
                                      : "%dx%d",
                  v.outputs, v.tokens);
     CUtensorMap in_map, out_map;
-    TRY(map_make(context, const_cast<void *>(p.in), DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride, v.tokens,
-                 WEIGHT_BLOCK, &in_map));
+    TRY(cuda_tensor_map(context, "matmul", p.in, DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride, v.tokens,
+                        WEIGHT_BLOCK, &in_map));
     bool half = p.out_float32 || p.activation == ACTIVATION_SILU_GATED;
-    TRY(map_make(context, p.out, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, p.n_rows, p.width,
-                 p.out_stride, STAGED_ROWS, half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK, &out_map));
+    TRY(cuda_tensor_map(context, "matmul", p.out, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, p.n_rows,
+                        p.width, p.out_stride, STAGED_ROWS, half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK,
+                        &out_map));
     int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;

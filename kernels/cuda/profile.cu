@@ -8,7 +8,7 @@
 struct timed_operation {
     enum operation operation;
     cudaEvent_t begin;
-    cudaEvent_t end;
+    cudaEvent_t end; /* NULL: the operation failed */
 };
 
 struct profile {
@@ -22,15 +22,19 @@ template <typename Call>
 enum status timed(struct backend_context *context, enum operation operation, Call call) {
     if (!context->profile || context->mode == STEP_NONE)
         return call();
-    timed_operation entry = {operation, nullptr, nullptr};
+    try {
+        context->profile->operations.push_back(
+            {operation, nullptr, nullptr}); /* owns its events from here on */
+    } catch (const std::bad_alloc &) {
+        return status_fail(STATUS_INTERNAL, "profile: out of host memory");
+    }
+    timed_operation &entry = context->profile->operations.back();
     TRY_CUDA(cudaEventCreate(&entry.begin), "profile");
-    TRY_CUDA(cudaEventCreate(&entry.end), "profile");
     TRY_CUDA(cudaEventRecord(entry.begin, context->stream), "profile");
     context->chained = false;
     TRY(call());
-    TRY_CUDA(cudaEventRecord(entry.end, context->stream), "profile");
-    context->profile->operations.push_back(entry);
-    return STATUS_OK;
+    TRY_CUDA(cudaEventCreate(&entry.end), "profile");
+    return cuda_check(cudaEventRecord(entry.end, context->stream), "profile");
 }
 
 enum status timed_embed(struct backend_context *context, const struct embed_args *args) {
@@ -74,8 +78,10 @@ void cuda_profile_close(struct backend_context *context) {
     if (!context->profile)
         return;
     for (timed_operation &entry : context->profile->operations) {
-        cudaEventDestroy(entry.begin);
-        cudaEventDestroy(entry.end);
+        if (entry.begin)
+            cudaEventDestroy(entry.begin);
+        if (entry.end)
+            cudaEventDestroy(entry.end);
     }
     delete context->profile;
     context->profile = nullptr;
@@ -89,6 +95,8 @@ enum status cuda_profile(struct backend_context *context, bool goes_on, double *
     if (context->profile)
         for (timed_operation &entry : context->profile->operations) {
             float ms;
+            if (!entry.end)
+                continue;
             TRY_CUDA(cudaEventElapsedTime(&ms, entry.begin, entry.end), "profile");
             seconds[entry.operation] += ms * 1e-3;
         }

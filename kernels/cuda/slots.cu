@@ -174,6 +174,16 @@ enum status slots_extend_some(struct backend_context *context, const struct slot
     return STATUS_OK;
 }
 
+/* Refuses page ids that no sequence may have. */
+enum status pages_check(struct backend_context *context, const char *operation, int32_t slot,
+                        const int32_t *pages, int32_t n) {
+    for (int32_t i = 0; i < n; i++)
+        RETURN_IF(pages[i] <= SCRATCH_PAGE || pages[i] >= context->limits.n_pages, STATUS_INTERNAL,
+                  "%s: page %d of slot %d is outside of [1, %d)", operation, pages[i], slot,
+                  context->limits.n_pages);
+    return STATUS_OK;
+}
+
 } // namespace
 
 enum status cuda_slots_extend(struct backend_context *context, const struct slot_extension *extensions,
@@ -191,10 +201,7 @@ enum status cuda_slots_extend(struct backend_context *context, const struct slot
                   STATUS_INTERNAL, "slots_extend: slot %d of %d, pages [%d, %d) of %d", extension->slot,
                   limits->n_slots, extension->first_page, extension->first_page + extension->n_pages,
                   limits->max_pages_per_slot);
-        for (int32_t j = 0; j < extension->n_pages; j++)
-            RETURN_IF(extension->pages[j] <= SCRATCH_PAGE || extension->pages[j] >= limits->n_pages,
-                      STATUS_INTERNAL, "slots_extend: page %d of slot %d is outside of [1, %d)",
-                      extension->pages[j], extension->slot, limits->n_pages);
+        TRY(pages_check(context, "slots_extend", extension->slot, extension->pages, extension->n_pages));
         size_t need = sizeof(uploaded_extension) + (size_t)extension->n_pages * sizeof(int32_t);
         if (bytes + need > context->staging_bytes) {
             TRY(slots_extend_some(context, extensions + first, i - first));
@@ -220,10 +227,7 @@ enum status cuda_slots_begin(struct backend_context *context, const struct slot_
                   STATUS_INTERNAL,
                   "slots_begin: slot %d of %d with %d pages and %d prompt tokens; a slot holds %d pages",
                   start->slot, limits->n_slots, start->n_pages, start->n_prompt, limits->max_pages_per_slot);
-        for (int32_t j = 0; j < start->n_pages; j++)
-            RETURN_IF(start->pages[j] <= SCRATCH_PAGE || start->pages[j] >= limits->n_pages, STATUS_INTERNAL,
-                      "slots_begin: page %d of slot %d is outside of [1, %d)", start->pages[j], start->slot,
-                      limits->n_pages);
+        TRY(pages_check(context, "slots_begin", start->slot, start->pages, start->n_pages));
         size_t need =
             sizeof(uploaded_start) + ((size_t)start->n_pages + (size_t)start->n_prompt) * sizeof(int32_t);
         if (bytes + need > context->staging_bytes) {

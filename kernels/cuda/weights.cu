@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <sched.h>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -179,7 +179,7 @@ enum status matrix_upload(struct backend_context *context, struct tensor *weight
     try {
         for (; started < n_threads; started++)
             threads.emplace_back(work, started);
-    } catch (const std::system_error &) {
+    } catch (const std::exception &) {
         /* The slices of a thread that did not start are taken below. */
     }
     work(0);

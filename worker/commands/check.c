@@ -81,8 +81,10 @@ static void print_plan(const struct job *job, const struct plan *plan, const cha
            (long long)totals->prompt_tokens, (long long)totals->longest_prompt);
     if (totals->n_truncated)
         printf("truncated      %lld prompts (on_too_long: truncate_left)\n", (long long)totals->n_truncated);
-    printf("upper bound    %lld output tokens, %lld steps\n", (long long)totals->most_completion_tokens,
-           (long long)step_bound_steps(&totals->steps));
+    printf("upper bound    %lld output tokens, %lld steps%s\n", (long long)totals->most_completion_tokens,
+           (long long)step_bound_steps(&totals->steps),
+           plan->kv_reserve == KV_RESERVE_EXPECTED ? " (kv_reserve: expected may restart some beyond that)"
+                                                   : "");
 }
 
 static enum status check(const struct command_options *options, struct job *job, struct config *config,

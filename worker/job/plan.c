@@ -19,8 +19,7 @@ static size_t kv_page_bytes(const struct state_limits *state) {
            dtype_bytes(state->kv_dtype);
 }
 
-/* The widest launch for n sequences: decode steps are padded by at most a quarter, and never beyond n_slots.
- */
+/* The sizes that follow from how many sequences run at once and how many rows a step may have. */
 static void set_width(struct plan *plan, int32_t max_num_seqs, int32_t batched_tokens) {
     plan->max_num_seqs = max_num_seqs;
     plan->max_num_batched_tokens = batched_tokens;
