@@ -16,6 +16,8 @@ const char *golden_backend = "cpu";
 bool golden_choose_backend(int argc, char **argv) {
     if (argc > 1)
         golden_backend = argv[1];
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
     struct backend backend;
     enum status result = backend_open(golden_backend, NULL, &backend);
     if (result == STATUS_OK)

@@ -13,7 +13,8 @@
 /* The backend that argv[1] names ("cpu" when absent). */
 extern const char *golden_backend;
 
-/* Sets golden_backend; returns false, having printed "SKIPPED: …", where there is no such device. */
+/* Sets golden_backend, and the pattern of the tests to run from argv[2] where given ("*tiny*"); returns
+ * false, having printed "SKIPPED: …", where there is no such device. */
 bool golden_choose_backend(int argc, char **argv);
 void golden_open_backend(struct backend *backend);
 

@@ -191,8 +191,6 @@ static void test_tiny_llama_bfloat16(void **state) {
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
         return 77;
-    if (argc > 2)
-        cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_float32),        cmocka_unit_test(test_tiny_bfloat16),
         cmocka_unit_test(test_tiny_llama_float32),  cmocka_unit_test(test_tiny_llama_bfloat16),

@@ -1,5 +1,6 @@
-/* Runs the table of operation cases on the backend named by the first argument: cpu (default) or cuda. On the
- * CPU also: every instruction set and thread count gives the bits of the first run. */
+/* Runs the table of operation cases on the backend named by the first argument: cpu (default) or cuda; a
+ * second picks cases by a pattern of their names ("cuda: sample*"). On the CPU also: every instruction set
+ * and thread count gives the bits of the first run. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,8 @@ enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 int main(int argc, char **argv) {
     const char *device = argc > 1 ? argv[1] : "cpu";
     bool cpu = strcmp(device, "cpu") == 0;
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
     struct backend backend;
     if (backend_open(device, NULL, &backend) != STATUS_OK) {
         printf("SKIPPED: operations on %s: %s\n", device, status_message());
