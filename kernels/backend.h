@@ -45,7 +45,9 @@ struct tensor;
 enum activation {
     ACTIVATION_NONE,
     ACTIVATION_GELU_TANH,
-    ACTIVATION_SILU_GATED /* silu(gate) * up, of a weight made by weight_pair_new; silu(x) = x / (1 + e^-x) */
+    ACTIVATION_SILU_GATED, /* silu(gate) * up, of a weight made by weight_pair_new; silu(x) = x / (1 + e^-x)
+                            */
+    ACTIVATION_GELU_TANH_GATED /* gelu(gate) * up, the same way */
 };
 
 enum norm_kind {
@@ -119,6 +121,9 @@ struct batch {
     const struct segment *segments; /* [n_segments] ascending by row, covering rows [n_decode, n_rows) */
     const int32_t *sample_row;      /* [n_samples] */
     const int32_t *sample_slot;     /* [n_samples] */
+    const int32_t
+        *sample_target; /* [n_samples] -1: sample; else a token id to be scored in place of sampling:
+                           the result is its logprob, and the slot stays as it is. NULL: all -1 */
 };
 
 /* What came out of one entry of the samples. */
@@ -179,25 +184,27 @@ struct device_limits {
 
 /* ---- operands of the operations ---- */
 
-/* hidden[r, :] = token_embedding[token[r], :] + position_embedding[position[r], :] for all rows of the batch.
- * position_embedding may be NULL. Clears the row's slot fault at position 0. */
+/* hidden[r, :] = scale * token_embedding[token[r], :] + position_embedding[position[r], :] for all rows of
+ * the batch. position_embedding may be NULL. Clears the row's slot fault at position 0. */
 struct embed_args {
     struct tensor *hidden;                   /* [max_rows, n_embd] float32 */
     const struct tensor *token_embedding;    /* weight [n_vocab, n_embd] */
     const struct tensor *position_embedding; /* weight [n_positions, n_embd], or NULL */
+    float scale;                             /* of the token's embedding; 0 means 1 */
 };
 
-/* out[i, :] = the norm of hidden[row(i), :] over its features. Mean and variance, or mean of squares, in
- * float32, partial sums over 64 consecutive features, combined in ascending order. A non-finite sum is noted
- * as the fault of the row's slot at `site` (struct sample_result.fault_layer) unless an earlier position or
- * site is noted already. */
+/* out[i, :] = the norm of hidden[row(i), :] over its features, or out[i, :] += that when accumulate. Mean and
+ * variance, or mean of squares, in float32, partial sums over 64 consecutive features, combined in ascending
+ * order. A non-finite sum is noted as the fault of the row's slot at `site` (struct
+ * sample_result.fault_layer) unless an earlier position or site is noted already. */
 struct norm_args {
     enum norm_kind kind;
     const struct tensor *hidden; /* [max_rows, n_embd] float32 */
     const struct tensor *weight; /* vector [n_embd] float32 */
     const struct tensor *bias;   /* vector [n_embd] float32, or NULL; NULL for NORM_RMS */
-    struct tensor *out;          /* [>= n, n_embd] compute dtype */
+    struct tensor *out;          /* [>= n, n_embd] compute dtype; float32 when accumulate */
     float epsilon;
+    bool accumulate;   /* out holds the residual stream, and is not hidden; for all rows alone */
     bool sampled_rows; /* false: i runs over all n_rows rows. true: i runs over n samples from
                           first_sample on, row(i) = sample_row[first_sample + i] */
     int32_t first_sample;
@@ -206,6 +213,7 @@ struct norm_args {
 };
 
 /* out[r, :] = activation(weight . in[r, :] + bias), or out[r, :] += that when accumulate (the residual).
+ * softcap, without accumulate and activation: out[r, :] = softcap * tanh(that / softcap).
  * W.X^T with the weight as first operand; K in ascending order in float32, the same order for every n_rows.
  * A gated activation takes a weight made by weight_pair_new, no bias and no accumulate; n_out is then the
  * width of one of the pair. */
@@ -217,23 +225,34 @@ struct matmul_args {
     int32_t n_rows;
     enum activation activation;
     bool accumulate; /* out is float32 and holds the residual stream */
+    float softcap;   /* 0: none */
 };
 
-/* Attention over KV pages for one layer. First rotates q and k of its rows by their position when there is a
- * rope table (RoFormer, Su et al. 2021, halves paired as Hugging Face checkpoints expect: with c and s of
- * pair i at the row's position, (x[i], x[i + head_dim / 2]) becomes (x[i] c - x[i + head_dim / 2] s, x[i +
- * head_dim / 2] c + x[i] s), in float32, rounded to the compute dtype). Then appends K and V of its rows to
- * their slots' pages, then out[r, h, :] = softmax(scale * q[r, h, :] . K[0..position(r), h / group, :]) . V.
- * Decode: rows [0, n_decode), one position each, chunks of DECODE_CHUNK_TOKENS absolute positions combined in
- * index order. Prefill: the segments' rows, causal, KV tiles at absolute positions ascending, all K and V
- * read back from the pages. K and V beyond a sequence's length count as zero whatever the page holds. */
+/* Attention over KV pages for one layer. First divides each head of q and k by the root of its mean square (+
+ * norm_epsilon) and multiplies it by q_norm or k_norm, when there are such vectors: mean of squares in
+ * float32, partial sums over 64 consecutive features in ascending order, the result kept in float32. Then
+ * rotates q and k of its rows by their position when there is a rope table (RoFormer, Su et al. 2021, halves
+ * paired as Hugging Face checkpoints expect: with c and s of pair i at the row's position, (x[i], x[i +
+ * head_dim / 2]) becomes (x[i] c - x[i + head_dim / 2] s, x[i + head_dim / 2] c + x[i] s), in float32,
+ * rounded to the compute dtype). Then appends K and V of its rows to their slots' pages, then out[r, h, :] =
+ * softmax(scale * q[r, h, :] . K[0..position(r), h / group, :]) . V. softcap: each score s becomes softcap *
+ * tanh(s / softcap) in front of the softmax. window: a row sees the positions (position(r) - window,
+ * position(r)] alone; chunks and tiles stay at absolute positions. Decode: rows [0, n_decode), one position
+ * each, chunks of DECODE_CHUNK_TOKENS absolute positions combined in index order. Prefill: the segments'
+ * rows, causal, KV tiles at absolute positions ascending, all K and V read back from the pages. K and V
+ * beyond a sequence's length count as zero whatever the page holds. */
 struct attention_args {
-    const struct tensor *qkv;  /* [max_rows, (n_heads + 2 n_kv_heads) head_dim] compute dtype: q, k, v */
-    struct tensor *out;        /* [max_rows, n_heads head_dim] compute dtype */
-    const struct tensor *rope; /* [> every position, head_dim] float32: a row holds the cosines of the
-                                  head_dim / 2 pairs, then their sines; or NULL: positions are not rotated */
-    int32_t layer;             /* [0, n_layers) */
-    float scale;               /* usually 1 / sqrt(head_dim) */
+    const struct tensor *qkv;    /* [max_rows, (n_heads + 2 n_kv_heads) head_dim] compute dtype: q, k, v */
+    struct tensor *out;          /* [max_rows, n_heads head_dim] compute dtype */
+    const struct tensor *rope;   /* [> every position, head_dim] float32: a row holds the cosines of the
+                                    head_dim / 2 pairs, then their sines; or NULL: positions are not rotated */
+    const struct tensor *q_norm; /* vector [head_dim] float32, or NULL */
+    const struct tensor *k_norm; /* the same; both or neither */
+    float norm_epsilon;
+    int32_t layer;  /* [0, n_layers) */
+    float scale;    /* usually 1 / sqrt(head_dim) */
+    float softcap;  /* 0: none */
+    int32_t window; /* positions that a row sees, its own included; 0: all */
 };
 
 /* Samples entries [first_sample, first_sample + n) of the batch. Row i of logits belongs to entry
