@@ -1,4 +1,4 @@
-/* embed: hidden[r, :] = token_embedding[token[r], :] + position_embedding[position[r], :].
+/* embed: hidden[r, :] = scale * token_embedding[token[r], :] + position_embedding[position[r], :].
  *
  * One block per row; a row depends on nothing but its token and position. Token -1 stands for the token last
  * sampled in the row's slot. An id outside a table becomes NaN, which the next norm reports as the row's
@@ -21,6 +21,7 @@ struct embed_params {
     int64_t n_vocab;
     int64_t n_positions;
     int32_t n_embd;
+    float scale;
     const int32_t *token;      /* [n_rows] */
     const int32_t *position;   /* [n_rows] */
     const int32_t *slot;       /* [n_rows] */
@@ -57,6 +58,9 @@ template <typename T> __global__ void __launch_bounds__(EMBED_THREADS) kernel_em
     float *hidden = p.hidden + row * p.hidden_stride;
     for (int column = threadIdx.x * EMBED_VECTOR; column < p.n_embd; column += EMBED_THREADS * EMBED_VECTOR) {
         float4 sum = table_load_4(tokens, p.table_stride, known ? token : 0, column);
+        /* Rounded before the position is added, whatever the compiler may contract. */
+        sum = make_float4(__fmul_rn(sum.x, p.scale), __fmul_rn(sum.y, p.scale), __fmul_rn(sum.z, p.scale),
+                          __fmul_rn(sum.w, p.scale));
         if (p.positions) {
             float4 add = table_load_4(positions, p.table_stride, known ? position : 0, column);
             sum = make_float4(sum.x + add.x, sum.y + add.y, sum.z + add.z, sum.w + add.w);
@@ -90,6 +94,7 @@ enum status cuda_embed(struct backend_context *context, const struct embed_args 
     p.n_vocab = tokens->rows;
     p.n_positions = positions ? positions->rows : 0;
     p.n_embd = (int32_t)tokens->cols;
+    p.scale = args->scale == 0 ? 1.0f : args->scale;
     p.token = context->step.token;
     p.position = context->step.position;
     p.slot = context->step.slot;

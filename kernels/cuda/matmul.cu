@@ -1,4 +1,5 @@
-/* matmul: out[r, o] = activation(sum over k of weight[o, k] in[r, k] + bias[o]), or out[r, o] += that.
+/* matmul: out[r, o] = activation(sum over k of weight[o, k] in[r, k] + bias[o]), or out[r, o] += that, or
+ * out[r, o] = softcap * tanh(that / softcap).
  *
  * Which kernel computes it follows the dtype, the device and the shape; the bits of a row do not (see
  * matmul_mma.cu, matmul_wgmma.cu: tensor-core sums over k in steps of 16; matmul_fma.cu: float32). */
@@ -8,7 +9,7 @@ namespace {
 
 /* The one product without a kernel there: float32 results of a gated activation. */
 bool has_wgmma_kernel(const struct backend_context *context, const matmul_params &p) {
-    return context->has_wgmma && !(p.activation == ACTIVATION_SILU_GATED && p.out_float32);
+    return context->has_wgmma && !(p.gated && p.out_float32);
 }
 
 } // namespace
@@ -18,12 +19,16 @@ enum status matmul_params_for(const struct matmul_args *args, matmul_params *out
     RETURN_IF(in->dtype != weight->dtype || in->cols != weight->cols || in->rows < args->n_rows,
               STATUS_INTERNAL, "matmul: in must be [>= %d, %lld] of the weight's dtype, is [%lld, %lld]",
               args->n_rows, (long long)weight->cols, (long long)in->rows, (long long)in->cols);
-    bool gated = args->activation == ACTIVATION_SILU_GATED;
+    bool gated = args->activation == ACTIVATION_SILU_GATED || args->activation == ACTIVATION_GELU_TANH_GATED;
     int64_t width = gated ? weight->pair_rows : weight->rows;
     RETURN_IF(gated != (weight->pair_rows > 0), STATUS_INTERNAL,
               "matmul: a gated activation and a weight made by weight_pair_new belong together");
     RETURN_IF(gated && (args->bias || args->accumulate), STATUS_INTERNAL,
               "matmul: a gated activation has neither bias nor accumulate");
+    RETURN_IF(args->softcap != 0 &&
+                  (args->softcap < 0 || args->activation != ACTIVATION_NONE || args->accumulate),
+              STATUS_INTERNAL, "matmul: softcap %g; it is positive, without activation and accumulate",
+              (double)args->softcap);
     RETURN_IF(out->cols != width || out->rows < args->n_rows ||
                   (out->dtype != DTYPE_FLOAT32 && (args->accumulate || out->dtype != weight->dtype)),
               STATUS_INTERNAL, "matmul: out must be [>= %d, %lld] (float32 to accumulate), is [%lld, %lld]",
@@ -45,6 +50,9 @@ enum status matmul_params_for(const struct matmul_args *args, matmul_params *out
     p.split =
         args->accumulate && weight->cols > MATMUL_LONGEST_CHAIN ? (p.k_blocks / 2 + 1) / 2 * 2 : p.k_blocks;
     p.activation = args->activation;
+    p.gated = gated;
+    p.softcap = args->softcap;
+    p.softcap_inverse = args->softcap != 0 ? 1.0f / args->softcap : 0.0f;
     p.width = (int32_t)width;
     p.accumulate = args->accumulate;
     p.out_float32 = out->dtype == DTYPE_FLOAT32;

@@ -3,6 +3,7 @@
 #ifndef PRESSRUN_KERNELS_CUDA_MATMUL_CUH
 #define PRESSRUN_KERNELS_CUDA_MATMUL_CUH
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile.h"
@@ -28,22 +29,21 @@ struct matmul_params {
     int32_t k_blocks; /* of a row of blocks of the weight */
     int32_t split;    /* k block at which the second part begins; k_blocks: there is none */
     enum activation activation;
-    int32_t width; /* columns of out */
+    bool gated;            /* the activation is one of a pair */
+    float softcap;         /* 0: none */
+    float softcap_inverse; /* 1 / softcap */
+    int32_t width;         /* columns of out */
     bool accumulate;
     bool out_float32;
 };
 
-/* x / (1 + e^-x) (Elfwing et al., arXiv 1702.03118). */
-static __device__ __forceinline__ float silu(float x) {
-    return __fdividef(x, 1.0f + ptx_exp2(x * -1.4426950408889634f));
+static __device__ __forceinline__ float matmul_softcap(const matmul_params &p, float sum) {
+    return __fmul_rn(p.softcap, tanh_of(__fmul_rn(sum, p.softcap_inverse)));
 }
 
-/* 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), the approximation named gelu_new in Hugging
- * Face configurations (Hendrycks and Gimpel, arXiv 1606.08415), which is x / (1 + e^-2u). Explicit fma: the
- * same bits wherever it is inlined. */
-static __device__ __forceinline__ float gelu_tanh(float x) {
-    float u = fmaf(0.044715f * x * x, x, x) * 0.7978845608028654f;
-    return __fdividef(x, 1.0f + ptx_exp2(u * (-2.0f * 1.4426950408889634f)));
+/* An output of a gated activation. */
+static __device__ __forceinline__ float matmul_gate(const matmul_params &p, float gate, float up) {
+    return __fmul_rn(p.activation == ACTIVATION_SILU_GATED ? silu(gate) : gelu_tanh(gate), up);
 }
 
 /* One function for all kernels, here and below, so that a row's bits do not depend on the tile. */
@@ -52,6 +52,8 @@ static __device__ __forceinline__ float matmul_finish(const matmul_params &p, fl
         sum = sum + bias;
     if (p.activation == ACTIVATION_GELU_TANH)
         sum = gelu_tanh(sum);
+    if (p.softcap != 0)
+        sum = matmul_softcap(p, sum);
     return sum;
 }
 
@@ -79,7 +81,7 @@ static __device__ __forceinline__ void matmul_write_gated(const matmul_params &p
     if (row >= p.n_rows || output >= p.width)
         return;
     int64_t index = row * p.out_stride + output;
-    float product = silu(gate) * up;
+    float product = matmul_gate(p, gate, up);
     if (p.out_float32)
         static_cast<float *>(p.out)[index] = product;
     else
@@ -92,7 +94,7 @@ static __device__ __forceinline__ void matmul_write_tile(const matmul_params &p,
                                                          int first_output, int lane, const float *sum,
                                                          bool second) {
     int row = first_row + (int)tile_c_column(lane, 0), output = first_output + (int)tile_c_row(lane, 0);
-    if (p.activation == ACTIVATION_SILU_GATED) {
+    if (p.gated) {
         static_assert(WEIGHT_PAIR_ROWS == 8, "rows of a pair are the two rows that a thread holds");
         output = first_output / 2 + (int)tile_c_row(lane, 0);
         matmul_write_gated(p, row, output, sum[0], sum[2]);

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(Shape::THREADS) kernel_matmul_fma(const matmul
             for (int r = 0; r < Shape::EACH_R; r++) {
                 int row = first_row + thread_r + r * Shape::THREADS_R;
                 int output = first_output + thread_o + o * Shape::THREADS_O;
-                if (p.activation != ACTIVATION_SILU_GATED) {
+                if (!p.gated) {
                     matmul_write(p, row, output, sum[o][r], second);
                     continue;
                 }

@@ -210,7 +210,7 @@ __device__ __forceinline__ void write_float32(const matmul_params &p, const dest
 template <typename Shape>
 __device__ __forceinline__ void write_bfloat16(const matmul_params &p, const destination &d,
                                                const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
-    bool gated = p.activation == ACTIVATION_SILU_GATED;
+    bool gated = p.gated;
 #pragma unroll
     for (int i = 0; i < Shape::PRODUCTS; i++)
 #pragma unroll
@@ -230,7 +230,7 @@ template <typename Shape>
 __device__ __forceinline__ void write_staged(const matmul_params &p, const destination &d,
                                              const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
     constexpr int ROUNDS = Shape::TOKENS / STAGED_ROWS;
-    bool gated = p.activation == ACTIVATION_SILU_GATED, leader = d.warp == 0 && d.lane == 0;
+    bool gated = p.gated, leader = d.warp == 0 && d.lane == 0;
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
         uint32_t buffer = d.staging + round % STAGING_BUFFERS * STAGING_BYTES;
@@ -337,6 +337,18 @@ __device__ __forceinline__ void finish(const matmul_params &p, const destination
             sum[i / N][i % N] = silu(sum[i / N][i % N]) * sum[i / N][i % N + 2];
             sum[i / N][i % N + 1] = silu(sum[i / N][i % N + 1]) * sum[i / N][i % N + 3];
         }
+    }
+    if (p.activation == ACTIVATION_GELU_TANH_GATED) {
+#pragma unroll
+        for (int i = 0; i < Shape::PRODUCTS * N; i += 4) {
+            sum[i / N][i % N] = gelu_tanh(sum[i / N][i % N]) * sum[i / N][i % N + 2];
+            sum[i / N][i % N + 1] = gelu_tanh(sum[i / N][i % N + 1]) * sum[i / N][i % N + 3];
+        }
+    }
+    if (p.softcap != 0) {
+#pragma unroll
+        for (int i = 0; i < Shape::PRODUCTS * N; i++)
+            sum[i / N][i % N] = matmul_softcap(p, sum[i / N][i % N]);
     }
     if constexpr (Shape::STAGED) {
         if (second && d.warp == 0 && d.lane == 0)
@@ -557,7 +569,7 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
     CUtensorMap in_map, out_map;
     TRY(cuda_tensor_map(context, "matmul", p.in, DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride, v.tokens,
                         WEIGHT_BLOCK, &in_map));
-    bool half = p.out_float32 || p.activation == ACTIVATION_SILU_GATED;
+    bool half = p.out_float32 || p.gated;
     TRY(cuda_tensor_map(context, "matmul", p.out, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, p.n_rows,
                         p.width, p.out_stride, STAGED_ROWS, half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK,
                         &out_map));

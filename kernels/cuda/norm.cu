@@ -1,10 +1,12 @@
 /* norm: out[i, :] = (hidden[row, :] - mean) / sqrt(variance + epsilon) * weight + bias; an RMS norm has no
- * mean and no bias.
+ * mean and no bias. Or out[i, :] += that.
  *
  * One block per row, or, where there are rows enough for all multiprocessors, one warp; the row held in
  * registers between its two passes (mean, then variance about it; an RMS norm takes the second alone, about
  * zero). Numerics, the same in both: float32. Sixteen lanes sum 64 consecutive features as a fixed tree;
  * these partial sums are added in ascending order. So a sum depends on the width and the row alone. */
+#include <type_traits>
+
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -27,12 +29,13 @@ struct norm_params {
     const float *hidden; /* [n_rows, n_embd] float32 */
     const float *weight; /* [n_embd] float32 */
     const float *bias;   /* [n_embd] float32, or NULL */
-    void *out;           /* [n, n_embd] */
+    void *out;           /* [n, n_embd]; float32 when accumulate */
     int64_t hidden_stride;
     int64_t out_stride;
     int32_t n_embd;
     int32_t n; /* entries */
     float epsilon;
+    bool accumulate;
     int32_t site;
     const int32_t *sample_row; /* [n] row of each entry, or NULL: entry i is row i */
     const int32_t *position;   /* [n_rows] */
@@ -82,6 +85,23 @@ __device__ __forceinline__ float4 scaled(float4 v, float scale, float4 weight, f
         fmaf(__fmul_rn(v.z, scale), weight.z, bias.z), fmaf(__fmul_rn(v.w, scale), weight.w, bias.w));
 }
 
+/* What out holds of one vector, when the norm is added to it. */
+template <typename T>
+__device__ __forceinline__ float4 load_residual(const norm_params &p, const T *out, int vector,
+                                                int n_vectors) {
+    if (std::is_same_v<T, float> && p.accumulate && vector < n_vectors)
+        return load_4(out + vector * NORM_VECTOR);
+    return make_float4(0, 0, 0, 0);
+}
+
+template <typename T>
+__device__ __forceinline__ void write(const norm_params &p, T *out, int vector, float4 v, float4 residual) {
+    if (std::is_same_v<T, float> && p.accumulate)
+        v = make_float4(__fadd_rn(residual.x, v.x), __fadd_rn(residual.y, v.y), __fadd_rn(residual.z, v.z),
+                        __fadd_rn(residual.w, v.w));
+    store_4(out + vector * NORM_VECTOR, v);
+}
+
 template <typename T, int VECTORS>
 __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_params p) {
     __shared__ float sums[2][MAX_NORM_WIDTH / NORM_GROUP];
@@ -100,6 +120,10 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
         int vector = j * blockDim.x + threadIdx.x;
         v[j] = vector < n_vectors ? load_4(hidden + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
     }
+    T *out = static_cast<T *>(p.out) + blockIdx.x * p.out_stride;
+    float4 residual;
+    if (VECTORS == 1)
+        residual = load_residual(p, out, threadIdx.x, n_vectors);
     float mean = 0;
     if (p.kind == NORM_LAYER)
         mean = row_sum(v, n_vectors, sums[0]) / (float)p.n_embd;
@@ -121,15 +145,16 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
         unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
         atomicMin(p.fault + p.slot[row], fault);
     }
-    T *out = static_cast<T *>(p.out) + blockIdx.x * p.out_stride;
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
         int vector = j * blockDim.x + threadIdx.x;
         if (vector >= n_vectors)
             continue;
-        if (VECTORS > 1)
+        if (VECTORS > 1) {
             load_weights(weight, bias, p, vector, n_vectors);
-        store_4(out + vector * NORM_VECTOR, scaled(v[j], scale, weight, bias));
+            residual = load_residual(p, out, vector, n_vectors);
+        }
+        write(p, out, vector, scaled(v[j], scale, weight, bias), residual);
     }
 }
 
@@ -197,7 +222,7 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
             continue;
         float4 weight, bias;
         load_weights(weight, bias, p, vector, n_vectors);
-        store_4(out + vector * NORM_VECTOR, scaled(v[j], scale, weight, bias));
+        write(p, out, vector, scaled(v[j], scale, weight, bias), load_residual(p, out, vector, n_vectors));
     }
 }
 
@@ -235,6 +260,9 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
               "norm: hidden, weight, bias and out differ in width (%lld), or out has %lld of %d rows",
               (long long)width, (long long)args->out->rows, n);
     RETURN_IF(args->kind == NORM_RMS && args->bias, STATUS_INTERNAL, "norm: an RMS norm has no bias");
+    RETURN_IF(args->accumulate &&
+                  (args->sampled_rows || args->out->dtype != DTYPE_FLOAT32 || args->out == args->hidden),
+              STATUS_INTERNAL, "norm: accumulate needs a float32 out that is not hidden, and all rows");
     RETURN_IF(args->sampled_rows &&
                   (args->first_sample < 0 || args->first_sample + n > context->step.n_samples),
               STATUS_INTERNAL, "norm: samples %d to %d of a step that has %d", args->first_sample,
@@ -251,6 +279,7 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
     p.out_stride = tensor_stride(args->out);
     p.n_embd = (int32_t)width;
     p.epsilon = args->epsilon;
+    p.accumulate = args->accumulate;
     p.site = args->site;
     p.sample_row = args->sampled_rows ? context->step.sample_row + args->first_sample : nullptr;
     p.position = context->step.position;
