@@ -1,12 +1,14 @@
-/* attention (decode): out[r, h, :] = softmax(scale q[r, h, :] . K[0..position, h / group, :]) . V for rows
- * that hold one generated position each.
+/* attention (decode): out[r, h, :] = softmax(scale q[r, h, :] . K[first..position, h / group, :]) . V for
+ * rows that hold one generated position each; first is 0, or where the row's window begins.
  *
- * Work. A row's positions are cut into chunks of DECODE_CHUNK_TOKENS. A block takes (row, kv head and up to
- * 8 of its query heads; 4 for other dtypes) and every gridDim.z-th chunk of the row, so all these heads share
- * one read of K and V. Chunks of one row that are spread over several blocks meet in scratch: each block
- * writes its chunks' sums and counts itself in; the last one merges all in index order. Otherwise a block
- * merges its chunks as it goes. The grid depends on the number of rows and on the device, results do not: a
- * recorded step serves all lengths, and no block is launched for chunks that few sequences have.
+ * Work. A row's positions are cut into chunks of DECODE_CHUNK_TOKENS at absolute positions; those wholly in
+ * front of its window are left out, and of the first one keys in front of it are not read. A block takes
+ * (row, kv head and up to 8 of its query heads; 4 for other dtypes) and every gridDim.z-th chunk of the row,
+ * so all these heads share one read of K and V. Chunks of one row that are spread over several blocks meet in
+ * scratch: each block writes its chunks' sums and counts itself in; the last one merges all in index order.
+ * Otherwise a block merges its chunks as it goes. The grid depends on the number of rows and on the device,
+ * results do not: a recorded step serves all lengths, and no block is launched for chunks that few sequences
+ * have.
  *
  * bfloat16 over bfloat16 pages (kernel_attention_decode_mma): warp w of a block takes page w of the chunk. K
  * and V of one unit of keys (32 up to head_dim 64, else 16) go from memory straight into registers, in the
@@ -27,19 +29,19 @@
  * sequence has one decode row in a step and no prompt rows, and a page that it shares with others is
  * complete.
  *
- * Other dtypes (kernel_attention_decode): scores by float32 fma, lanes over columns, through shared memory.
+ * Other dtypes: attention_decode_fma.cu.
  *
- * Numerics: float32 sums, softmax in powers of two. mma: weights are rounded to bfloat16; a unit of keys has
- * its own maximum, units of a chunk are added in ascending order. Other dtypes: a score is
- * a butterfly over the lanes that share a key; a thread owns fixed positions of the chunk, threads are added
- * in one fixed tree. Chunks merge in ascending order, one after the other. So bits depend on the row's own
- * position alone. Positions beyond the row's are never loaded: they count as zero.
+ * Numerics: float32 sums, softmax in powers of two, weights rounded to bfloat16; a unit of keys has its own
+ * maximum, units of a chunk are added in ascending order. Chunks merge in ascending order, one after the
+ * other. So bits depend on the row's own position alone. Positions that it does not see are never loaded:
+ * they count as zero, and weigh exactly 0.
+ *
+ * What only some models have (norms of q and k, a window, a soft cap; attention_is_general) is in a second
+ * set of kernels, because these are short of registers.
  */
 #include "kernels/cuda/attention_decode.cuh"
 
 namespace {
-
-/* ---- bfloat16: tensor cores, one warp a page ---- */
 
 enum {
     MMA_HEADS = 8 /* query heads of a block: the n of the second product */
@@ -85,17 +87,23 @@ template <int HEAD_DIM> struct decode_unit {
     static __device__ __forceinline__ int v_column(int lane, int c) { return lane / 4 * 8 + c * 64; }
 
     /* Requests the first n keys (n may be negative, or more than there are) from the unit's rows on; zeros
-     * behind them. */
-    __device__ __forceinline__ void request_k(const bfloat16 *rows, int n, int lane) {
+     * behind them. WINDOWED: only the last `span` of them; zeros in front. */
+    template <bool WINDOWED> static __device__ __forceinline__ bool is_wanted(int key, int n, int span) {
+        return WINDOWED ? (unsigned)(n - 1 - key) < (unsigned)span : key < n;
+    }
+    template <bool WINDOWED>
+    __device__ __forceinline__ void request_k(const bfloat16 *rows, int n, int span, int lane) {
         const bfloat16 *first = rows + (k_key(lane, 0) * HEAD_DIM + k_column(lane, 0));
 #pragma unroll
         for (int tile = 0; tile < tiles::KEY_TILES; tile++)
 #pragma unroll
             for (int i = 0; i < tiles::K_VECTORS; i++)
                 ptx_load_once_16(k[tile][i], first + (tile * 8 * HEAD_DIM + i * 32),
-                                 k_key(lane, tile) < n && k_column(lane, i) < HEAD_DIM);
+                                 is_wanted<WINDOWED>(k_key(lane, tile), n, span) &&
+                                     k_column(lane, i) < HEAD_DIM);
     }
-    __device__ __forceinline__ void request_v(const bfloat16 *rows, int n, int lane) {
+    template <bool WINDOWED>
+    __device__ __forceinline__ void request_v(const bfloat16 *rows, int n, int span, int lane) {
         const bfloat16 *first = rows + (v_key(lane, 0, 0) * HEAD_DIM + v_column(lane, 0));
 #pragma unroll
         for (int step = 0; step < tiles::KEY_STEPS; step++)
@@ -103,9 +111,9 @@ template <int HEAD_DIM> struct decode_unit {
             for (int r = 0; r < 4; r++)
 #pragma unroll
                 for (int c = 0; c < tiles::V_VECTORS; c++)
-                    ptx_load_once_16(v[step][r][c],
-                                     first + ((step * 16 + r % 2 + r / 2 * 8) * HEAD_DIM + c * 64),
-                                     v_key(lane, step, r) < n && v_column(lane, c) < HEAD_DIM);
+                    ptx_load_once_16(
+                        v[step][r][c], first + ((step * 16 + r % 2 + r / 2 * 8) * HEAD_DIM + c * 64),
+                        is_wanted<WINDOWED>(v_key(lane, step, r), n, span) && v_column(lane, c) < HEAD_DIM);
     }
 
     /* Puts the row's own K and V in place of key `own`. */
@@ -165,6 +173,34 @@ __device__ __forceinline__ void load_row(decode_shared<HEAD_DIM> &shared, const 
     }
 }
 
+/* The same with norms of q and k, a warp per head. */
+template <int HEAD_DIM>
+__device__ __forceinline__ void load_row_normed(decode_shared<HEAD_DIM> &shared, const attention_params &p,
+                                                const decode_work &work, int page) {
+    const bfloat16 *qkv = static_cast<const bfloat16 *>(p.qkv) + work.row * p.qkv_stride;
+    const float *rope = attention_rope_row(p, work.position);
+    const int lane = threadIdx.x % WARP_LANES, column = lane * 8;
+#pragma unroll 1
+    for (int r = threadIdx.x / WARP_LANES; r < MMA_HEADS + 2; r += DECODE_WARPS) {
+        bool is_q = r < MMA_HEADS, is_v = r == MMA_HEADS + 1, exists = !is_q || r < work.n_heads;
+        int head = is_q ? work.head + r : p.n_heads + (is_v ? p.layout.n_kv_heads : 0) + work.kv_head;
+        float x[8] = {};
+        if (exists && column < HEAD_DIM)
+            load_8(x, qkv + head * HEAD_DIM + column);
+        if (exists && !is_v)
+            rope_norm_head<bfloat16, WARP_LANES>(x, lane, HEAD_DIM, is_q ? p.q_norm : p.k_norm,
+                                                 p.norm_epsilon, rope);
+        if (column >= HEAD_DIM)
+            continue;
+        store_8(shared.row[r] + column, x);
+        if (!is_q && page >= 0)
+            store_8(static_cast<bfloat16 *>(is_v ? p.v : p.k) +
+                        kv_offset(p.layout, p.layer, page, work.kv_head, work.position % PAGE_TOKENS) +
+                        column,
+                    x);
+    }
+}
+
 /* Accumulators of columns 64 c + .. of a unit: this lane's heads 2t and 2t + 1. */
 template <int HEAD_DIM>
 __device__ __forceinline__ void store_unit(decode_shared<HEAD_DIM> &shared, int unit, int n_heads, int c,
@@ -203,7 +239,7 @@ __device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const deco
     }
 }
 
-template <int HEAD_DIM>
+template <int HEAD_DIM, bool GENERAL>
 __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS)
     kernel_attention_decode_mma(const attention_params p) {
     using tiles = decode_tiles<HEAD_DIM>;
@@ -213,13 +249,14 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     int g = lane / 4, t = lane % 4;
 
     decode_work work;
-    bool has_work = decode_work_init(work, p, MMA_HEADS);
+    bool has_work = decode_work_init<GENERAL>(work, p, MMA_HEADS);
     /* n: keys in front of the row's own from this warp's page on; negative when the page holds none. */
-    int chunk = blockIdx.z, n = has_work ? work.position - chunk * CHUNK - warp * PAGE_TOKENS : -1;
+    int chunk = work.first_chunk + (int)blockIdx.z;
+    int n = has_work ? work.position - chunk * CHUNK - warp * PAGE_TOKENS : -1;
     int32_t page = n >= 0 ? work.page(p, chunk, warp) : (int32_t)SCRATCH_PAGE;
     decode_unit<HEAD_DIM> unit;
-    unit.request_k(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head), n, lane);
-    unit.request_v(page_rows<HEAD_DIM>(p, p.v, page, work.kv_head), n, lane);
+    unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head), n, work.span, lane);
+    unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, page, work.kv_head), n, work.span, lane);
     ptx_wait_for_previous_kernels(); /* q, and whoever reads or writes what this block writes */
     ptx_allow_next_kernel();
     if (!has_work)
@@ -228,7 +265,10 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     int32_t own_page = -1;
     if (work.head == work.kv_head * p.group && blockIdx.z == 0) /* one block of the kv head */
         own_page = work.page(p, 0, work.position / PAGE_TOKENS);
-    load_row<HEAD_DIM>(shared, p, work, own_page);
+    if (GENERAL && p.q_norm)
+        load_row_normed<HEAD_DIM>(shared, p, work, own_page);
+    else
+        load_row<HEAD_DIM>(shared, p, work, own_page);
     row_sums<bfloat16, HEAD_DIM> sums(work);
     __syncthreads(); /* q and the row's own K and V */
 
@@ -236,7 +276,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     for (;;) {
         int next = chunk + gridDim.z, next_n = -1;
         int32_t next_page = SCRATCH_PAGE;
-        if (next < work.n_chunks() && (next_n = work.position - next * CHUNK - warp * PAGE_TOKENS) >= 0)
+        if (next < work.end_chunk() && (next_n = work.position - next * CHUNK - warp * PAGE_TOKENS) >= 0)
             next_page = work.page(p, next, warp);
 #pragma unroll
         for (int u = 0; u < tiles::UNITS; u++) {
@@ -272,16 +312,22 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                     ptx_mma_bf16(score[tile], high, unit.k[tile][i][2], unit.k[tile][i][3]);
                 }
             }
-            unit.request_k(page_rows<HEAD_DIM>(p, p.k, from, work.kv_head) + from_row * HEAD_DIM, from_n,
-                           lane);
+            unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, from, work.kv_head) +
+                                                 from_row * HEAD_DIM,
+                                             from_n, work.span, lane);
 
             /* This lane has head g, keys 8 tile + 2t and the next. */
-            float largest = -INFINITY, total = 0;
+            float largest = GENERAL ? NO_SCORE : -INFINITY, total = 0;
 #pragma unroll
             for (int tile = 0; tile < tiles::KEY_TILES; tile++)
 #pragma unroll
                 for (int c = 0; c < 2; c++) {
-                    score[tile][c] = tile * 8 + t * 2 + c <= own ? score[tile][c] * p.scale : -INFINITY;
+                    const int key = tile * 8 + t * 2 + c;
+                    const bool visible = GENERAL ? (unsigned)(own - key) <= (unsigned)work.span : key <= own;
+                    score[tile][c] = score[tile][c] * p.scale;
+                    if (GENERAL && p.softcap != 0)
+                        score[tile][c] = attention_softcap(p, score[tile][c]);
+                    score[tile][c] = visible ? score[tile][c] : -INFINITY;
                     largest = fmaxf(largest, score[tile][c]);
                 }
             largest = lanes_max<4>(largest);
@@ -312,8 +358,9 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                     }
                 store_unit<HEAD_DIM>(shared, unit_idx, work.n_heads, c, out, lane);
             }
-            unit.request_v(page_rows<HEAD_DIM>(p, p.v, from, work.kv_head) + from_row * HEAD_DIM, from_n,
-                           lane);
+            unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, from, work.kv_head) +
+                                                 from_row * HEAD_DIM,
+                                             from_n, work.span, lane);
         }
         __syncthreads(); /* all units of the chunk */
 
@@ -321,7 +368,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
         if (warp < work.n_heads)
             add_units<HEAD_DIM>(part, shared, warp, lane);
         sums.add(p, work, chunk, part);
-        if (next >= work.n_chunks())
+        if (next >= work.end_chunk())
             break;
         __syncthreads(); /* all warps have read the units' sums */
         chunk = next, n = next_n, page = next_page;
@@ -329,218 +376,30 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     sums.finish(p, work);
 }
 
-/* ---- other dtypes: float32 fma ---- */
-
-enum { LANE_ELEMENTS = 8 /* elements of a key or value that one lane holds */ };
-static_assert(CHUNK % (WARP_LANES * 8) == 0, "a warp takes whole rounds of the softmax");
-
-/* Lanes that share one key: a power of two, some idle for head_dim 96. */
-template <int HEAD_DIM> struct key_lanes {
-    static constexpr int NEEDED = HEAD_DIM / LANE_ELEMENTS;
-    static constexpr int LANES = NEEDED <= 2 ? 2 : NEEDED <= 4 ? 4 : NEEDED <= 8 ? 8 : NEEDED <= 16 ? 16 : 32;
-    static constexpr int KEYS_PER_WARP = WARP_LANES / LANES;
-    static constexpr int KEYS_PER_ROUND = KEYS_PER_WARP * DECODE_WARPS;
-    static constexpr int ROUNDS = CHUNK / KEYS_PER_ROUND;
-    static constexpr int LOADS = ROUNDS < 4 ? ROUNDS : 4; /* rounds whose loads are in flight together */
-};
-
-template <typename T, typename KV, int HEAD_DIM, int HEADS>
-__global__ void __launch_bounds__(DECODE_THREADS) kernel_attention_decode(const attention_params p) {
-    using lanes = key_lanes<HEAD_DIM>;
-    static_assert(HEADS <= DECODE_WARPS, "a warp finishes one head");
-    __shared__ float score[HEADS][CHUNK];
-    __shared__ float sums[DECODE_WARPS][HEADS][HEAD_DIM];
-    __shared__ float maximum[HEADS], total[HEADS];
-    __shared__ int32_t pages[CHUNK_PAGES];
-    ptx_wait_for_previous_kernels();
-    ptx_allow_next_kernel();
-
-    decode_work work;
-    if (!decode_work_init(work, p, HEADS))
-        return;
-    int n_heads = work.n_heads, kv_head = work.kv_head;
-    int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
-    int element = lane % lanes::LANES * LANE_ELEMENTS;
-    bool holds = element < HEAD_DIM;
-    int first_in_round = warp * lanes::KEYS_PER_WARP + lane / lanes::LANES;
-    const KV *k_cache = static_cast<const KV *>(p.k) + element,
-             *v_cache = static_cast<const KV *>(p.v) + element;
-
-    float q[HEADS][LANE_ELEMENTS];
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        if (holds && h < n_heads) {
-            rope_load_8(q[h],
-                        static_cast<const T *>(p.qkv) + work.row * p.qkv_stride + (work.head + h) * HEAD_DIM,
-                        element, HEAD_DIM, attention_rope_row(p, work.position));
-        } else {
-#pragma unroll
-            for (int i = 0; i < LANE_ELEMENTS; i++)
-                q[h][i] = 0;
-        }
-    }
-
-    row_sums<T, HEAD_DIM> row(work);
-    for (int chunk = blockIdx.z; chunk < work.n_chunks(); chunk += gridDim.z) {
-        int n_keys = min((int)CHUNK, work.position + 1 - chunk * CHUNK);
-        __syncthreads(); /* all are done with the chunk before */
-        if (thread * PAGE_TOKENS < n_keys)
-            pages[thread] = work.page(p, chunk, thread);
-        __syncthreads(); /* page ids, for the append and the loads */
-        if (chunk == work.n_chunks() - 1) {
-            /* Blocks of the same kv head all write these same bytes, so that each reads back its own. */
-            int last = n_keys - 1;
-            attention_append<T, KV>(p, work.row, kv_head, pages[last / PAGE_TOKENS], last % PAGE_TOKENS,
-                                    thread, DECODE_THREADS);
-            __syncthreads(); /* K and V of this position are readable by the whole block */
-        }
-
-        for (int round = 0; round < lanes::ROUNDS; round += lanes::LOADS) {
-            if (round * lanes::KEYS_PER_ROUND >= n_keys)
-                break;
-            raw_8<KV> raw[lanes::LOADS] = {};
-#pragma unroll
-            for (int i = 0; i < lanes::LOADS; i++) {
-                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-                if (key < n_keys && holds)
-                    raw[i] = load_raw_8(k_cache + kv_offset(p.layout, p.layer, pages[key / PAGE_TOKENS],
-                                                            kv_head, key % PAGE_TOKENS));
-            }
-#pragma unroll
-            for (int i = 0; i < lanes::LOADS; i++) {
-                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-                float k[LANE_ELEMENTS];
-                widen_8(k, raw[i]);
-#pragma unroll
-                for (int h = 0; h < HEADS; h++) {
-                    float dot = 0;
-#pragma unroll
-                    for (int e = 0; e < LANE_ELEMENTS; e++)
-                        dot = fmaf(q[h][e], k[e], dot);
-                    dot = lanes_sum<lanes::LANES>(dot);
-                    if (lane % lanes::LANES == 0)
-                        score[h][key] = key < n_keys ? dot * p.scale : -INFINITY;
-                }
-            }
-        }
-        __syncthreads(); /* all scores of the chunk that will be read */
-
-        for (int h = warp; h < n_heads; h += DECODE_WARPS) {
-            float s[CHUNK / WARP_LANES], largest = -INFINITY, sum = 0;
-#pragma unroll
-            for (int i = 0; i < CHUNK / WARP_LANES; i++) {
-                int key = i * WARP_LANES + lane;
-                s[i] = key < n_keys ? score[h][key] : -INFINITY;
-                largest = fmaxf(largest, s[i]);
-            }
-            largest = lanes_max<WARP_LANES>(largest);
-#pragma unroll
-            for (int i = 0; i < CHUNK / WARP_LANES; i++) {
-                float weight = ptx_exp2(s[i] - largest);
-                int key = i * WARP_LANES + lane;
-                if (key < n_keys)
-                    score[h][key] = weight;
-                sum += weight;
-            }
-            sum = lanes_sum<WARP_LANES>(sum);
-            if (lane == 0)
-                maximum[h] = largest, total[h] = sum;
-        }
-        __syncthreads(); /* weights, maxima and totals */
-
-        float out[HEADS][LANE_ELEMENTS] = {};
-        for (int round = 0; round < lanes::ROUNDS; round += lanes::LOADS) {
-            if (round * lanes::KEYS_PER_ROUND >= n_keys)
-                break;
-            raw_8<KV> raw[lanes::LOADS] = {};
-#pragma unroll
-            for (int i = 0; i < lanes::LOADS; i++) {
-                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-                if (key < n_keys && holds)
-                    raw[i] = load_raw_8(v_cache + kv_offset(p.layout, p.layer, pages[key / PAGE_TOKENS],
-                                                            kv_head, key % PAGE_TOKENS));
-            }
-#pragma unroll
-            for (int i = 0; i < lanes::LOADS; i++) {
-                int key = (round + i) * lanes::KEYS_PER_ROUND + first_in_round;
-                float v[LANE_ELEMENTS];
-                widen_8(v, raw[i]);
-                if (key >= n_keys)
-                    continue;
-#pragma unroll
-                for (int h = 0; h < HEADS; h++) {
-                    float weight = h < n_heads ? score[h][key] : 0;
-#pragma unroll
-                    for (int e = 0; e < LANE_ELEMENTS; e++)
-                        out[h][e] = fmaf(weight, v[e], out[h][e]);
-                }
-            }
-        }
-#pragma unroll
-        for (int h = 0; h < HEADS; h++)
-#pragma unroll
-            for (int e = 0; e < LANE_ELEMENTS; e++) {
-#pragma unroll
-                for (int offset = lanes::LANES; offset < WARP_LANES; offset *= 2)
-                    out[h][e] += __shfl_xor_sync(ALL_LANES, out[h][e], offset);
-                if (lane < lanes::LANES && holds)
-                    sums[warp][h][element + e] = out[h][e];
-            }
-        __syncthreads(); /* the warps' sums */
-
-        head_sums<HEAD_DIM> part;
-        if (warp < n_heads) {
-            part.largest = maximum[warp], part.total = total[warp];
-#pragma unroll
-            for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++) {
-                int column = lane + i * WARP_LANES;
-                part.sum[i] = 0;
-                for (int w = 0; w < DECODE_WARPS && column < HEAD_DIM; w++)
-                    part.sum[i] += sums[w][warp][column];
-            }
-        }
-        row.add(p, work, chunk, part);
-    }
-    row.finish(p, work);
-}
-
 /* ---- launch shape ---- */
 
 enum { WAVES = 2 /* of blocks, at two a multiprocessor, before a row's chunks share a block */ };
 
-struct decode_launch {
-    void (*kernel)(const attention_params);
-    int heads; /* of one kv head that a block takes */
-    size_t shared_bytes;
-};
-
-template <int HEAD_DIM> decode_launch decode_launch_for(enum dtype dtype, enum dtype kv, int group) {
-    if (dtype == DTYPE_BFLOAT16 && kv == DTYPE_BFLOAT16)
-        return {kernel_attention_decode_mma<HEAD_DIM>, MMA_HEADS, sizeof(decode_shared<HEAD_DIM>)};
-    if (dtype == DTYPE_BFLOAT16)
-        return group == 1 ? decode_launch{kernel_attention_decode<bfloat16, float, HEAD_DIM, 1>, 1, 0}
-                          : decode_launch{kernel_attention_decode<bfloat16, float, HEAD_DIM, 4>, 4, 0};
-    if (kv == DTYPE_BFLOAT16)
-        return group == 1 ? decode_launch{kernel_attention_decode<float, bfloat16, HEAD_DIM, 1>, 1, 0}
-                          : decode_launch{kernel_attention_decode<float, bfloat16, HEAD_DIM, 4>, 4, 0};
-    return group == 1 ? decode_launch{kernel_attention_decode<float, float, HEAD_DIM, 1>, 1, 0}
-                      : decode_launch{kernel_attention_decode<float, float, HEAD_DIM, 4>, 4, 0};
+template <int HEAD_DIM> decode_launch mma_launch_for(const attention_params &p) {
+    return {attention_is_general(p) ? kernel_attention_decode_mma<HEAD_DIM, true>
+                                    : kernel_attention_decode_mma<HEAD_DIM, false>,
+            MMA_HEADS, sizeof(decode_shared<HEAD_DIM>)};
 }
 
-decode_launch decode_launch_for(enum dtype dtype, enum dtype kv, int head_dim, int group) {
-    switch (head_dim) {
+decode_launch mma_launch_for(const attention_params &p) {
+    switch (p.layout.head_dim) {
     case 16:
-        return decode_launch_for<16>(dtype, kv, group);
+        return mma_launch_for<16>(p);
     case 32:
-        return decode_launch_for<32>(dtype, kv, group);
+        return mma_launch_for<32>(p);
     case 64:
-        return decode_launch_for<64>(dtype, kv, group);
+        return mma_launch_for<64>(p);
     case 96:
-        return decode_launch_for<96>(dtype, kv, group);
+        return mma_launch_for<96>(p);
     case 128:
-        return decode_launch_for<128>(dtype, kv, group);
+        return mma_launch_for<128>(p);
     default: /* cuda_attention_supports lets no other through */
-        return decode_launch_for<256>(dtype, kv, group);
+        return mma_launch_for<256>(p);
     }
 }
 
@@ -574,6 +433,13 @@ struct attention_params attention_params_for(struct backend_context *context,
     p.max_pages = context->limits.max_pages_per_slot;
     p.max_chunks = context->max_chunks;
     p.scale = args->scale * 1.4426950408889634f;
+    p.softcap = args->softcap * 1.4426950408889634f;
+    p.softcap_inverse = args->softcap != 0 ? 1.0f / p.softcap : 0.0f;
+    /* A window that no sequence reaches is none. */
+    p.window = args->window < p.max_pages * PAGE_TOKENS ? args->window : 0;
+    p.norm_epsilon = args->norm_epsilon;
+    p.q_norm = args->q_norm ? static_cast<const float *>(args->q_norm->data) : nullptr;
+    p.k_norm = args->k_norm ? static_cast<const float *>(args->k_norm->data) : nullptr;
     p.partials = context->state.partials;
     p.arrivals = context->state.arrivals;
     p.rope = args->rope ? static_cast<const float *>(args->rope->data) : nullptr;
@@ -603,6 +469,15 @@ enum status attention_check(struct backend_context *context, const struct attent
     RETURN_IF(args->rope && (args->rope->dtype != DTYPE_FLOAT32 || args->rope->cols != limits->head_dim),
               STATUS_INTERNAL, "%s: the rope table must be [positions, %d] float32, has %lld columns",
               operation, limits->head_dim, (long long)args->rope->cols);
+    RETURN_IF(!args->q_norm != !args->k_norm, STATUS_INTERNAL,
+              "%s: norms of q and k come together; only one is there", operation);
+    for (const struct tensor *norm : {args->q_norm, args->k_norm})
+        RETURN_IF(norm && (norm->dtype != DTYPE_FLOAT32 || norm->cols != limits->head_dim), STATUS_INTERNAL,
+                  "%s: norms of q and k are float32 [%d], one has %lld elements", operation, limits->head_dim,
+                  (long long)norm->cols);
+    RETURN_IF(!(args->softcap >= 0) || args->window < 0, STATUS_INTERNAL,
+              "%s: softcap %g and window %d; both are positive, or 0 for none", operation,
+              (double)args->softcap, args->window);
     RETURN_IF(args->layer < 0 || args->layer >= limits->n_layers, STATUS_INTERNAL, "%s: layer %d of %d",
               operation, args->layer, limits->n_layers);
     return STATUS_OK;
@@ -615,14 +490,17 @@ enum status cuda_attention_decode(struct backend_context *context, const struct 
     if (n == 0)
         return STATUS_OK;
     attention_params p = attention_params_for(context, args);
-    decode_launch launch =
-        decode_launch_for(args->qkv->dtype, context->limits.kv_dtype, context->limits.head_dim, p.group);
+    enum dtype dtype = args->qkv->dtype, kv_dtype = context->limits.kv_dtype;
+    decode_launch launch = dtype == DTYPE_BFLOAT16 && kv_dtype == DTYPE_BFLOAT16
+                               ? mma_launch_for(p)
+                               : attention_decode_fma(p, dtype, kv_dtype);
     /* Chunks of a row are divided among so many blocks that the device is filled; with many rows one block
      * takes all chunks of a row, whatever the longest possible sequence. */
     int32_t row_blocks = context->limits.n_kv_heads * ceil_div(p.group, launch.heads);
     int64_t blocks = (int64_t)n * row_blocks, wanted = (int64_t)WAVES * 2 * context->n_multiprocessors;
     int64_t parts = (wanted + blocks - 1) / blocks;
-    dim3 grid((unsigned)n, (unsigned)row_blocks, (unsigned)(parts < p.max_chunks ? parts : p.max_chunks));
+    int64_t row_chunks = window_groups(p.window, CHUNK, p.max_chunks);
+    dim3 grid((unsigned)n, (unsigned)row_blocks, (unsigned)(parts < row_chunks ? parts : row_chunks));
     return cuda_launch(context, "attention_decode", launch.kernel, grid, DECODE_THREADS, launch.shared_bytes,
                        p);
 }

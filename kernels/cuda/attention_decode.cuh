@@ -1,5 +1,5 @@
 /* attention_decode: what a block of decode attention works on, and how the chunks of a row meet; the same for
- * all dtypes. Included by attention.cu alone, whose head describes both.
+ * all dtypes. Included by attention.cu, whose head describes both, and attention_decode_fma.cu.
  *
  * Numerics: chunks merge in ascending order, one after the other, whichever blocks computed them. */
 #ifndef PRESSRUN_KERNELS_CUDA_ATTENTION_DECODE_CUH
@@ -8,6 +8,16 @@
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
+
+/* A kernel of decode attention. */
+struct decode_launch {
+    void (*kernel)(const attention_params);
+    int heads; /* of one kv head that a block takes */
+    size_t shared_bytes;
+};
+
+/* That for any dtypes but bfloat16 over bfloat16 pages. */
+struct decode_launch attention_decode_fma(const attention_params &p, enum dtype dtype, enum dtype kv_dtype);
 
 namespace {
 
@@ -27,14 +37,19 @@ struct decode_work {
     int kv_head;
     int head;    /* first query head */
     int n_heads; /* of the block */
+    int span;    /* positions in front of the row's own that it sees */
+    int first_chunk;
 
-    __device__ __forceinline__ int n_chunks() const { return (int)((unsigned)position / CHUNK) + 1; }
+    __device__ __forceinline__ int end_chunk() const { return (int)((unsigned)position / CHUNK) + 1; }
+    __device__ __forceinline__ int n_chunks() const { return end_chunk() - first_chunk; }
     __device__ __forceinline__ int32_t page(const attention_params &p, int chunk, int page_of_chunk) const {
         return p.page_table[(int64_t)slot * p.max_pages + chunk * CHUNK_PAGES + page_of_chunk];
     }
 };
 
-/* False when the block has nothing to do. Reads nothing that a kernel of this step writes. */
+/* False when the block has nothing to do. Reads nothing that a kernel of this step writes. WINDOWED: rows may
+ * have a window. */
+template <bool WINDOWED>
 __device__ __forceinline__ bool decode_work_init(decode_work &work, const attention_params &p, int heads) {
     int blocks_per_kv_head = (p.group + heads - 1) / heads, first_head = 0;
     work.row = blockIdx.x;
@@ -47,6 +62,8 @@ __device__ __forceinline__ bool decode_work_init(decode_work &work, const attent
     work.position = p.position[work.row];
     work.head = work.kv_head * p.group + first_head;
     work.n_heads = min(heads, p.group - first_head);
+    work.span = work.position - (WINDOWED ? window_first(work.position, p.window) : 0);
+    work.first_chunk = WINDOWED ? (int)((unsigned)(work.position - work.span) / CHUNK) : 0;
     return work.slot < p.n_slots && (int)blockIdx.z < work.n_chunks();
 }
 
@@ -126,11 +143,11 @@ template <typename T, int HEAD_DIM> struct row_sums {
         if (warp >= work.n_heads)
             return;
         int head = work.head + warp;
-        for (int first = 0; !alone && first < work.n_chunks(); first += MERGED_AT_ONCE) {
+        for (int first = work.first_chunk; !alone && first < work.end_chunk(); first += MERGED_AT_ONCE) {
             sums part[MERGED_AT_ONCE];
 #pragma unroll
             for (int c = 0; c < MERGED_AT_ONCE; c++) {
-                if (first + c >= work.n_chunks())
+                if (first + c >= work.end_chunk())
                     break;
                 const float *partial = partial_of<HEAD_DIM>(p, work.row, head, first + c);
                 part[c].largest = partial[HEAD_DIM];
@@ -141,7 +158,7 @@ template <typename T, int HEAD_DIM> struct row_sums {
             }
 #pragma unroll
             for (int c = 0; c < MERGED_AT_ONCE; c++)
-                if (first + c < work.n_chunks())
+                if (first + c < work.end_chunk())
                     merge_sums<HEAD_DIM>(all, part[c]);
         }
         T *to = static_cast<T *>(p.out) + work.row * p.out_stride + head * HEAD_DIM;

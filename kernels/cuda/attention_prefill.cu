@@ -1,15 +1,15 @@
-/* attention (prefill): out[r, h, :] = softmax(scale q[r, h, :] . K[0..position(r), h / group, :]) . V for the
- * prompt rows of a step, causal within their segments.
+/* attention (prefill): out[r, h, :] = softmax(scale q[r, h, :] . K[first..position(r), h / group, :]) . V for
+ * the prompt rows of a step, causal within their segments; first is 0, or where the row's window begins.
  *
- * One kernel appends K (rotated, where positions are) and V of all rows to their pages; then a block of one
- * of the kernels of attention_prefill.cuh takes a tile of neighbouring rows of a segment and one query head,
- * rotates q as it loads it, and walks the sequence's pages from position 0 in ascending order, reading all K
- * and V back from the pages, those of its own rows too. So a row computes the same bits wherever the prompt
- * was cut.
+ * One kernel appends K (normed and rotated, where the model does that) and V of all rows to their pages; then
+ * a block of one of the kernels of attention_prefill.cuh takes a tile of neighbouring rows of a segment and
+ * one query head, does the same to q as it loads it, and walks the sequence's pages in ascending order from
+ * the first that one of its rows sees, reading all K and V back from the pages, those of its own rows too. So
+ * a row computes the same bits wherever the prompt was cut.
  *
  * Numerics: float32, softmax in powers of two. Every row keeps its own running maximum and rescales by itself
- * after each tile of keys; a tile beyond a row's position leaves it unchanged, and positions beyond it enter
- * no sum.
+ * after each tile of keys; a tile of which it sees nothing leaves it unchanged, and positions that it does
+ * not see enter no sum.
  */
 #include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -29,6 +29,13 @@ __global__ void __launch_bounds__(APPEND_THREADS)
     int row = first_row + blockIdx.x;
     int position = p.position[row];
     int page = p.page_table[(int64_t)p.slot[row] * p.max_pages + position / PAGE_TOKENS];
+    if (p.k_norm) {
+        for (int kv_head = threadIdx.x / WARP_LANES; kv_head < p.layout.n_kv_heads;
+             kv_head += APPEND_THREADS / WARP_LANES)
+            attention_append_normed<T, KV>(p, row, kv_head, page, position % PAGE_TOKENS,
+                                           threadIdx.x % WARP_LANES);
+        return;
+    }
     int threads_per_head = p.layout.head_dim / 8;
     int heads_at_once = APPEND_THREADS / threads_per_head;
     for (int kv_head = threadIdx.x / threads_per_head; kv_head < p.layout.n_kv_heads;

@@ -2,7 +2,10 @@
  * block takes one tile of rows and one query head, a warp 16 of the rows; K and V arrive in tiles of MMA_KEYS
  * keys by asynchronous copies, one tile ahead.
  *
- * Numerics: as attention_prefill.cu; weights are rounded to bfloat16 before they meet V. */
+ * Numerics: as attention_prefill.cu; weights are rounded to bfloat16 before they meet V. Tiles of keys begin
+ * at absolute multiples of MMA_KEYS.
+ *
+ * GENERAL kernels are for what only some models have (attention_is_general). */
 #include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -64,12 +67,13 @@ __device__ __forceinline__ void request_keys(const attention_params &p, uint32_t
     }
 }
 
-/* The tensor core multiplies the V of every key of the tile, those beyond a row's position by weight zero.
- * Where such a V is not finite (a fault of a later position), zero times it must not reach the row: the rows
- * that do see it become NaN here, and V is made zero. All threads of the block call it. */
+/* The tensor core multiplies the V of every key of the tile, those that a row does not see by weight zero.
+ * Where such a V is not finite (a fault of another position), zero times it must not reach the row: the rows
+ * that do see it become NaN here, and V is made zero. A thread's rows see positions [first, position]. All
+ * threads of the block call it. */
 template <int HEAD_DIM>
 __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *v_tile, int first_key,
-                                  const int (&position)[2], int lane) {
+                                  const int (&first)[2], const int (&position)[2], int lane) {
     using tiles = mma_tiles<HEAD_DIM>;
     uint32_t *words = reinterpret_cast<uint32_t *>(v_tile);
     bool found = false;
@@ -78,8 +82,8 @@ __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *
     if (!__syncthreads_or(found))
         return;
 #pragma unroll 1
-    for (int key = 0; key < MMA_KEYS && first_key + key <= position[1]; key++) {
-        bool both = first_key + key <= position[0]; /* rows see this key, not only the second */
+    for (int key = max(0, first[0] - first_key); key < MMA_KEYS && first_key + key <= position[1]; key++) {
+        const bool sees[2] = {first_key + key <= position[0], first_key + key >= first[1]};
 #pragma unroll
         for (int j = 0; j < HEAD_DIM / 8; j++) {
             uint32_t pair = *reinterpret_cast<const uint32_t *>(v_tile + tile_offset(key, j, tiles::CHUNKS) +
@@ -87,8 +91,8 @@ __device__ void contain_nonfinite(float (&out)[HEAD_DIM / 8][4], unsigned char *
 #pragma unroll
             for (int c = 0; c < 2; c++)
                 if (bfloat16_is_nonfinite(c == 0 ? pair : pair >> 16)) {
-                    out[j][2 + c] = __int_as_float(0x7FC00000);
-                    out[j][c] = both ? out[j][2 + c] : out[j][c];
+                    out[j][c] = sees[0] ? __int_as_float(0x7FC00000) : out[j][c];
+                    out[j][2 + c] = sees[1] ? __int_as_float(0x7FC00000) : out[j][2 + c];
                 }
         }
     }
@@ -115,6 +119,26 @@ __device__ __noinline__ void rotate_queries(unsigned char *q_tile, const bfloat1
     }
 }
 
+/* The same with a norm of q, a warp per row. rope NULL: not rotated. */
+template <int HEAD_DIM>
+__device__ __noinline__ void norm_queries(unsigned char *q_tile, const bfloat16 *q, int64_t q_stride,
+                                          int n_rows, const float *norm, float epsilon, const float *rope) {
+    using tiles = mma_tiles<HEAD_DIM>;
+    const int lane = threadIdx.x % WARP_LANES;
+#pragma unroll 1
+    for (int row = threadIdx.x / WARP_LANES; row < PREFILL_STRIP_ROWS; row += MMA_WARPS) {
+        float v[8] = {};
+        if (row < n_rows) {
+            if (lane < tiles::CHUNKS)
+                load_8(v, q + row * q_stride + lane * TILE_CHUNK_ELEMENTS);
+            rope_norm_head<bfloat16, WARP_LANES>(v, lane, HEAD_DIM, norm, epsilon,
+                                                 rope ? rope + row * HEAD_DIM : nullptr);
+        }
+        if (lane < tiles::CHUNKS)
+            store_8(reinterpret_cast<bfloat16 *>(q_tile + tile_offset(row, lane, tiles::CHUNKS)), v);
+    }
+}
+
 /* Requests q of the tile's rows into shared memory; zeros behind its last row. */
 template <int HEAD_DIM>
 __device__ __forceinline__ void request_queries(uint32_t q_tile, const bfloat16 *q, int64_t q_stride,
@@ -128,7 +152,7 @@ __device__ __forceinline__ void request_queries(uint32_t q_tile, const bfloat16 
     }
 }
 
-template <int HEAD_DIM>
+template <int HEAD_DIM, bool GENERAL>
 __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
     kernel_attention_mma(const attention_params p) {
     using tiles = mma_tiles<HEAD_DIM>;
@@ -144,25 +168,35 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
     uint32_t q_tile = ptx_shared_address(shared), stages = q_tile + tiles::Q_BYTES;
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
 
-    request_keys<HEAD_DIM>(p, stages, load_pages(page_ids, 0, n_keys), kv_head, 0, n_keys);
+    const int32_t window = GENERAL ? p.window : 0;
+    const int first_tile = window_first(tile.position, window) / MMA_KEYS;
+    request_keys<HEAD_DIM>(p, stages + first_tile % MMA_STAGES * 2 * tiles::KEY_BYTES,
+                           load_pages(page_ids, first_tile * MMA_KEYS, n_keys), kv_head,
+                           first_tile * MMA_KEYS, n_keys);
     const bfloat16 *queries =
         static_cast<const bfloat16 *>(p.qkv) + tile.row * p.qkv_stride + (int64_t)head * HEAD_DIM;
-    if (p.rope)
+    if (GENERAL && p.q_norm)
+        norm_queries<HEAD_DIM>(shared, queries, p.qkv_stride, tile.n_rows, p.q_norm, p.norm_epsilon,
+                               attention_rope_row(p, tile.position));
+    else if (p.rope)
         rotate_queries<HEAD_DIM>(shared, queries, p.qkv_stride, tile.n_rows,
                                  attention_rope_row(p, tile.position));
     else
         request_queries<HEAD_DIM>(q_tile, queries, p.qkv_stride, tile.n_rows);
     ptx_copy_async_commit();
-    tile_pages next_pages = load_pages(page_ids, MMA_KEYS, n_keys);
+    tile_pages next_pages = load_pages(page_ids, (first_tile + 1) * MMA_KEYS, n_keys);
 
     /* This thread's accumulators belong to rows lane / 4 and 8 further of its warp's 16. */
     int position[2] = {tile.position + warp * 16 + lane / 4, tile.position + warp * 16 + lane / 4 + 8};
-    int warp_last = tile.position + warp * 16 + 15;
+    const int first[2] = {window_first(position[0], window), window_first(position[1], window)};
+    int warp_first = window_first(tile.position + warp * 16, window),
+        warp_last = tile.position + warp * 16 + 15;
     uint32_t q[tiles::HOLD_Q ? STEPS : 1][4];
     float out[HEAD_DIM / 8][4] = {};
-    float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
+    const float none = GENERAL ? NO_SCORE : -INFINITY;
+    float largest[2] = {none, none}, total[2] = {0, 0};
 
-    for (int t = 0; t < n_tiles; t++) {
+    for (int t = first_tile; t < n_tiles; t++) {
         int first_key = t * MMA_KEYS;
         ptx_copy_async_wait<0>();
         __syncthreads(); /* tile t has arrived for all threads, and all are done with the stage refilled below
@@ -173,10 +207,12 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
         ptx_copy_async_commit();
         next_pages = load_pages(page_ids, first_key + 2 * MMA_KEYS, n_keys);
         uint32_t k_tile = stages + t % MMA_STAGES * 2 * tiles::KEY_BYTES, v_tile = k_tile + tiles::KEY_BYTES;
-        if (first_key + MMA_KEYS > tile.position + 1)
-            contain_nonfinite<HEAD_DIM>(out, shared + (v_tile - q_tile), first_key, position, lane);
+        /* Some row of the tile does not see all of these keys. */
+        if (first_key + MMA_KEYS > tile.position + 1 ||
+            first_key < window_first(tile.position + PREFILL_STRIP_ROWS - 1, window))
+            contain_nonfinite<HEAD_DIM>(out, shared + (v_tile - q_tile), first_key, first, position, lane);
         if constexpr (tiles::HOLD_Q) {
-            if (t == 0) {
+            if (t == first_tile) {
 #pragma unroll
                 for (int step = 0; step < STEPS; step++)
                     ptx_load_matrix_x4(q[step],
@@ -184,7 +220,7 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
                                                             step * 2 + tile_a_chunk(lane), tiles::CHUNKS));
             }
         }
-        if (first_key > warp_last)
+        if (first_key > warp_last || first_key + MMA_KEYS <= warp_first)
             continue; /* no row of this warp sees this tile */
 
         float score[KEY_TILES][4] = {};
@@ -208,7 +244,11 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
 #pragma unroll
             for (int c = 0; c < 4; c++) {
                 int key = first_key + j * 8 + (int)tile_c_column(lane, c);
-                score[j][c] = key <= position[c / 2] ? score[j][c] * p.scale : -INFINITY;
+                score[j][c] = score[j][c] * p.scale;
+                if (GENERAL && p.softcap != 0)
+                    score[j][c] = attention_softcap(p, score[j][c]);
+                const bool visible = key <= position[c / 2] && (!GENERAL || key >= first[c / 2]);
+                score[j][c] = visible ? score[j][c] : -INFINITY;
                 larger[c / 2] = fmaxf(larger[c / 2], score[j][c]);
             }
         float rescale[2];
@@ -269,25 +309,26 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
 
 using attention_kernel = void (*)(const attention_params);
 
-template <int HEAD_DIM> attention_kernel mma_kernel(size_t *shared_bytes) {
+template <int HEAD_DIM> attention_kernel mma_kernel(const attention_params &p, size_t *shared_bytes) {
     *shared_bytes = mma_tiles<HEAD_DIM>::SHARED_BYTES;
-    return kernel_attention_mma<HEAD_DIM>;
+    return attention_is_general(p) ? kernel_attention_mma<HEAD_DIM, true>
+                                   : kernel_attention_mma<HEAD_DIM, false>;
 }
 
-attention_kernel mma_kernel_for(int head_dim, size_t *shared_bytes) {
-    switch (head_dim) {
+attention_kernel mma_kernel_for(const attention_params &p, size_t *shared_bytes) {
+    switch (p.layout.head_dim) {
     case 16:
-        return mma_kernel<16>(shared_bytes);
+        return mma_kernel<16>(p, shared_bytes);
     case 32:
-        return mma_kernel<32>(shared_bytes);
+        return mma_kernel<32>(p, shared_bytes);
     case 64:
-        return mma_kernel<64>(shared_bytes);
+        return mma_kernel<64>(p, shared_bytes);
     case 96:
-        return mma_kernel<96>(shared_bytes);
+        return mma_kernel<96>(p, shared_bytes);
     case 128:
-        return mma_kernel<128>(shared_bytes);
+        return mma_kernel<128>(p, shared_bytes);
     case 256:
-        return mma_kernel<256>(shared_bytes);
+        return mma_kernel<256>(p, shared_bytes);
     default:
         return nullptr;
     }
@@ -299,7 +340,7 @@ enum status attention_prefill_mma(struct backend_context *context, const attenti
     RETURN_IF(p.tile_rows != PREFILL_STRIP_ROWS, STATUS_INTERNAL,
               "attention_prefill: tiles of %d rows, expected %d", p.tile_rows, (int)PREFILL_STRIP_ROWS);
     size_t shared_bytes = 0;
-    attention_kernel kernel = mma_kernel_for(p.layout.head_dim, &shared_bytes);
+    attention_kernel kernel = mma_kernel_for(p, &shared_bytes);
     return cuda_launch(context, "attention_prefill", kernel, dim3(context->step.n_tiles, p.n_heads),
                        MMA_THREADS, shared_bytes, p);
 }

@@ -5,7 +5,7 @@
  * block has CONSUMERS warpgroups and takes that many strips which share a kv head and a tile of rows
  * (p.tiles): the parts of the tile of one head, then of the group's next head, so short prompts stack heads.
  *
- *                         KEYS keys of a tile, walked from position 0 in ascending order
+ *                         KEYS keys of a tile, walked in ascending order from the first that is seen
  *                       +----------------+
  *      64 rows, head h  |  warpgroup 0   |     S = q . K^T     both from shared memory
  *                       +----------------+     P = 2^(S - row's maximum), in registers
@@ -13,9 +13,9 @@
  *                       +----------------+                     stored as rows of keys: transposed b
  *
  * Q, K and V lie in shared memory as rows of 128 bytes (64 columns; two such boxes beside each other for head
- * dims 96 and 128; behind column 96 K and V are zeros, q is not read), 128-byte-swizzled by the copy engine:
- * one box of 32 rows per page and 64 columns. A tile of keys begins at an absolute multiple of KEYS; tiles
- * beyond a strip's last row are walked past.
+ * dims 96 and 128, four for 256; behind column 96 K and V are zeros, q is not read), 128-byte-swizzled by the
+ * copy engine: one box of 32 rows per page and 64 columns. A tile of keys begins at an absolute multiple of
+ * KEYS; a strip walks past tiles of which it sees nothing and another strip of the block does.
  *
  * The pipeline. One warp (the producer) fills two rings of STAGES tiles, of K and of V: lane i copies page i
  * of a tile. Blocks are persistent: the rings run on from one item into the next, and the next q arrives
@@ -26,21 +26,22 @@
  *
  * The barriers. k_full[s], v_full[s]: completed by the bytes of stage s. k_empty[s], v_empty[s]: one arrival
  * of every consumer warp when the products that read stage s are complete; the producer waits for it before
- * it fills s again. q_full[c]: completed by the bytes of warpgroup c's q; behind it items[c] says which item
- * that is (-1: no more). q_empty[c]: one arrival of each of its warps, when its last q . K^T is complete.
- * Named barrier 1 + c: warpgroup c alone, for q that it rotates in place; 1 + CONSUMERS: all consumers, for V
- * that they clean in place. What threads write there and wgmma reads, or the copy engine writes next, is
- * fenced (ptx_fence_for_copies) by each writer before the barrier.
- *
- * compute-sanitizer's racecheck does not follow these barriers: it reports the items that the producer hands
- * to the consumers, which q_empty and q_full order.
+ * it fills s again. q_full[c]: completed by the bytes of warpgroup c's q and of items[c], which says which
+ * item that is (-1: no more) and is stored asynchronously, as if it were copied. q_empty[c]: one arrival of
+ * each of its warps, when its last q . K^T is complete. Named barrier 1 + c: warpgroup c alone, for q that it
+ * rotates in place; 1 + CONSUMERS: all consumers, for V that they clean in place. What threads write there
+ * and wgmma reads, or the copy engine writes next, is fenced (ptx_fence_for_copies) by each writer before the
+ * barrier.
  *
  * Numerics. Scores are raw dot products, scaled inside the exponent: weight = 2^(fma(s, scale, -m)), with m
  * the row's running maximum times scale, rounded. When a tile does not raise the maximum, the row is rescaled
- * by 2^0, exactly 1; keys beyond the row's position weigh exactly 0. So a tile without a visible key leaves a
- * row as it is, and its bits depend neither on the tile's other rows nor on how many tiles the block walks.
- * A lane sums the weights of its columns in ascending order, in float32 before they are rounded to bfloat16;
- * four lanes are added at the end. */
+ * by 2^0, exactly 1; keys that the row does not see weigh exactly 0. So a tile without a visible key leaves a
+ * row as it is, and its bits depend neither on the tile's other rows nor on how many tiles the block walks. A
+ * soft cap is taken in front of the maximum: the score becomes tanh(s scale / softcap), and softcap the
+ * scale. A lane sums the weights of its columns in ascending order, in float32 before they are rounded to
+ * bfloat16; four lanes are added at the end.
+ *
+ * GENERAL kernels are for what only some models have (attention_is_general). */
 #include "kernels/cuda/attention_prefill.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -55,16 +56,18 @@ enum {
     ROW_BYTES = BOX_COLUMNS * 2,
     ATOM_BYTES = 1024, /* eight rows, the unit of the swizzle */
     STRIP_ROWS = PREFILL_STRIP_ROWS,
-    WARPGROUP = 4 * WARP_LANES,
-    KEYS = 128, /* of a tile */
-    KEY_PAGES = KEYS / PAGE_TOKENS,
-    SCORES = KEYS / 2, /* that a thread holds */
-    STEPS = KEYS / 16
+    WARPGROUP = 4 * WARP_LANES
 };
 static_assert(STRIP_ROWS == 64, "wgmma's rows");
 
-template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
+template <int HEAD_DIM_, int CONSUMERS_, int STAGES_, int KEYS_> struct prefill_shape {
     static constexpr int HEAD_DIM = HEAD_DIM_, CONSUMERS = CONSUMERS_, STAGES = STAGES_;
+    static constexpr int KEYS = KEYS_; /* of a tile */
+    static constexpr int KEY_PAGES = KEYS / PAGE_TOKENS;
+    static_assert(KEY_PAGES * PAGE_TOKENS == KEYS, "whole pages");
+    static constexpr int SCORES = KEYS / 2; /* that a thread holds */
+    static constexpr int STEPS = KEYS / 16;
+    static constexpr int CONSUMER_WARPS = CONSUMERS * WARPGROUP / WARP_LANES;
     static constexpr int BOXES = (HEAD_DIM + BOX_COLUMNS - 1) / BOX_COLUMNS; /* beside each other */
     static constexpr int COLUMNS = BOXES * BOX_COLUMNS; /* of V: zeros, and not written, behind head_dim */
     static constexpr int OUT = COLUMNS / 2;             /* accumulators of out that a thread holds */
@@ -83,7 +86,8 @@ template <int HEAD_DIM_, int CONSUMERS_, int STAGES_> struct prefill_shape {
     static constexpr int K_RING = CONSUMERS * Q_BYTES, V_RING = K_RING + STAGES * KEY_BYTES;
     static constexpr int SHARED_BYTES = V_RING + STAGES * KEY_BYTES + ATOM_BYTES;
     static_assert(Q_BOX_BYTES % ATOM_BYTES == 0 && PAGE_BYTES % ATOM_BYTES == 0, "boxes are aligned");
-    static_assert(COLUMNS >= HEAD_DIM && OUT <= 64, "out fits into registers");
+    static_assert(OUT + SCORES + 4 * STEPS <= CONSUMER_REGISTERS - 32, "sums, scores and weights fit");
+    static_assert(CONSUMER_WARPS <= WARP_LANES, "a lane for every warp's vote");
     static_assert(HEAD_DIM % 32 == 0, "whole steps of k, and of what four lanes write");
 };
 
@@ -138,7 +142,11 @@ template <typename Shape> struct prefill_item {
     /* Rows of the tile in front of the strip. */
     __device__ __forceinline__ int first_row(int c) const { return (first_strip + c) % n_parts * STRIP_ROWS; }
     __device__ __forceinline__ int n_keys() const { return tile.position + tile.n_rows; }
-    __device__ __forceinline__ int n_tiles() const { return (n_keys() + KEYS - 1) / KEYS; }
+    /* Of keys: the first that a row of the tile sees. */
+    __device__ __forceinline__ int first_tile(int window) const {
+        return window_first(tile.position, window) / Shape::KEYS;
+    }
+    __device__ __forceinline__ int n_tiles() const { return (n_keys() + Shape::KEYS - 1) / Shape::KEYS; }
 };
 
 struct prefill_maps {
@@ -147,10 +155,10 @@ struct prefill_maps {
     CUtensorMap v;
 };
 
-template <typename Shape>
+template <typename Shape, bool GENERAL>
 __device__ __forceinline__ void produce(const attention_params &p, const prefill_maps &maps,
                                         const prefill_items &all, uint32_t shared,
-                                        const prefill_barriers<Shape> &barriers, volatile int32_t *items) {
+                                        const prefill_barriers<Shape> &barriers, uint32_t items) {
     const int lane = threadIdx.x % WARP_LANES;
     ring_position<Shape::STAGES> at;
     uint32_t q_parity = 0;
@@ -161,10 +169,12 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
             next = (int)(gridDim.x + atomicAdd(p.next_item, 1u));
         return next;
     };
-    /* Behind it q_full[c] must be arrived at. */
-    auto tell = [&](int c, int what) {
+    /* Tells warpgroup c of an item, with which q_bytes of q will come. */
+    auto tell = [&](int c, int what, uint32_t q_bytes) {
+        const uint32_t full = barriers.q_full + 8 * c;
         ptx_barrier_wait(barriers.q_empty + 8 * c, q_parity ^ 1, "prefill q empty");
-        items[c] = what;
+        ptx_barrier_expect(full, q_bytes + sizeof(int32_t));
+        ptx_store_async(items + c * sizeof(int32_t), what, full);
     };
     while (true) {
         if (index >= all.n)
@@ -174,13 +184,16 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
         if (item.has_strip(p, 0)) {
             const int32_t *pages = p.page_table + (int64_t)item.tile.slot * p.max_pages;
             const int n_pages = (item.n_keys() + PAGE_TOKENS - 1) / PAGE_TOKENS, n_tiles = item.n_tiles();
-            int32_t page = lane < KEY_PAGES && lane < n_pages ? pages[lane] : 0;
-            for (int t = 0; t < n_tiles; t++, at.next()) {
-                const int first_page = t * KEY_PAGES, of_tile = min((int)KEY_PAGES, n_pages - first_page);
+            const int first_tile = GENERAL ? item.first_tile(p.window) : 0;
+            const int first_mine = first_tile * Shape::KEY_PAGES + lane;
+            int32_t page = lane < Shape::KEY_PAGES && first_mine < n_pages ? pages[first_mine] : 0;
+            for (int t = first_tile; t < n_tiles; t++, at.next()) {
+                const int first_page = t * Shape::KEY_PAGES,
+                          of_tile = min((int)Shape::KEY_PAGES, n_pages - first_page);
                 const uint32_t bytes = (uint32_t)of_tile * Shape::BOXES * Shape::PAGE_BYTES;
                 const int row = (int)(kv_offset(p.layout, p.layer, page, item.kv_head, 0) / Shape::HEAD_DIM);
-                const int mine = first_page + KEY_PAGES + lane;
-                page = lane < KEY_PAGES && mine < n_pages ? pages[mine] : 0;
+                const int mine = first_page + Shape::KEY_PAGES + lane;
+                page = lane < Shape::KEY_PAGES && mine < n_pages ? pages[mine] : 0;
                 auto request = [&](const CUtensorMap &map, uint32_t ring, uint32_t full, uint32_t empty,
                                    const char *name) {
                     ptx_barrier_wait(empty + 8 * at.stage, at.parity ^ 1, name);
@@ -195,20 +208,17 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
                                          &map, b * BOX_COLUMNS, row, full + 8 * at.stage);
                 };
                 request(maps.k, Shape::K_RING, barriers.k_full, barriers.k_empty, "prefill k empty");
-                if (t == 0 && lane == 0) {
+                if (t == first_tile && lane == 0) {
                     for (int c = 0; c < Shape::CONSUMERS; c++) {
-                        const uint32_t full = barriers.q_full + 8 * c;
-                        tell(c, index);
-                        if (!item.has_strip(p, c)) {
-                            ptx_barrier_arrive(full);
+                        const bool has_strip = item.has_strip(p, c);
+                        tell(c, index, has_strip ? Shape::Q_BYTES : 0);
+                        if (!has_strip)
                             continue;
-                        }
-                        ptx_barrier_expect(full, Shape::Q_BYTES);
 #pragma unroll
                         for (int b = 0; b < Shape::BOXES; b++)
                             ptx_copy_box(shared + c * Shape::Q_BYTES + b * Shape::Q_BOX_BYTES, &maps.q,
                                          item.head(p, c) * Shape::HEAD_DIM + b * BOX_COLUMNS,
-                                         item.tile.row + item.first_row(c), full);
+                                         item.tile.row + item.first_row(c), barriers.q_full + 8 * c);
                     }
                 }
                 __syncwarp(); /* lanes stay together */
@@ -219,24 +229,25 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
         index = __shfl_sync(ALL_LANES, next, 0);
     }
     if (lane == 0)
-        for (int c = 0; c < Shape::CONSUMERS; c++) {
-            tell(c, -1);
-            ptx_barrier_arrive(barriers.q_full + 8 * c);
-        }
+        for (int c = 0; c < Shape::CONSUMERS; c++)
+            tell(c, -1, 0);
+}
+
+/* Eight columns of a row of q of a strip. */
+template <typename Shape>
+__device__ __forceinline__ bfloat16 *query_chunk(unsigned char *q, int row, int chunk) {
+    return reinterpret_cast<bfloat16 *>(q + chunk / 8 * Shape::Q_BOX_BYTES + tile_offset(row, chunk % 8, 8));
 }
 
 /* Rotates q of a strip in shared memory. By one warpgroup; `thread` of it. */
 template <typename Shape>
 __device__ __forceinline__ void rotate_queries(unsigned char *q, int n_rows, const float *rope, int thread) {
     constexpr int PAIRS = Shape::HEAD_DIM / 16; /* of chunks of eight columns, HEAD_DIM / 2 apart */
-    auto chunk_at = [&](int row, int chunk) {
-        return reinterpret_cast<bfloat16 *>(q + chunk / 8 * Shape::Q_BOX_BYTES +
-                                            tile_offset(row, chunk % 8, 8));
-    };
 #pragma unroll 2
     for (int index = thread; index < n_rows * PAIRS; index += WARPGROUP) {
         int row = index / PAIRS, pair = index % PAIRS;
-        bfloat16 *low_at = chunk_at(row, pair), *high_at = chunk_at(row, pair + PAIRS);
+        bfloat16 *low_at = query_chunk<Shape>(q, row, pair),
+                 *high_at = query_chunk<Shape>(q, row, pair + PAIRS);
         float low[8], high[8], cosine[8], sine[8];
         load_8(low, low_at);
         load_8(high, high_at);
@@ -250,18 +261,39 @@ __device__ __forceinline__ void rotate_queries(unsigned char *q, int n_rows, con
     }
 }
 
+/* The same with a norm of q, a warp per row. rope NULL: not rotated. */
+template <typename Shape>
+__device__ __forceinline__ void norm_queries(unsigned char *q, int n_rows, const float *norm, float epsilon,
+                                             const float *rope, int thread) {
+    const int lane = thread % WARP_LANES;
+    const bool holds = lane < Shape::HEAD_DIM / 8;
+#pragma unroll 1
+    for (int row = thread / WARP_LANES; row < n_rows; row += WARPGROUP / WARP_LANES) {
+        float v[8] = {};
+        if (holds)
+            load_8(v, query_chunk<Shape>(q, row, lane));
+        rope_norm_head<bfloat16, WARP_LANES>(v, lane, Shape::HEAD_DIM, norm, epsilon,
+                                             rope ? rope + row * Shape::HEAD_DIM : nullptr);
+        if (holds)
+            store_8(query_chunk<Shape>(q, row, lane), v);
+    }
+}
+
 /* A tile of V that not all rows see whole, or whose end lies behind the last key. Rows of V behind the last
  * key become zero, whatever was there. Where V of a key in front of it is not finite, zero times it must not
  * reach the rows that do not see this key: the rows that do become NaN here, and V is made zero. All
- * consumers call it, each with its own rows; position: of out's two rows, -1 where it has none. */
+ * consumers call it, each with its own rows. Those of out see `span` positions up to their own, which are
+ * negative where there is no row. votes: [CONSUMER_WARPS] shared; two calls in a row take different ones, so
+ * that one barrier lies between their uses. */
 template <typename Shape>
 __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, int n_keys,
-                                             float (&out)[Shape::OUT], const int (&position)[2], int lane) {
+                                             float (&out)[Shape::OUT], int span, const int (&position)[2],
+                                             uint32_t *votes, int lane) {
     constexpr int CHUNKS = Shape::KEY_BYTES / 16;
     bool found = false;
     for (int i = threadIdx.x; i < CHUNKS; i += Shape::CONSUMER_THREADS) {
         uint4 *chunk = reinterpret_cast<uint4 *>(v) + i;
-        if (first_key + i / 8 % KEYS >= n_keys) {
+        if (first_key + i / 8 % Shape::KEYS >= n_keys) {
             *chunk = make_uint4(0, 0, 0, 0);
         } else {
             uint4 x = *chunk;
@@ -269,12 +301,17 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
                     bfloat16_pair_is_nonfinite(x.z) || bfloat16_pair_is_nonfinite(x.w);
         }
     }
+    found = __any_sync(ALL_LANES, found);
+    if (lane == 0)
+        votes[threadIdx.x / WARP_LANES] = found;
     ptx_fence_for_copies();
-    if (!ptx_named_barrier_or(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS, found))
-        return; /* all of V has been looked at, and is clean */
+    ptx_named_barrier(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS); /* all of V has been looked at */
+    if (!__any_sync(ALL_LANES, lane < Shape::CONSUMER_WARPS && votes[lane] != 0))
+        return;
 #pragma unroll 1
-    for (int key = 0; key < KEYS && first_key + key <= position[1]; key++) {
-        bool both = first_key + key <= position[0]; /* rows see this key, not only the second */
+    for (int key = 0; key < Shape::KEYS && first_key + key <= position[1]; key++) {
+        const bool sees[2] = {(unsigned)(position[0] - first_key - key) < (unsigned)span,
+                              (unsigned)(position[1] - first_key - key) < (unsigned)span};
 #pragma unroll
         for (int j = 0; j < Shape::HEAD_DIM / 8; j++) {
             uint32_t pair = *reinterpret_cast<const uint32_t *>(
@@ -282,8 +319,8 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
 #pragma unroll
             for (int c = 0; c < 2; c++)
                 if (bfloat16_is_nonfinite(c == 0 ? pair : pair >> 16)) {
-                    out[4 * j + 2 + c] = __int_as_float(0x7FC00000);
-                    out[4 * j + c] = both ? out[4 * j + 2 + c] : out[4 * j + c];
+                    out[4 * j + c] = sees[0] ? __int_as_float(0x7FC00000) : out[4 * j + c];
+                    out[4 * j + 2 + c] = sees[1] ? __int_as_float(0x7FC00000) : out[4 * j + 2 + c];
                 }
         }
     }
@@ -297,26 +334,26 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
 
 /* score = q . K^T of a strip and a tile, issued. */
 template <typename Shape>
-__device__ __forceinline__ void issue_scores(float (&score)[SCORES], uint64_t q, uint32_t k_tile) {
+__device__ __forceinline__ void issue_scores(float (&score)[Shape::SCORES], uint64_t q, uint32_t k_tile) {
     const uint64_t k = wgmma_operand(k_tile);
 #pragma unroll
     for (int step = 0; step < Shape::HEAD_DIM / 16; step++) {
         uint64_t a = wgmma_advance(q, step / 4 * Shape::Q_BOX_BYTES + step % 4 * 32);
         uint64_t b = wgmma_advance(k, step / 4 * Shape::BOX_BYTES + step % 4 * 32);
         if (step == 0)
-            wgmma<KEYS, false>(score, a, b);
+            wgmma<Shape::KEYS, false>(score, a, b);
         else
-            wgmma<KEYS>(score, a, b);
+            wgmma<Shape::KEYS>(score, a, b);
     }
 }
 
 /* out += weight . V of a tile, issued. */
 template <typename Shape>
-__device__ __forceinline__ void issue_values(float (&out)[Shape::OUT], const uint32_t (&weight)[STEPS][4],
-                                             uint32_t v_tile) {
+__device__ __forceinline__ void issue_values(float (&out)[Shape::OUT],
+                                             const uint32_t (&weight)[Shape::STEPS][4], uint32_t v_tile) {
     const uint64_t v = wgmma_operand_transposed(v_tile, Shape::BOX_BYTES);
 #pragma unroll
-    for (int step = 0; step < STEPS; step++)
+    for (int step = 0; step < Shape::STEPS; step++)
         wgmma_registers<Shape::COLUMNS>(out, weight[step], wgmma_advance(v, step * 16 * ROW_BYTES));
 }
 
@@ -328,14 +365,18 @@ struct row_state {
 };
 
 /* Turns the raw scores [N] that a thread holds of a tile into weights. visible: keys of the tile up to each
- * row's position, less the lane's first column. rescale: what the sums of earlier tiles are multiplied by. */
-template <int N>
+ * row's position, less the lane's first column; WINDOWED: of these the row sees the last `span`. rescale:
+ * what the sums of earlier tiles are multiplied by. */
+template <bool WINDOWED, int N>
 __device__ __forceinline__ void weigh(float (&score)[N], row_state &rows, float (&rescale)[2], float scale,
-                                      bool masked, const int (&visible)[2]) {
+                                      bool masked, const int (&visible)[2], int span) {
     if (masked) {
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            score[i] = i / 4 * 8 + i % 2 < visible[i / 2 % 2] ? score[i] : -INFINITY;
+        for (int i = 0; i < N; i++) {
+            const int key = i / 4 * 8 + i % 2, r = i / 2 % 2;
+            const bool sees = WINDOWED ? (unsigned)(visible[r] - 1 - key) < (unsigned)span : key < visible[r];
+            score[i] = sees ? score[i] : -INFINITY;
+        }
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -403,10 +444,10 @@ __device__ __forceinline__ void write_rows(bfloat16 *to, int64_t next, int n_val
     }
 }
 
-template <typename Shape>
+template <typename Shape, bool GENERAL>
 __device__ __forceinline__ void consume(const attention_params &p, const prefill_items &all, uint32_t shared,
                                         const prefill_barriers<Shape> &barriers,
-                                        const volatile int32_t *items) {
+                                        const volatile int32_t *items, uint32_t *votes) {
     constexpr int HEAD_DIM = Shape::HEAD_DIM;
     const int c = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP;
     const int lane = thread % WARP_LANES, warp = thread / WARP_LANES;
@@ -419,7 +460,12 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         if (lane == 0)
             ptx_barrier_arrive(barrier);
     };
+    const int32_t window = GENERAL ? p.window : 0;
+    const int span = GENERAL && window > 0 ? window : INT32_MAX / 2; /* positions that a row sees */
+    const bool capped = GENERAL && p.softcap != 0;
+    const float scale = capped ? p.softcap : p.scale;
     ring_position<Shape::STAGES> at_k, at_v;
+    uint32_t *next_votes = votes;
     for (uint32_t q_parity = 0;; q_parity ^= 1) {
         ptx_barrier_wait(barriers.q_full + 8 * c, q_parity, "prefill q full");
         const int index = items[c];
@@ -430,10 +476,15 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         const int first_row = item.first_row(c), n_rows = min((int)STRIP_ROWS, item.tile.n_rows - first_row);
         const int first_position = item.tile.position + first_row;
         const bool active = item.has_strip(p, c);
-        const int own_tiles = active ? (first_position + n_rows + KEYS - 1) / KEYS : 0;
+        /* Tiles of keys: [first_tile, n_tiles) of the item, [own_first, own_end) of the strip. */
+        const int first_tile = GENERAL ? item.first_tile(window) : 0;
+        const int own_first =
+            GENERAL && active ? window_first(first_position, window) / Shape::KEYS : first_tile;
+        const int own_end = active ? (first_position + n_rows + Shape::KEYS - 1) / Shape::KEYS : first_tile;
         /* Accumulators i, with i / 2 % 2 == r, belong to row warp * 16 + lane / 4 + 8 r of the strip. */
         const int row = warp * 16 + lane / 4;
-        const int position[2] = {active ? first_position + row : -1, active ? first_position + row + 8 : -1};
+        const int first_own = active ? first_position + row : -STRIP_ROWS;
+        const int position[2] = {first_own, first_own + 8};
         auto wait_k = [&]() {
             ptx_barrier_wait(barriers.k_full + 8 * at_k.stage, at_k.parity, "prefill k full");
         };
@@ -444,27 +495,56 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         float out[Shape::OUT] = {};
         auto wait_v = [&](int t) {
             ptx_barrier_wait(barriers.v_full + 8 * at_v.stage, at_v.parity, "prefill v full");
-            if ((t + 1) * KEYS > item.tile.position + 1)
-                clean_values<Shape>(generic(shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES), t * KEYS,
-                                    n_keys, out, position, lane);
+            /* Some row of the tile does not see all of these keys. */
+            if ((t + 1) * Shape::KEYS > item.tile.position + 1 ||
+                (GENERAL && t * Shape::KEYS < window_first(n_keys - 1, window))) {
+                clean_values<Shape>(generic(shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES),
+                                    t * Shape::KEYS, n_keys, out, span, position, next_votes, lane);
+                next_votes = next_votes == votes ? votes + Shape::CONSUMER_WARPS : votes;
+            }
         };
         auto release_v = [&]() {
             release(barriers.v_empty + 8 * at_v.stage);
             at_v.next();
         };
-        if (active) {
-            if (p.rope) {
-                rotate_queries<Shape>(generic(q_tile), n_rows, attention_rope_row(p, first_position), thread);
-                ptx_fence_for_copies();
-                ptx_named_barrier(1 + c, WARPGROUP); /* q is rotated */
+        /* Tiles that other strips see. */
+        auto pass = [&](int from, int end) {
+            for (int t = from; t < end; t++) {
+                wait_k();
+                release_k();
+                wait_v(t);
+                release_v();
             }
-            float score[SCORES], rescale[2];
-            uint32_t weight[STEPS][4];
-            row_state rows = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}, {0, 0}};
+        };
+        if (GENERAL)
+            pass(first_tile, own_first);
+        if (active) {
+            const bool normed = GENERAL && p.q_norm;
+            if (normed)
+                norm_queries<Shape>(generic(q_tile), n_rows, p.q_norm, p.norm_epsilon,
+                                    attention_rope_row(p, first_position), thread);
+            else if (p.rope)
+                rotate_queries<Shape>(generic(q_tile), n_rows, attention_rope_row(p, first_position), thread);
+            if (normed || p.rope) {
+                ptx_fence_for_copies();
+                ptx_named_barrier(1 + c, WARPGROUP); /* q is complete */
+            }
+            float score[Shape::SCORES], rescale[2];
+            uint32_t weight[Shape::STEPS][4];
+            const float none = GENERAL ? NO_SCORE : -INFINITY, scaled_none = __fmul_rn(none, scale);
+            row_state rows = {{none, none}, {scaled_none, scaled_none}, {0, 0}};
             auto weigh_tile = [&](int t) {
-                const int visible[2] = {position[0] + 1 - t * KEYS - (int)tile_c_column(lane, 0),
-                                        position[1] + 1 - t * KEYS - (int)tile_c_column(lane, 0)};
-                weigh(score, rows, rescale, p.scale, (t + 1) * KEYS > first_position + 1, visible);
+                const int visible[2] = {position[0] + 1 - t * Shape::KEYS - (int)tile_c_column(lane, 0),
+                                        position[1] + 1 - t * Shape::KEYS - (int)tile_c_column(lane, 0)};
+                if (capped) {
+#pragma unroll
+                    for (int i = 0; i < Shape::SCORES; i++)
+                        score[i] = tanh_of(score[i] * (p.scale * p.softcap_inverse));
+                }
+                const bool masked =
+                    (t + 1) * Shape::KEYS > first_position + 1 ||
+                    (GENERAL && t * Shape::KEYS < window_first(first_position + STRIP_ROWS - 1, window));
+                weigh<GENERAL>(score, rows, rescale, scale, masked, visible, span);
             };
             wait_k();
             wgmma_begin();
@@ -472,13 +552,13 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
             wgmma_commit();
             wgmma_wait<0>();
             release_k();
-            if (own_tiles == 1)
+            if (own_end == own_first + 1)
                 release(barriers.q_empty + 8 * c);
-            weigh_tile(0);
+            weigh_tile(own_first);
             pack_weights(weight, score);
-            if (own_tiles > 1)
+            if (own_end > own_first + 1)
                 wait_k();
-            for (int t = 0; t + 1 < own_tiles; t++) {
+            for (int t = own_first; t + 1 < own_end; t++) {
                 wait_v(t);
                 wgmma_begin();
                 issue_scores<Shape>(score, q, shared + Shape::K_RING + at_k.stage * Shape::KEY_BYTES);
@@ -487,12 +567,12 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                 wgmma_commit();
                 wgmma_wait<1>(); /* the scores of tile t + 1 are complete */
                 release_k();
-                if (t + 2 == own_tiles)
+                if (t + 2 == own_end)
                     release(barriers.q_empty + 8 * c);
                 weigh_tile(t + 1);
                 /* Here, not where it is needed: the compiler does not move the exponentials behind this loop,
                  * and so not behind the wait that follows. */
-                if (t + 2 < own_tiles)
+                if (t + 2 < own_end)
                     wait_k();
                 wgmma_wait<0>(); /* the sums over tile t are complete */
                 release_v();
@@ -501,7 +581,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                     out[i] *= rescale[i / 2 % 2];
                 pack_weights(weight, score);
             }
-            wait_v(own_tiles - 1);
+            wait_v(own_end - 1);
             wgmma_begin();
             issue_values<Shape>(out, weight, shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES);
             wgmma_commit();
@@ -515,16 +595,11 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
             __syncwarp(); /* all lanes have read items[c] */
             release(barriers.q_empty + 8 * c);
         }
-        for (int t = own_tiles; t < n_tiles; t++) { /* tiles that other strips see */
-            wait_k();
-            release_k();
-            wait_v(t);
-            release_v();
-        }
+        pass(own_end, n_tiles);
     }
 }
 
-template <typename Shape>
+template <typename Shape, bool GENERAL>
 __global__ void __launch_bounds__(Shape::THREADS, 1)
     kernel_attention_wgmma(const __grid_constant__ prefill_maps maps, const attention_params p,
                            const prefill_items all) {
@@ -532,6 +607,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     extern __shared__ unsigned char dynamic[];
     __shared__ __align__(8) uint64_t barrier_memory[prefill_barriers<Shape>::COUNT];
     __shared__ volatile int32_t items[Shape::CONSUMERS];
+    __shared__ uint32_t votes[2 * Shape::CONSUMER_WARPS];
     const uint32_t shared = (ptx_shared_address(dynamic) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
     const prefill_barriers<Shape> barriers(ptx_shared_address(barrier_memory));
     if (threadIdx.x == 0)
@@ -542,19 +618,21 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (threadIdx.x >= Shape::CONSUMER_THREADS) {
         ptx_registers_lower<Shape::PRODUCER_REGISTERS>();
         if (threadIdx.x < Shape::CONSUMER_THREADS + WARP_LANES)
-            produce<Shape>(p, maps, all, shared, barriers, items);
+            produce<Shape, GENERAL>(p, maps, all, shared, barriers,
+                                    ptx_shared_address(const_cast<int32_t *>(items)));
     } else {
         ptx_registers_raise<Shape::CONSUMER_REGISTERS>();
-        consume<Shape>(p, all, shared, barriers, items);
+        consume<Shape, GENERAL>(p, all, shared, barriers, items, votes);
     }
 #endif
 }
 
 /* ---- launch shape ---- */
 
-using shape_64 = prefill_shape<64, 3, 4>;
-using shape_96 = prefill_shape<96, 2, 3>;
-using shape_128 = prefill_shape<128, 2, 3>;
+using shape_64 = prefill_shape<64, 3, 4, 128>;
+using shape_96 = prefill_shape<96, 2, 3, 128>;
+using shape_128 = prefill_shape<128, 2, 3, 128>;
+using shape_256 = prefill_shape<256, 2, 2, 64>; /* 128 sums of out a thread leave room for 64 keys */
 
 template <typename Shape>
 enum status launch(struct backend_context *context, const attention_params &p, const struct tensor *qkv) {
@@ -577,8 +655,10 @@ enum status launch(struct backend_context *context, const attention_params &p, c
     all.per_head = ceil_div(p.group * (context->prefill_tile_rows / STRIP_ROWS), Shape::CONSUMERS);
     all.n = context->step.n_tiles * limits->n_kv_heads * all.per_head;
     int32_t blocks = all.n < context->n_multiprocessors ? all.n : context->n_multiprocessors;
-    return cuda_launch(context, "attention_prefill", kernel_attention_wgmma<Shape>, dim3((unsigned)blocks),
-                       Shape::THREADS, Shape::SHARED_BYTES, maps, p, all);
+    auto kernel =
+        attention_is_general(p) ? kernel_attention_wgmma<Shape, true> : kernel_attention_wgmma<Shape, false>;
+    return cuda_launch(context, "attention_prefill", kernel, dim3((unsigned)blocks), Shape::THREADS,
+                       Shape::SHARED_BYTES, maps, p, all);
 }
 
 } // namespace
@@ -591,6 +671,8 @@ int32_t attention_prefill_wgmma_tile_rows(int32_t head_dim) {
         return shape_96::CONSUMERS * STRIP_ROWS;
     case shape_128::HEAD_DIM:
         return shape_128::CONSUMERS * STRIP_ROWS;
+    case shape_256::HEAD_DIM:
+        return shape_256::CONSUMERS * STRIP_ROWS;
     default:
         return 0;
     }
@@ -605,7 +687,9 @@ enum status attention_prefill_wgmma(struct backend_context *context, const atten
         return launch<shape_64>(context, p, qkv);
     case shape_96::HEAD_DIM:
         return launch<shape_96>(context, p, qkv);
-    default:
+    case shape_128::HEAD_DIM:
         return launch<shape_128>(context, p, qkv);
+    default:
+        return launch<shape_256>(context, p, qkv);
     }
 }

@@ -176,6 +176,16 @@ static __device__ __forceinline__ void ptx_barrier_wait(uint32_t barrier, uint32
     (void)name;
 }
 
+/* Stores x in shared memory in the background and counts its four bytes at the barrier, whose phase must
+ * expect them. Whoever waits for that phase sees x. PTX ISA, "Data Movement and Conversion Instructions:
+ * st.async"; addresses of this block's shared memory are addresses of the cluster's. */
+static __device__ __forceinline__ void ptx_store_async(uint32_t shared, int32_t x, uint32_t barrier) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(shared),
+        "r"(x), "r"(barrier)
+        : "memory");
+}
+
 /* ---- bulk copies by the copy engine; sm_90 ---- */
 
 /* Copies `bytes` (a multiple of 16; both addresses too) from global to shared memory and counts them at the
@@ -334,22 +344,6 @@ template <int N> static __device__ __forceinline__ void ptx_registers_lower() {
 static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32_t threads) {
     __syncwarp(); /* lanes may still be apart behind a wait; a barrier is for whole warps */
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-
-/* The same, and whether `mine` is true in any of the threads (PTX ISA, "bar, barrier": red). */
-static __device__ __forceinline__ bool ptx_named_barrier_or(uint32_t number, uint32_t threads, bool mine) {
-    uint32_t any;
-    __syncwarp();
-    asm volatile("{\n"
-                 ".reg .pred mine, any;\n"
-                 "setp.ne.u32 mine, %3, 0;\n"
-                 "bar.red.or.pred any, %1, %2, mine;\n"
-                 "selp.u32 %0, 1, 0, any;\n"
-                 "}\n"
-                 : "=r"(any)
-                 : "r"(number), "r"(threads), "r"((uint32_t)mine)
-                 : "memory");
-    return any != 0;
 }
 
 /* 2^x, relative error 2^-22, 2^-infinity = 0 (PTX ISA, "Floating Point Instructions: ex2"). */

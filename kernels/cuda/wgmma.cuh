@@ -22,9 +22,9 @@ static __device__ __forceinline__ uint64_t wgmma_operand(uint32_t shared) {
  * a wgmma with a transposed b reads ("N-major"). PTX ISA, "Strides" and "Canonical Layouts" of these
  * instructions: for a layout that is not K-major and swizzled over 128 bytes the unit is an atom of eight
  * rows of k by 64 elements of n, 1,024 contiguous bytes. An instruction takes k = 16: two atoms, `stride`
- * (32-45) bytes apart, 1,024 where the rows of k follow each other. Where it takes n = 128, the atoms of the
- * second 64 columns lie `next_columns` bytes behind those of the first (16-29, the leading dimension's
- * stride; not used for n = 64). 16 elements of k further on is address + 2,048. */
+ * (32-45) bytes apart, 1,024 where the rows of k follow each other. Where it takes n = 128 or 256, the atoms
+ * of the next 64 columns lie `next_columns` bytes behind those of the first (16-29, the leading dimension's
+ * stride; not used for n = 64), and so on. 16 elements of k further on is address + 2,048. */
 static __device__ __forceinline__ uint64_t wgmma_operand_transposed(uint32_t shared, uint32_t next_columns) {
     return (uint64_t)(shared >> 4 & 0x3FFF) | (uint64_t)(next_columns >> 4) << 16 |
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
@@ -116,7 +116,7 @@ static __device__ __forceinline__ void wgmma(float (&c)[N / 2], uint64_t a, uint
 template <int N>
 static __device__ __forceinline__ void wgmma_registers(float (&c)[N / 2], const uint32_t (&a)[4],
                                                        uint64_t b) {
-    static_assert(N == 64 || N == 128, "a width that has its instruction here");
+    static_assert(N == 64 || N == 128 || N == 256, "a width that has its instruction here");
     if constexpr (N == 64)
         asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
                      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
@@ -137,6 +137,26 @@ static __device__ __forceinline__ void wgmma_registers(float (&c)[N / 2], const 
                        WGMMA_4(c, 40), WGMMA_4(c, 44), WGMMA_4(c, 48), WGMMA_4(c, 52), WGMMA_4(c, 56),
                        WGMMA_4(c, 60)
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    if constexpr (N == 256)
+        asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
+            "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+            " %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+            " %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+            " %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+            " %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+            " %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+            " %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
+            "%127}, "
+            "{%128, %129, %130, %131}, %132, 1, 1, 1, 1;"
+            : WGMMA_4(c, 0), WGMMA_4(c, 4), WGMMA_4(c, 8), WGMMA_4(c, 12), WGMMA_4(c, 16), WGMMA_4(c, 20),
+              WGMMA_4(c, 24), WGMMA_4(c, 28), WGMMA_4(c, 32), WGMMA_4(c, 36), WGMMA_4(c, 40), WGMMA_4(c, 44),
+              WGMMA_4(c, 48), WGMMA_4(c, 52), WGMMA_4(c, 56), WGMMA_4(c, 60), WGMMA_4(c, 64), WGMMA_4(c, 68),
+              WGMMA_4(c, 72), WGMMA_4(c, 76), WGMMA_4(c, 80), WGMMA_4(c, 84), WGMMA_4(c, 88), WGMMA_4(c, 92),
+              WGMMA_4(c, 96), WGMMA_4(c, 100), WGMMA_4(c, 104), WGMMA_4(c, 108), WGMMA_4(c, 112),
+              WGMMA_4(c, 116), WGMMA_4(c, 120), WGMMA_4(c, 124)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 #endif
