@@ -13,6 +13,7 @@
 #include "kernels/bench/bench.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/window.h"
 
 namespace {
 
@@ -25,6 +26,9 @@ enum {
     RAGGED_STRIDE = 97   /* coprime to the lengths below, so that all occur equally often */
 };
 
+/* Above it the plain kernels are left out: a second a call. */
+const double PLAIN_FLOPS = 2e11;
+
 struct shape {
     const char *name;
     int n_heads;
@@ -34,20 +38,24 @@ struct shape {
     int length; /* positions, the row's own included */
     bool prefill;
     bool ragged; /* decode: lengths are uniform in 1..length */
+    int window;  /* positions that a row sees; 0: all */
 };
 
 const shape SHAPES[] = {
-    {"char", 6, 6, 64, 1, 256, false, false},     {"char", 6, 6, 64, 64, 256, false, false},
-    {"char", 6, 6, 64, 1024, 256, false, false},  {"char", 6, 6, 64, 2048, 256, false, true},
-    {"gpt2", 12, 12, 64, 1, 1024, false, false},  {"gpt2", 12, 12, 64, 64, 1024, false, false},
-    {"1b", 32, 8, 64, 1, 256, false, false},      {"1b", 32, 8, 64, 1, 2048, false, false},
-    {"1b", 32, 8, 64, 8, 2048, false, false},     {"1b", 32, 8, 64, 64, 2048, false, false},
-    {"1b", 32, 8, 64, 1024, 256, false, true},    {"8b", 32, 8, 128, 1, 2048, false, false},
-    {"8b", 32, 8, 128, 64, 2048, false, false},   {"8b", 32, 8, 128, 512, 256, false, true},
-    {"70b", 64, 8, 128, 32, 2048, false, false},  {"d96", 32, 32, 96, 16, 2048, false, false},
-    {"d256", 16, 8, 256, 32, 2048, false, false}, {"char", 6, 6, 64, 16, 256, true, false},
-    {"gpt2", 12, 12, 64, 8, 1024, true, false},   {"1b", 32, 8, 64, 8, 2048, true, false},
-    {"8b", 32, 8, 128, 2, 2048, true, false},
+    {"char", 6, 6, 64, 1, 256, false, false, 0},        {"char", 6, 6, 64, 64, 256, false, false, 0},
+    {"char", 6, 6, 64, 1024, 256, false, false, 0},     {"char", 6, 6, 64, 2048, 256, false, true, 0},
+    {"gpt2", 12, 12, 64, 1, 1024, false, false, 0},     {"gpt2", 12, 12, 64, 64, 1024, false, false, 0},
+    {"1b", 32, 8, 64, 1, 256, false, false, 0},         {"1b", 32, 8, 64, 1, 2048, false, false, 0},
+    {"1b", 32, 8, 64, 8, 2048, false, false, 0},        {"1b", 32, 8, 64, 64, 2048, false, false, 0},
+    {"1b", 32, 8, 64, 1024, 256, false, true, 0},       {"8b", 32, 8, 128, 1, 2048, false, false, 0},
+    {"8b", 32, 8, 128, 64, 2048, false, false, 0},      {"8b", 32, 8, 128, 512, 256, false, true, 0},
+    {"70b", 64, 8, 128, 32, 2048, false, false, 0},     {"d96", 32, 32, 96, 16, 2048, false, false, 0},
+    {"d256", 16, 8, 256, 32, 2048, false, false, 0},    {"gemma", 8, 4, 256, 64, 4096, false, false, 0},
+    {"gemma", 8, 4, 256, 64, 4096, false, false, 1024}, {"gemma", 4, 1, 256, 1, 4096, false, false, 512},
+    {"char", 6, 6, 64, 16, 256, true, false, 0},        {"gpt2", 12, 12, 64, 8, 1024, true, false, 0},
+    {"1b", 32, 8, 64, 8, 2048, true, false, 0},         {"8b", 32, 8, 128, 2, 2048, true, false, 0},
+    {"8b", 32, 8, 128, 4, 4096, true, false, 0},        {"gemma", 8, 4, 256, 4, 4096, true, false, 0},
+    {"gemma", 8, 4, 256, 4, 4096, true, false, 1024},
 };
 
 /* Positions of a sequence's row, its own included. */
@@ -68,22 +76,27 @@ struct dense_params {
     int length;
     bool prefill;
     bool ragged;
+    int window;
     float scale;
 };
 
-__device__ __forceinline__ void dense_row(const dense_params &p, int row, int *sequence, int *n_keys) {
+/* The row sees keys [first_key, n_keys). */
+__device__ __forceinline__ void dense_row(const dense_params &p, int row, int *sequence, int *first_key,
+                                          int *n_keys) {
     *sequence = p.prefill ? row / p.length : row;
     *n_keys = p.prefill ? row % p.length + 1 : decode_length(p.length, p.ragged, row);
+    *first_key = window_first(*n_keys - 1, p.window);
 }
 
 __global__ void __launch_bounds__(THREADS) kernel_attention_naive(const dense_params p) {
-    int row = blockIdx.x, head = blockIdx.y, kv_head = head / (p.n_heads / p.n_kv_heads), sequence, n_keys;
-    dense_row(p, row, &sequence, &n_keys);
+    int row = blockIdx.x, head = blockIdx.y, kv_head = head / (p.n_heads / p.n_kv_heads), sequence, first_key,
+        n_keys;
+    dense_row(p, row, &sequence, &first_key, &n_keys);
     const bfloat16 *q = p.q + ((int64_t)row * p.n_heads + head) * p.head_dim;
     int64_t first = ((int64_t)sequence * p.length * p.n_kv_heads + kv_head) * p.head_dim;
     int64_t stride = (int64_t)p.n_kv_heads * p.head_dim;
     float *scores = p.scores + ((int64_t)row * p.n_heads + head) * p.length;
-    for (int key = threadIdx.x; key < n_keys; key += THREADS) {
+    for (int key = first_key + threadIdx.x; key < n_keys; key += THREADS) {
         float dot = 0;
         for (int i = 0; i < p.head_dim; i++)
             dot = fmaf(to_float(q[i]), to_float(p.k[first + key * stride + i]), dot);
@@ -91,13 +104,13 @@ __global__ void __launch_bounds__(THREADS) kernel_attention_naive(const dense_pa
     }
     __syncthreads(); /* all scores of the row */
     float largest = -INFINITY, sum = 0;
-    for (int key = 0; key < n_keys; key++)
+    for (int key = first_key; key < n_keys; key++)
         largest = fmaxf(largest, scores[key]);
-    for (int key = 0; key < n_keys; key++)
+    for (int key = first_key; key < n_keys; key++)
         sum += expf(scores[key] - largest);
     for (int i = threadIdx.x; i < p.head_dim; i += THREADS) {
         float out = 0;
-        for (int key = 0; key < n_keys; key++)
+        for (int key = first_key; key < n_keys; key++)
             out = fmaf(expf(scores[key] - largest), to_float(p.v[first + key * stride + i]), out);
         p.out[((int64_t)row * p.n_heads + head) * p.head_dim + i] = from_float<bfloat16>(out / sum);
     }
@@ -106,14 +119,15 @@ __global__ void __launch_bounds__(THREADS) kernel_attention_naive(const dense_pa
 __global__ void __launch_bounds__(THREADS) kernel_attention_tiled(const dense_params p) {
     extern __shared__ float weights[]; /* [length] */
     __shared__ float reduce[MAX_WARPS], sums[THREADS / WARP_LANES][MAX_HEAD_DIM];
-    int row = blockIdx.x, head = blockIdx.y, kv_head = head / (p.n_heads / p.n_kv_heads), sequence, n_keys;
-    dense_row(p, row, &sequence, &n_keys);
+    int row = blockIdx.x, head = blockIdx.y, kv_head = head / (p.n_heads / p.n_kv_heads), sequence, first_key,
+        n_keys;
+    dense_row(p, row, &sequence, &first_key, &n_keys);
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     const bfloat16 *q = p.q + ((int64_t)row * p.n_heads + head) * p.head_dim;
     int64_t first = ((int64_t)sequence * p.length * p.n_kv_heads + kv_head) * p.head_dim;
     int64_t stride = (int64_t)p.n_kv_heads * p.head_dim;
     float largest = -INFINITY, sum = 0;
-    for (int key = warp; key < n_keys; key += THREADS / WARP_LANES) {
+    for (int key = first_key + warp; key < n_keys; key += THREADS / WARP_LANES) {
         float dot = 0;
         for (int i = lane; i < p.head_dim; i += WARP_LANES)
             dot = fmaf(to_float(q[i]), to_float(p.k[first + key * stride + i]), dot);
@@ -126,14 +140,14 @@ __global__ void __launch_bounds__(THREADS) kernel_attention_tiled(const dense_pa
     __syncthreads(); /* scores, and maxima of all warps */
     for (int w = 0; w < THREADS / WARP_LANES; w++)
         largest = fmaxf(largest, reduce[w]);
-    for (int key = threadIdx.x; key < n_keys; key += THREADS) {
+    for (int key = first_key + threadIdx.x; key < n_keys; key += THREADS) {
         weights[key] = expf(weights[key] - largest);
         sum += weights[key];
     }
     sum = block_sum(sum, reduce);
     for (int i = lane; i < p.head_dim; i += WARP_LANES) {
         float out = 0;
-        for (int key = warp; key < n_keys; key += THREADS / WARP_LANES)
+        for (int key = first_key + warp; key < n_keys; key += THREADS / WARP_LANES)
             out = fmaf(weights[key], to_float(p.v[first + key * stride + i]), out);
         sums[warp][i] = out;
     }
@@ -155,13 +169,14 @@ double attention_error(const shape &s, const std::vector<uint16_t> &out, const s
             head = c % s.n_heads;
         int sequence = s.prefill ? row / s.length : row;
         int n_keys = s.prefill ? row % s.length + 1 : decode_length(s.length, s.ragged, row);
+        int first_key = window_first(n_keys - 1, s.window);
         int kv_head = head / (s.n_heads / s.n_kv_heads);
         auto at = [&](int key, int i) {
             return (((size_t)sequence * s.length + key) * s.n_kv_heads + kv_head) * s.head_dim + i;
         };
         std::vector<double> weight(n_keys);
         double top = -INFINITY, sum = 0;
-        for (int key = 0; key < n_keys; key++) {
+        for (int key = first_key; key < n_keys; key++) {
             double dot = 0;
             for (int i = 0; i < s.head_dim; i++)
                 dot += (double)bench_widen(q[((size_t)row * s.n_heads + head) * s.head_dim + i]) *
@@ -169,11 +184,11 @@ double attention_error(const shape &s, const std::vector<uint16_t> &out, const s
             weight[key] = dot / std::sqrt((double)s.head_dim);
             top = std::max(top, weight[key]);
         }
-        for (double &w : weight)
-            sum += w = std::exp(w - top);
+        for (int key = first_key; key < n_keys; key++)
+            sum += weight[key] = std::exp(weight[key] - top);
         for (int i = 0; i < s.head_dim; i++) {
             double expected = 0;
-            for (int key = 0; key < n_keys; key++)
+            for (int key = first_key; key < n_keys; key++)
                 expected += weight[key] * bench_widen(v[at(key, i)]);
             expected /= sum;
             double delta =
@@ -251,19 +266,19 @@ void bench_shape(struct bench *bench, const shape &s) {
     std::vector<uint16_t> v = bench_random_bfloat16(bench, kv_rows * kv, 1);
     bench_memory q_memory(q.size() * 2, q.data()), k_memory(k.size() * 2, k.data()),
         v_memory(v.size() * 2, v.data());
-    bench_memory out_memory(out.size() * 2), scores((size_t)n_rows * s.n_heads * s.length * sizeof(float));
+    bench_memory out_memory(out.size() * 2);
     dense_params p = {};
     p.out = out_memory.as<bfloat16>();
     p.q = q_memory.as<bfloat16>();
     p.k = k_memory.as<bfloat16>();
     p.v = v_memory.as<bfloat16>();
-    p.scores = scores.as<float>();
     p.n_heads = s.n_heads;
     p.n_kv_heads = s.n_kv_heads;
     p.head_dim = s.head_dim;
     p.length = s.length;
     p.prefill = s.prefill;
     p.ragged = s.ragged;
+    p.window = s.window;
     p.scale = 1 / std::sqrt((float)s.head_dim);
 
     bench_row row = {};
@@ -271,12 +286,14 @@ void bench_shape(struct bench *bench, const shape &s) {
     row.shape = std::string(s.name) + (s.prefill ? " prefill" : " decode") + " H" +
                 std::to_string(s.n_heads) + "/" + std::to_string(s.n_kv_heads) + " D" +
                 std::to_string(s.head_dim) + " B" + std::to_string(s.n_sequences) + " T" +
-                (s.ragged ? "1.." : "") + std::to_string(s.length);
+                (s.ragged ? "1.." : "") + std::to_string(s.length) +
+                (s.window ? " W" + std::to_string(s.window) : "");
     double pairs = 0, keys = 0; /* (row, key) pairs; keys that are read */
     for (int sequence = 0; sequence < s.n_sequences; sequence++) {
         double length = decode_length(s.length, s.ragged, sequence);
-        pairs += s.prefill ? 0.5 * length * (length + 1) : length;
-        keys += length;
+        double seen = s.window > 0 ? std::min(length, (double)s.window) : length; /* by the last row */
+        pairs += s.prefill ? seen * (length - seen) + 0.5 * seen * (seen + 1) : seen;
+        keys += s.prefill ? length : seen;
     }
     row.flops = 4.0 * pairs * (double)heads;
     row.bytes = 2.0 * (2.0 * keys * (double)kv + 2.0 * n_rows * (double)heads);
@@ -284,6 +301,9 @@ void bench_shape(struct bench *bench, const shape &s) {
     row.baseline = "copy";
     row.tolerance = 0x1p-6; /* the rounding of bfloat16 weights and results */
 
+    const bool plain = row.flops <= PLAIN_FLOPS;
+    bench_memory scores(plain ? (size_t)n_rows * s.n_heads * s.length * sizeof(float) : sizeof(float));
+    p.scores = scores.as<float>();
     auto finish = [&](const char *variant, double us) {
         row.variant = variant;
         row.us = us;
@@ -293,6 +313,8 @@ void bench_shape(struct bench *bench, const shape &s) {
     cudaStream_t stream = bench->context->stream;
     dim3 grid(n_rows, s.n_heads);
     for (bool tiled : {false, true}) {
+        if (!plain)
+            break;
         bench_must(cudaMemsetAsync(p.out, 0xFF, out.size() * 2, stream), "poison");
         double us = bench_time(bench, [&](int) {
             if (tiled)
@@ -351,6 +373,7 @@ void bench_shape(struct bench *bench, const shape &s) {
     args.qkv = paged.qkv;
     args.out = paged.out;
     args.scale = p.scale;
+    args.window = s.window;
     if (!s.prefill)
         for (int position = 0; position < s.length; position += fill_each) {
             int n_each = std::min(fill_each, s.length - position);

@@ -366,7 +366,7 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     out->context = context;
     out->kind = "cuda";
     /* Tensor cores of different generations round their sums differently. */
-    snprintf(out->numerics_class, sizeof out->numerics_class, "cuda-mma-2-sm%d", context->compute_capability);
+    snprintf(out->numerics_class, sizeof out->numerics_class, "cuda-mma-3-sm%d", context->compute_capability);
     out->max_steps_in_flight = STEPS_IN_FLIGHT;
     out->close = context_close;
     out->memory_info = memory_info;
