@@ -4,25 +4,27 @@
  * Work. A row's positions are cut into chunks of DECODE_CHUNK_TOKENS at absolute positions; those wholly in
  * front of its window are left out, and of the first one keys in front of it are not read. A block takes
  * (row, kv head and up to 8 of its query heads; 4 for other dtypes) and every gridDim.z-th chunk of the row,
- * so all these heads share one read of K and V. Chunks of one row that are spread over several blocks meet in
- * scratch: each block writes its chunks' sums and counts itself in; the last one merges all in index order.
- * Otherwise a block merges its chunks as it goes. The grid depends on the number of rows and on the device,
- * results do not: a recorded step serves all lengths, and no block is launched for chunks that few sequences
- * have.
+ * so all these heads share one read of K and V. Where there are rows enough, a block takes several kv heads
+ * with up to 8 query heads in all: short rows have few pages of one head. Chunks of one row that are spread
+ * over several blocks meet in scratch: each block writes its chunks' sums and counts itself in; the last one
+ * merges all in index order. Otherwise a block merges its chunks as it goes. The grid depends on the number
+ * of rows and on the device, results do not: a recorded step serves all lengths, and no block is launched for
+ * chunks that few sequences have.
  *
- * bfloat16 over bfloat16 pages (kernel_attention_decode_mma): warp w of a block takes page w of the chunk. K
- * and V of one unit of keys (32 up to head_dim 64, else 16) go from memory straight into registers, in the
- * layout of tensor-core operands, with nothing between: sums over columns or keys may take these in any fixed
- * order, so a lane's 16 bytes are the operand wherever they lie in the row. With g = lane / 4, t = lane % 4:
+ * bfloat16 over bfloat16 pages (kernel_attention_decode_mma): the items of a chunk are its pages for each kv
+ * head of the block; warp w takes items w, w + 8, ... K and V of one unit of keys (32 up to head_dim 64, else
+ * 16) go from memory straight into registers, in the layout of tensor-core operands, with nothing between:
+ * sums over columns or keys may take these in any fixed order, so a lane's 16 bytes are the operand wherever
+ * they lie in the row. With g = lane / 4, t = lane % 4:
  *
  *     S [16 heads, 8 keys]  = q . K^T    A: q (row g: head g; rows 8..15 zero)   B: K, key g
  *         lane: columns 8 (t + 4 i) .. + 7 of key g; two k steps of each such vector, 4 columns a lane each
  *     O [16 columns, 8 heads] += V^T . P^T    A: V, pairs of keys interleaved    B: P, as S leaves it
  *         lane: columns 64 c + 8 g .. + 7 of keys 2t, 2t + 1, 2t + 8, 2t + 9
  *
- * K of the next unit is requested as soon as S is computed, V as soon as O is, so 8 KB a warp are on their
- * way at any time. The row's own K and V come from shared memory, where the block rotates and rounds them;
- * one block also writes them to the page.
+ * K of the next unit (of this item or the next) is requested as soon as S is computed, V as soon as O is, so
+ * 8 KB a warp are on their way at any time. The row's own K and V come from shared memory, where the block
+ * rotates and rounds them; one block also writes them to the page.
  *
  * Before the wait for previous kernels a block reads the step's arrays, the page table, and K and V in front
  * of the row's own position. All were written before the step's first kernel started (context.cuh): a
@@ -46,7 +48,6 @@ namespace {
 enum {
     MMA_HEADS = 8 /* query heads of a block: the n of the second product */
 };
-static_assert(CHUNK_PAGES == DECODE_WARPS, "a warp takes one page of a chunk");
 static_assert((int)MMA_HEADS <= (int)DECODE_WARPS, "a warp finishes one head");
 
 template <int HEAD_DIM> struct decode_tiles {
@@ -55,10 +56,11 @@ template <int HEAD_DIM> struct decode_tiles {
     static constexpr int CHUNK_UNITS = CHUNK / UNIT_KEYS;
     static constexpr int KEY_TILES = UNIT_KEYS / 8;
     static constexpr int KEY_STEPS = UNIT_KEYS / 16;
-    static constexpr int ROW_VECTORS = HEAD_DIM / 8;        /* of 16 bytes */
-    static constexpr int K_VECTORS = (ROW_VECTORS + 3) / 4; /* of a key's row, for one of 4 lanes */
-    static constexpr int V_VECTORS = (ROW_VECTORS + 7) / 8; /* of a value's row, for one of 8 lanes */
-    static constexpr int BLOCKS = HEAD_DIM <= 128 ? 2 : 1;  /* a multiprocessor, by registers */
+    static constexpr int ROW_VECTORS = HEAD_DIM / 8;         /* of 16 bytes */
+    static constexpr int K_VECTORS = (ROW_VECTORS + 3) / 4;  /* of a key's row, for one of 4 lanes */
+    static constexpr int V_VECTORS = (ROW_VECTORS + 7) / 8;  /* of a value's row, for one of 8 lanes */
+    static constexpr int BLOCKS = HEAD_DIM <= 128 ? 2 : 1;   /* a multiprocessor, by registers */
+    static constexpr bool SEVERAL_KV_HEADS = HEAD_DIM <= 64; /* a block may have; by registers, too */
     /* Paddings let the eight lanes of one 16-byte access lie in different banks. */
     static constexpr int ROW_STRIDE = HEAD_DIM + (HEAD_DIM % 64 == 0 ? 32 : 0);
     static constexpr int SUM_STRIDE = HEAD_DIM + 4;
@@ -69,7 +71,8 @@ template <int HEAD_DIM> struct decode_shared {
     float sum[tiles::CHUNK_UNITS][MMA_HEADS][tiles::SUM_STRIDE];
     float largest[tiles::CHUNK_UNITS][MMA_HEADS];
     float total[tiles::CHUNK_UNITS][MMA_HEADS];
-    bfloat16 row[MMA_HEADS + 2][tiles::ROW_STRIDE]; /* q of the heads; the row's own K and V */
+    static constexpr int KV_HEADS = tiles::SEVERAL_KV_HEADS ? MMA_HEADS : 1;
+    bfloat16 row[MMA_HEADS + 2 * KV_HEADS][tiles::ROW_STRIDE]; /* q; the row's own K and V of each kv head */
 };
 
 /* K and V of one unit, 16-byte vectors as four registers. */
@@ -148,6 +151,22 @@ __device__ __forceinline__ const bfloat16 *page_rows(const attention_params &p, 
     return static_cast<const bfloat16 *>(cache) + index * (PAGE_TOKENS * HEAD_DIM);
 }
 
+/* Row r of shared.row: q of a head of the block, or K or V of one of its kv heads. */
+struct decode_row {
+    bool is_q, is_v, exists;
+    int kv_head; /* of the block */
+    int head;    /* of a row of qkv */
+
+    __device__ __forceinline__ decode_row(const attention_params &p, const decode_work &work, int r) {
+        is_q = r < MMA_HEADS;
+        is_v = !is_q && r % 2 == 1;
+        kv_head = (r - MMA_HEADS) / 2;
+        exists = !is_q || r < work.n_heads;
+        head = is_q ? work.head + r : p.n_heads + (is_v ? p.layout.n_kv_heads : 0) + work.kv_head + kv_head;
+    }
+};
+static_assert(MMA_HEADS % 2 == 0, "K has an even row");
+
 /* q of the block's heads, zero beyond them, and K and V of the row's own position into shared memory, rotated
  * and rounded; K and V to their page too when page >= 0. */
 template <int HEAD_DIM>
@@ -156,18 +175,19 @@ __device__ __forceinline__ void load_row(decode_shared<HEAD_DIM> &shared, const 
     using tiles = decode_tiles<HEAD_DIM>;
     const bfloat16 *qkv = static_cast<const bfloat16 *>(p.qkv) + work.row * p.qkv_stride;
     const float *rope = attention_rope_row(p, work.position);
+    const int n_vectors = (MMA_HEADS + 2 * work.n_kv_heads) * tiles::ROW_VECTORS;
 #pragma unroll 1
-    for (int index = threadIdx.x; index < (MMA_HEADS + 2) * tiles::ROW_VECTORS; index += DECODE_THREADS) {
+    for (int index = threadIdx.x; index < n_vectors; index += DECODE_THREADS) {
         int r = index / tiles::ROW_VECTORS, column = index % tiles::ROW_VECTORS * 8;
-        bool is_q = r < MMA_HEADS, is_v = r == MMA_HEADS + 1;
-        int head = is_q ? work.head + r : p.n_heads + (is_v ? p.layout.n_kv_heads : 0) + work.kv_head;
+        const decode_row row(p, work, r);
         float x[8] = {};
-        if (!is_q || r < work.n_heads)
-            rope_load_8(x, qkv + head * HEAD_DIM, column, HEAD_DIM, is_v ? nullptr : rope);
+        if (row.exists)
+            rope_load_8(x, qkv + row.head * HEAD_DIM, column, HEAD_DIM, row.is_v ? nullptr : rope);
         store_8(shared.row[r] + column, x);
-        if (!is_q && page >= 0)
-            store_8(static_cast<bfloat16 *>(is_v ? p.v : p.k) +
-                        kv_offset(p.layout, p.layer, page, work.kv_head, work.position % PAGE_TOKENS) +
+        if (!row.is_q && page >= 0)
+            store_8(static_cast<bfloat16 *>(row.is_v ? p.v : p.k) +
+                        kv_offset(p.layout, p.layer, page, work.kv_head + row.kv_head,
+                                  work.position % PAGE_TOKENS) +
                         column,
                     x);
     }
@@ -181,55 +201,56 @@ __device__ __forceinline__ void load_row_normed(decode_shared<HEAD_DIM> &shared,
     const float *rope = attention_rope_row(p, work.position);
     const int lane = threadIdx.x % WARP_LANES, column = lane * 8;
 #pragma unroll 1
-    for (int r = threadIdx.x / WARP_LANES; r < MMA_HEADS + 2; r += DECODE_WARPS) {
-        bool is_q = r < MMA_HEADS, is_v = r == MMA_HEADS + 1, exists = !is_q || r < work.n_heads;
-        int head = is_q ? work.head + r : p.n_heads + (is_v ? p.layout.n_kv_heads : 0) + work.kv_head;
+    for (int r = threadIdx.x / WARP_LANES; r < MMA_HEADS + 2 * work.n_kv_heads; r += DECODE_WARPS) {
+        const decode_row row(p, work, r);
         float x[8] = {};
-        if (exists && column < HEAD_DIM)
-            load_8(x, qkv + head * HEAD_DIM + column);
-        if (exists && !is_v)
-            rope_norm_head<bfloat16, WARP_LANES>(x, lane, HEAD_DIM, is_q ? p.q_norm : p.k_norm,
+        if (row.exists && column < HEAD_DIM)
+            load_8(x, qkv + row.head * HEAD_DIM + column);
+        if (row.exists && !row.is_v)
+            rope_norm_head<bfloat16, WARP_LANES>(x, lane, HEAD_DIM, row.is_q ? p.q_norm : p.k_norm,
                                                  p.norm_epsilon, rope);
         if (column >= HEAD_DIM)
             continue;
         store_8(shared.row[r] + column, x);
-        if (!is_q && page >= 0)
-            store_8(static_cast<bfloat16 *>(is_v ? p.v : p.k) +
-                        kv_offset(p.layout, p.layer, page, work.kv_head, work.position % PAGE_TOKENS) +
+        if (!row.is_q && page >= 0)
+            store_8(static_cast<bfloat16 *>(row.is_v ? p.v : p.k) +
+                        kv_offset(p.layout, p.layer, page, work.kv_head + row.kv_head,
+                                  work.position % PAGE_TOKENS) +
                         column,
                     x);
     }
 }
 
-/* Accumulators of columns 64 c + .. of a unit: this lane's heads 2t and 2t + 1. */
+/* Accumulators of columns 64 c + .. of a unit: this lane's heads 2t and 2t + 1 of the n_heads from first_head
+ * on.
+ */
 template <int HEAD_DIM>
-__device__ __forceinline__ void store_unit(decode_shared<HEAD_DIM> &shared, int unit, int n_heads, int c,
-                                           const float (&out)[4][4], int lane) {
+__device__ __forceinline__ void store_unit(decode_shared<HEAD_DIM> &shared, int unit, int first_head,
+                                           int n_heads, int c, const float (&out)[4][4], int lane) {
     int column = decode_unit<HEAD_DIM>::v_column(lane, c), head = lane % 4 * 2;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         if (head + h >= n_heads || column >= HEAD_DIM)
             continue;
-        float4 *to = reinterpret_cast<float4 *>(shared.sum[unit][head + h] + column);
+        float4 *to = reinterpret_cast<float4 *>(shared.sum[unit][first_head + head + h] + column);
         to[0] = make_float4(out[0][h], out[0][2 + h], out[1][h], out[1][2 + h]);
         to[1] = make_float4(out[2][h], out[2][2 + h], out[3][h], out[3][2 + h]);
     }
 }
 
-/* The sums of a chunk for one head, from its units in ascending order; those without keys add zeros. */
+/* The sums of a chunk for one head, from its n_units units with keys in ascending order. */
 template <int HEAD_DIM>
 __device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const decode_shared<HEAD_DIM> &shared,
-                                          int head, int lane) {
-    constexpr int UNITS = decode_tiles<HEAD_DIM>::CHUNK_UNITS;
+                                          int head, int n_units, int lane) {
     chunk.largest = -INFINITY, chunk.total = 0;
 #pragma unroll
     for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++)
         chunk.sum[i] = 0;
-#pragma unroll
-    for (int unit = 0; unit < UNITS; unit++)
+#pragma unroll 4
+    for (int unit = 0; unit < n_units; unit++)
         chunk.largest = fmaxf(chunk.largest, shared.largest[unit][head]);
 #pragma unroll 4
-    for (int unit = 0; unit < UNITS; unit++) {
+    for (int unit = 0; unit < n_units; unit++) {
         float weight = ptx_exp2(shared.largest[unit][head] - chunk.largest);
         chunk.total = fmaf(shared.total[unit][head], weight, chunk.total);
 #pragma unroll
@@ -238,6 +259,46 @@ __device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const deco
                 chunk.sum[i] = fmaf(shared.sum[unit][head][lane + i * WARP_LANES], weight, chunk.sum[i]);
     }
 }
+
+/* Where a warp stands among the items of its block: (chunk, kv head of the block, page of the chunk). One kv
+ * head, !SEVERAL: warp w has page w of every chunk. */
+template <bool SEVERAL> struct decode_item {
+    int chunk;
+    int kv_head;
+    int page;
+
+    __device__ __forceinline__ decode_item(const decode_work &work, int chunk_, int warp) : chunk(chunk_) {
+        kv_head = 0, page = warp;
+        if (SEVERAL)
+            place(work, n_pages(work), warp);
+    }
+    /* To the warp's next item, of the chunk or of the block's next chunk. */
+    __device__ __forceinline__ void next(const decode_work &work) {
+        const int n = n_pages(work), index = kv_head * n + page + DECODE_WARPS;
+        if (SEVERAL && index < work.n_kv_heads * n) {
+            place(work, n, index);
+        } else {
+            chunk += gridDim.z;
+            if (SEVERAL)
+                place(work, n_pages(work), threadIdx.x / WARP_LANES);
+        }
+    }
+    /* Keys in front of the row's own from the item's page on; negative when there is no such item. */
+    __device__ __forceinline__ int n_keys(const decode_work &work) const {
+        return page < CHUNK_PAGES ? work.position - chunk * CHUNK - page * PAGE_TOKENS : -1;
+    }
+
+  private:
+    /* Pages of the chunk that hold keys of the row; one, which holds none, behind its last chunk. */
+    __device__ __forceinline__ int n_pages(const decode_work &work) const {
+        return min((int)CHUNK_PAGES, max(0, work.position - chunk * CHUNK) / PAGE_TOKENS + 1);
+    }
+    __device__ __forceinline__ void place(const decode_work &work, int n, int index) {
+        kv_head = index / n, page = index % n;
+        if (kv_head >= work.n_kv_heads)
+            kv_head = 0, page = CHUNK_PAGES; /* no item */
+    }
+};
 
 template <int HEAD_DIM, bool GENERAL>
 __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS)
@@ -250,20 +311,24 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
 
     decode_work work;
     bool has_work = decode_work_init<GENERAL>(work, p, MMA_HEADS);
-    /* n: keys in front of the row's own from this warp's page on; negative when the page holds none. */
-    int chunk = work.first_chunk + (int)blockIdx.z;
-    int n = has_work ? work.position - chunk * CHUNK - warp * PAGE_TOKENS : -1;
-    int32_t page = n >= 0 ? work.page(p, chunk, warp) : (int32_t)SCRATCH_PAGE;
+    /* Query heads of a kv head in this block. */
+    const int n_group = tiles::SEVERAL_KV_HEADS ? min(work.n_heads, p.group) : work.n_heads;
+    decode_item<tiles::SEVERAL_KV_HEADS> item(work, work.first_chunk + (int)blockIdx.z, warp);
+    /* n: keys in front of the row's own from the item's page on; negative when there is no such item. */
+    int n = has_work ? item.n_keys(work) : -1;
+    int32_t page = n >= 0 ? work.page(p, item.chunk, item.page) : (int32_t)SCRATCH_PAGE;
     decode_unit<HEAD_DIM> unit;
-    unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head), n, work.span, lane);
-    unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, page, work.kv_head), n, work.span, lane);
+    unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, page, work.kv_head + item.kv_head), n,
+                                     work.span, lane);
+    unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, page, work.kv_head + item.kv_head), n,
+                                     work.span, lane);
     ptx_wait_for_previous_kernels(); /* q, and whoever reads or writes what this block writes */
     ptx_allow_next_kernel();
     if (!has_work)
         return;
 
     int32_t own_page = -1;
-    if (work.head == work.kv_head * p.group && blockIdx.z == 0) /* one block of the kv head */
+    if (work.head == work.kv_head * p.group && blockIdx.z == 0) /* one block of the kv heads */
         own_page = work.page(p, 0, work.position / PAGE_TOKENS);
     if (GENERAL && p.q_norm)
         load_row_normed<HEAD_DIM>(shared, p, work, own_page);
@@ -273,105 +338,114 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     __syncthreads(); /* q and the row's own K and V */
 
 #pragma unroll 1
-    for (;;) {
-        int next = chunk + gridDim.z, next_n = -1;
-        int32_t next_page = SCRATCH_PAGE;
-        if (next < work.end_chunk() && (next_n = work.position - next * CHUNK - warp * PAGE_TOKENS) >= 0)
-            next_page = work.page(p, next, warp);
+    for (int chunk = item.chunk;;) {
+#pragma unroll 1
+        while (n >= 0 && item.chunk == chunk) {
+            const decode_item<tiles::SEVERAL_KV_HEADS> now = item;
+            item.next(work);
+            const int next_n = item.n_keys(work);
+            int32_t next_page = SCRATCH_PAGE;
+            if (next_n >= 0)
+                next_page = work.page(p, item.chunk, item.page);
+            const int first_head = now.kv_head * n_group;
 #pragma unroll
-        for (int u = 0; u < tiles::UNITS; u++) {
-            int own = n - u * tiles::UNIT_KEYS; /* the row's own key in this unit, or behind it */
-            int unit_idx = warp * tiles::UNITS + u;
-            if (own < 0) { /* no key of the row */
-                const float zeros[4][4] = {};
-                if (t == 0)
-                    shared.largest[unit_idx][g] = -INFINITY, shared.total[unit_idx][g] = 0;
-#pragma unroll
-                for (int c = 0; c < tiles::V_VECTORS; c++)
-                    store_unit<HEAD_DIM>(shared, unit_idx, work.n_heads, c, zeros, lane);
-                continue;
-            }
-            bool last_unit = u == tiles::UNITS - 1;
-            int32_t from = last_unit ? next_page : page;
-            int from_row = last_unit ? 0 : (u + 1) * tiles::UNIT_KEYS;
-            int from_n = last_unit ? next_n : own - tiles::UNIT_KEYS;
-            if (own < tiles::UNIT_KEYS)
-                unit.insert(shared.row[MMA_HEADS], shared.row[MMA_HEADS + 1], own, lane);
+            for (int u = 0; u < tiles::UNITS; u++) {
+                int own = n - u * tiles::UNIT_KEYS; /* the row's own key in this unit, or behind it */
+                if (own < 0)
+                    continue; /* no key of the row */
+                int unit_idx = now.page * tiles::UNITS + u;
+                bool last_unit = u == tiles::UNITS - 1 || own < tiles::UNIT_KEYS;
+                int32_t from = last_unit ? next_page : page;
+                int from_head = work.kv_head + (last_unit ? item.kv_head : now.kv_head);
+                int from_row = last_unit ? 0 : (u + 1) * tiles::UNIT_KEYS;
+                int from_n = last_unit ? next_n : own - tiles::UNIT_KEYS;
+                if (own < tiles::UNIT_KEYS) {
+                    const bfloat16 *own_k = shared.row[MMA_HEADS + 2 * now.kv_head];
+                    unit.insert(own_k, own_k + tiles::ROW_STRIDE, own, lane);
+                }
 
-            float score[tiles::KEY_TILES][4] = {};
+                float score[tiles::KEY_TILES][4] = {};
 #pragma unroll
-            for (int i = 0; i < tiles::K_VECTORS; i++) {
-                int column = decode_unit<HEAD_DIM>::k_column(lane, i);
-                uint4 q = make_uint4(0, 0, 0, 0);
-                if (column < HEAD_DIM)
-                    q = *reinterpret_cast<const uint4 *>(shared.row[g] + column);
-                uint32_t low[4] = {q.x, 0, q.y, 0}, high[4] = {q.z, 0, q.w, 0};
+                for (int i = 0; i < tiles::K_VECTORS; i++) {
+                    int column = decode_unit<HEAD_DIM>::k_column(lane, i);
+                    uint4 q = make_uint4(0, 0, 0, 0);
+                    if (column < HEAD_DIM && g < n_group)
+                        q = *reinterpret_cast<const uint4 *>(shared.row[first_head + g] + column);
+                    uint32_t low[4] = {q.x, 0, q.y, 0}, high[4] = {q.z, 0, q.w, 0};
+#pragma unroll
+                    for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
+                        ptx_mma_bf16(score[tile], low, unit.k[tile][i][0], unit.k[tile][i][1]);
+                        ptx_mma_bf16(score[tile], high, unit.k[tile][i][2], unit.k[tile][i][3]);
+                    }
+                }
+                unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, from, from_head) +
+                                                     from_row * HEAD_DIM,
+                                                 from_n, work.span, lane);
+
+                /* This lane has head g, keys 8 tile + 2t and the next. */
+                float largest = GENERAL ? NO_SCORE : -INFINITY, total = 0;
+#pragma unroll
+                for (int tile = 0; tile < tiles::KEY_TILES; tile++)
+#pragma unroll
+                    for (int c = 0; c < 2; c++) {
+                        const int key = tile * 8 + t * 2 + c;
+                        const bool visible =
+                            GENERAL ? (unsigned)(own - key) <= (unsigned)work.span : key <= own;
+                        score[tile][c] = score[tile][c] * p.scale;
+                        if (GENERAL && p.softcap != 0)
+                            score[tile][c] = attention_softcap(p, score[tile][c]);
+                        score[tile][c] = visible ? score[tile][c] : -INFINITY;
+                        largest = fmaxf(largest, score[tile][c]);
+                    }
+                largest = lanes_max<4>(largest);
+                uint32_t weight[tiles::KEY_TILES];
 #pragma unroll
                 for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
-                    ptx_mma_bf16(score[tile], low, unit.k[tile][i][0], unit.k[tile][i][1]);
-                    ptx_mma_bf16(score[tile], high, unit.k[tile][i][2], unit.k[tile][i][3]);
+                    float even = ptx_exp2(score[tile][0] - largest), odd = ptx_exp2(score[tile][1] - largest);
+                    total += even + odd;
+                    weight[tile] = pack_bfloat16(even, odd);
                 }
-            }
-            unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, from, work.kv_head) +
-                                                 from_row * HEAD_DIM,
-                                             from_n, work.span, lane);
-
-            /* This lane has head g, keys 8 tile + 2t and the next. */
-            float largest = GENERAL ? NO_SCORE : -INFINITY, total = 0;
-#pragma unroll
-            for (int tile = 0; tile < tiles::KEY_TILES; tile++)
-#pragma unroll
-                for (int c = 0; c < 2; c++) {
-                    const int key = tile * 8 + t * 2 + c;
-                    const bool visible = GENERAL ? (unsigned)(own - key) <= (unsigned)work.span : key <= own;
-                    score[tile][c] = score[tile][c] * p.scale;
-                    if (GENERAL && p.softcap != 0)
-                        score[tile][c] = attention_softcap(p, score[tile][c]);
-                    score[tile][c] = visible ? score[tile][c] : -INFINITY;
-                    largest = fmaxf(largest, score[tile][c]);
-                }
-            largest = lanes_max<4>(largest);
-            uint32_t weight[tiles::KEY_TILES];
-#pragma unroll
-            for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
-                float even = ptx_exp2(score[tile][0] - largest), odd = ptx_exp2(score[tile][1] - largest);
-                total += even + odd;
-                weight[tile] = pack_bfloat16(even, odd);
-            }
-            total = lanes_sum<4>(total);
-            if (t == 0)
-                shared.largest[unit_idx][g] = largest, shared.total[unit_idx][g] = total;
+                total = lanes_sum<4>(total);
+                if (t == 0 && g < n_group)
+                    shared.largest[unit_idx][first_head + g] = largest,
+                                                          shared.total[unit_idx][first_head + g] = total;
 
 #pragma unroll
-            for (int c = 0; c < tiles::V_VECTORS; c++) {
-                float out[4][4] = {}; /* [i]: columns 64 c + 8 g + 2 i and the next, heads 2t and 2t + 1 */
+                for (int c = 0; c < tiles::V_VECTORS; c++) {
+                    float out[4][4] =
+                        {}; /* [i]: columns 64 c + 8 g + 2 i and the next, heads 2t and 2t + 1 */
 #pragma unroll
-                for (int step = 0; step < tiles::KEY_STEPS; step++)
+                    for (int step = 0; step < tiles::KEY_STEPS; step++)
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const auto &v = unit.v[step];
-                        uint32_t pairs[4] = {__byte_perm(v[0][c][i], v[1][c][i], 0x5410),
-                                             __byte_perm(v[0][c][i], v[1][c][i], 0x7632),
-                                             __byte_perm(v[2][c][i], v[3][c][i], 0x5410),
-                                             __byte_perm(v[2][c][i], v[3][c][i], 0x7632)};
-                        ptx_mma_bf16(out[i], pairs, weight[2 * step], weight[2 * step + 1]);
-                    }
-                store_unit<HEAD_DIM>(shared, unit_idx, work.n_heads, c, out, lane);
+                        for (int i = 0; i < 4; i++) {
+                            const auto &v = unit.v[step];
+                            uint32_t pairs[4] = {__byte_perm(v[0][c][i], v[1][c][i], 0x5410),
+                                                 __byte_perm(v[0][c][i], v[1][c][i], 0x7632),
+                                                 __byte_perm(v[2][c][i], v[3][c][i], 0x5410),
+                                                 __byte_perm(v[2][c][i], v[3][c][i], 0x7632)};
+                            ptx_mma_bf16(out[i], pairs, weight[2 * step], weight[2 * step + 1]);
+                        }
+                    store_unit<HEAD_DIM>(shared, unit_idx, first_head, n_group, c, out, lane);
+                }
+                unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, from, from_head) +
+                                                     from_row * HEAD_DIM,
+                                                 from_n, work.span, lane);
             }
-            unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, from, work.kv_head) +
-                                                 from_row * HEAD_DIM,
-                                             from_n, work.span, lane);
+            n = next_n, page = next_page;
+            if (!tiles::SEVERAL_KV_HEADS)
+                break; /* one item a chunk, which spares registers */
         }
         __syncthreads(); /* all units of the chunk */
 
         head_sums<HEAD_DIM> part;
+        const int n_keys = min((int)CHUNK, work.position + 1 - chunk * CHUNK);
         if (warp < work.n_heads)
-            add_units<HEAD_DIM>(part, shared, warp, lane);
+            add_units<HEAD_DIM>(part, shared, warp, (n_keys - 1) / tiles::UNIT_KEYS + 1, lane);
         sums.add(p, work, chunk, part);
-        if (next >= work.end_chunk())
+        chunk += gridDim.z;
+        if (chunk >= work.end_chunk())
             break;
         __syncthreads(); /* all warps have read the units' sums */
-        chunk = next, n = next_n, page = next_page;
     }
     sums.finish(p, work);
 }
@@ -383,7 +457,7 @@ enum { WAVES = 2 /* of blocks, at two a multiprocessor, before a row's chunks sh
 template <int HEAD_DIM> decode_launch mma_launch_for(const attention_params &p) {
     return {attention_is_general(p) ? kernel_attention_decode_mma<HEAD_DIM, true>
                                     : kernel_attention_decode_mma<HEAD_DIM, false>,
-            MMA_HEADS, sizeof(decode_shared<HEAD_DIM>)};
+            MMA_HEADS, decode_tiles<HEAD_DIM>::SEVERAL_KV_HEADS, sizeof(decode_shared<HEAD_DIM>)};
 }
 
 decode_launch mma_launch_for(const attention_params &p) {
@@ -495,9 +569,16 @@ enum status cuda_attention_decode(struct backend_context *context, const struct 
                                ? mma_launch_for(p)
                                : attention_decode_fma(p, dtype, kv_dtype);
     /* Chunks of a row are divided among so many blocks that the device is filled; with many rows one block
-     * takes all chunks of a row, whatever the longest possible sequence. */
-    int32_t row_blocks = context->limits.n_kv_heads * ceil_div(p.group, launch.heads);
-    int64_t blocks = (int64_t)n * row_blocks, wanted = (int64_t)WAVES * 2 * context->n_multiprocessors;
+     * takes all chunks of a row, whatever the longest possible sequence, and with more of them several kv
+     * heads. */
+    const int32_t n_kv_heads = context->limits.n_kv_heads;
+    const int64_t wanted = (int64_t)WAVES * 2 * context->n_multiprocessors;
+    p.block_kv_heads = launch.several_kv_heads && p.group < launch.heads ? launch.heads / p.group : 1;
+    while (p.block_kv_heads > 1 && (int64_t)n * ceil_div(n_kv_heads, p.block_kv_heads) < wanted)
+        p.block_kv_heads--;
+    p.block_kv_heads = ceil_div(n_kv_heads, ceil_div(n_kv_heads, p.block_kv_heads)); /* even shares */
+    int32_t row_blocks = ceil_div(n_kv_heads, p.block_kv_heads) * ceil_div(p.group, launch.heads);
+    int64_t blocks = (int64_t)n * row_blocks;
     int64_t parts = (wanted + blocks - 1) / blocks;
     int64_t row_chunks = window_groups(p.window, CHUNK, p.max_chunks);
     dim3 grid((unsigned)n, (unsigned)row_blocks, (unsigned)(parts < row_chunks ? parts : row_chunks));

@@ -17,7 +17,8 @@ struct attention_params {
     struct kv_layout layout;
     int32_t layer;
     int32_t n_heads;
-    int32_t group; /* query heads per kv head */
+    int32_t group;          /* query heads per kv head */
+    int32_t block_kv_heads; /* decode: that a block takes; more than one where groups are small */
     int32_t n_slots;
     int32_t max_pages; /* row length of page_table */
     int32_t max_chunks;

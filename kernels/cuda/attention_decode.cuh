@@ -12,7 +12,8 @@
 /* A kernel of decode attention. */
 struct decode_launch {
     void (*kernel)(const attention_params);
-    int heads; /* of one kv head that a block takes */
+    int heads;             /* of one kv head that a block takes */
+    bool several_kv_heads; /* or of several, as many in all */
     size_t shared_bytes;
 };
 
@@ -29,12 +30,14 @@ enum {
     MERGED_AT_ONCE = 8 /* chunks whose sums are requested together */
 };
 
-/* Grid: (row, kv head and up to `heads` of its query heads, part of the row's chunks). */
+/* Grid: (row, kv head and up to `heads` of its query heads, or p.block_kv_heads of them with all theirs; part
+ * of the row's chunks). */
 struct decode_work {
     int row;
     int slot;
     int position;
-    int kv_head;
+    int kv_head; /* first one */
+    int n_kv_heads;
     int head;    /* first query head */
     int n_heads; /* of the block */
     int span;    /* positions in front of the row's own that it sees */
@@ -53,15 +56,16 @@ template <bool WINDOWED>
 __device__ __forceinline__ bool decode_work_init(decode_work &work, const attention_params &p, int heads) {
     int blocks_per_kv_head = (p.group + heads - 1) / heads, first_head = 0;
     work.row = blockIdx.x;
-    work.kv_head = blockIdx.y;
+    work.kv_head = blockIdx.y * p.block_kv_heads;
     if (blocks_per_kv_head > 1) {
         work.kv_head = blockIdx.y / blocks_per_kv_head;
         first_head = blockIdx.y % blocks_per_kv_head * heads;
     }
+    work.n_kv_heads = min(p.block_kv_heads, p.layout.n_kv_heads - work.kv_head);
     work.slot = p.slot[work.row];
     work.position = p.position[work.row];
     work.head = work.kv_head * p.group + first_head;
-    work.n_heads = min(heads, p.group - first_head);
+    work.n_heads = work.n_kv_heads > 1 ? work.n_kv_heads * p.group : min(heads, p.group - first_head);
     work.span = work.position - (WINDOWED ? window_first(work.position, p.window) : 0);
     work.first_chunk = WINDOWED ? (int)((unsigned)(work.position - work.span) / CHUNK) : 0;
     return work.slot < p.n_slots && (int)blockIdx.z < work.n_chunks();

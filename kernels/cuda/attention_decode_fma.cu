@@ -204,7 +204,7 @@ template <typename T, typename KV, int HEAD_DIM, int HEADS>
 decode_launch launch_for(const attention_params &p) {
     return {attention_is_general(p) ? kernel_attention_decode<T, KV, HEAD_DIM, HEADS, true>
                                     : kernel_attention_decode<T, KV, HEAD_DIM, HEADS, false>,
-            HEADS, 0};
+            HEADS, false, 0};
 }
 
 template <typename T, typename KV, int HEAD_DIM> decode_launch launch_for(const attention_params &p) {
