@@ -26,12 +26,15 @@
  *
  * The barriers. k_full[s], v_full[s]: completed by the bytes of stage s. k_empty[s], v_empty[s]: one arrival
  * of every consumer warp when the products that read stage s are complete; the producer waits for it before
- * it fills s again. q_full[c]: completed by the bytes of warpgroup c's q and of items[c], which says which
- * item that is (-1: no more) and is stored asynchronously, as if it were copied. q_empty[c]: one arrival of
- * each of its warps, when its last q . K^T is complete. Named barrier 1 + c: warpgroup c alone, for q that it
- * rotates in place; 1 + CONSUMERS: all consumers, for V that they clean in place. What threads write there
- * and wgmma reads, or the copy engine writes next, is fenced (ptx_fence_for_copies) by each writer before the
- * barrier.
+ * it fills s again. q_full[c]: completed by the bytes of warpgroup c's q; behind it items[c] says which item
+ * that is (-1: no more). q_empty[c]: one arrival of each of its warps, when its last q . K^T is complete.
+ * Named barrier 1 + c: warpgroup c alone, for q that it rotates in place; 1 + CONSUMERS: all consumers, for V
+ * that they clean in place. What threads write there and wgmma reads, or the copy engine writes next, is
+ * fenced (ptx_fence_for_copies) by each writer before the barrier.
+ *
+ * compute-sanitizer's racecheck does not follow these barriers: it reports the items that the producer hands
+ * to the consumers, which q_empty and q_full order. (st.async, which it would not report, is an illegal
+ * instruction on a device where the block is no part of a cluster.)
  *
  * Numerics. Scores are raw dot products, scaled inside the exponent: weight = 2^(fma(s, scale, -m)), with m
  * the row's running maximum times scale, rounded. When a tile does not raise the maximum, the row is rescaled
@@ -158,7 +161,7 @@ struct prefill_maps {
 template <typename Shape, bool GENERAL>
 __device__ __forceinline__ void produce(const attention_params &p, const prefill_maps &maps,
                                         const prefill_items &all, uint32_t shared,
-                                        const prefill_barriers<Shape> &barriers, uint32_t items) {
+                                        const prefill_barriers<Shape> &barriers, volatile int32_t *items) {
     const int lane = threadIdx.x % WARP_LANES;
     ring_position<Shape::STAGES> at;
     uint32_t q_parity = 0;
@@ -173,8 +176,8 @@ __device__ __forceinline__ void produce(const attention_params &p, const prefill
     auto tell = [&](int c, int what, uint32_t q_bytes) {
         const uint32_t full = barriers.q_full + 8 * c;
         ptx_barrier_wait(barriers.q_empty + 8 * c, q_parity ^ 1, "prefill q empty");
-        ptx_barrier_expect(full, q_bytes + sizeof(int32_t));
-        ptx_store_async(items + c * sizeof(int32_t), what, full);
+        items[c] = what;
+        ptx_barrier_expect(full, q_bytes);
     };
     while (true) {
         if (index >= all.n)
@@ -618,8 +621,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (threadIdx.x >= Shape::CONSUMER_THREADS) {
         ptx_registers_lower<Shape::PRODUCER_REGISTERS>();
         if (threadIdx.x < Shape::CONSUMER_THREADS + WARP_LANES)
-            produce<Shape, GENERAL>(p, maps, all, shared, barriers,
-                                    ptx_shared_address(const_cast<int32_t *>(items)));
+            produce<Shape, GENERAL>(p, maps, all, shared, barriers, items);
     } else {
         ptx_registers_raise<Shape::CONSUMER_REGISTERS>();
         consume<Shape, GENERAL>(p, all, shared, barriers, items, votes);

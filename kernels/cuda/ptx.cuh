@@ -176,16 +176,6 @@ static __device__ __forceinline__ void ptx_barrier_wait(uint32_t barrier, uint32
     (void)name;
 }
 
-/* Stores x in shared memory in the background and counts its four bytes at the barrier, whose phase must
- * expect them. Whoever waits for that phase sees x. PTX ISA, "Data Movement and Conversion Instructions:
- * st.async"; addresses of this block's shared memory are addresses of the cluster's. */
-static __device__ __forceinline__ void ptx_store_async(uint32_t shared, int32_t x, uint32_t barrier) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.s32 [%0], %1, [%2];" ::"r"(shared),
-        "r"(x), "r"(barrier)
-        : "memory");
-}
-
 /* ---- bulk copies by the copy engine; sm_90 ---- */
 
 /* Copies `bytes` (a multiple of 16; both addresses too) from global to shared memory and counts them at the
