@@ -18,8 +18,8 @@ static __device__ __forceinline__ float gelu_tanh(float x) {
     return __fdividef(x, 1.0f + ptx_exp2(u * (-2.0f * 1.4426950408889634f)));
 }
 
-/* tanh(x), relative error 2^-22: 1 - 2 / (1 + e^2|x|) with the sign of x, or where that would cancel an odd
- * polynomial, the least-squares fit of tanh(x) / x below 0.6. */
+/* tanh(x), relative error 2^-22: 1 - 2 / (1 + e^2|x|) with the sign of x, or below 0.6, where that cancels,
+ * an odd polynomial fitted to tanh there. */
 static __device__ __forceinline__ float tanh_of(float x) {
     float magnitude = fabsf(x), square = __fmul_rn(x, x);
     float large = 1.0f - __fdividef(2.0f, 1.0f + ptx_exp2(__fmul_rn(magnitude, 2.0f * 1.4426950408889634f)));

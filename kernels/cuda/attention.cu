@@ -42,6 +42,7 @@
  * set of kernels, because these are short of registers.
  */
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_prefill.cuh"
 
 namespace {
 
@@ -479,7 +480,8 @@ decode_launch mma_launch_for(const attention_params &p) {
 
 } // namespace
 
-enum status cuda_attention_supports(const struct state_limits *limits) {
+enum status cuda_attention_supports(const struct backend_context *context,
+                                    const struct state_limits *limits) {
     int d = limits->head_dim;
     RETURN_IF(
         d != 16 && d != 32 && d != 64 && d != 96 && d != 128 && d != 256, STATUS_DATA,
@@ -487,6 +489,14 @@ enum status cuda_attention_supports(const struct state_limits *limits) {
     RETURN_IF(limits->n_kv_heads <= 0 || limits->n_heads <= 0 || limits->n_heads % limits->n_kv_heads != 0,
               STATUS_DATA, "attention: %d heads cannot share %d key/value heads evenly", limits->n_heads,
               limits->n_kv_heads);
+    attention_params p = {};
+    p.layout.head_dim = d;
+    size_t decode = mma_launch_for(p).shared_bytes, prefill = attention_prefill_shared_bytes(context, d);
+    size_t needed = decode > prefill ? decode : prefill;
+    RETURN_IF(limits->kv_dtype == DTYPE_BFLOAT16 && needed > context->max_shared_bytes, STATUS_DATA,
+              "attention: head_dim %d in bfloat16 needs %zu bytes of shared memory a block, this GPU has %zu "
+              "(dtype: float32 or device: cpu runs it)",
+              d, needed, context->max_shared_bytes);
     return STATUS_OK;
 }
 

@@ -55,9 +55,12 @@ append_kernel append_kernel_for(enum dtype dtype, enum dtype kv_dtype) {
 }
 
 /* Of the kernels for bfloat16 rows over the state's pages. */
+bool has_wgmma_kernel(const struct backend_context *context, int32_t head_dim) {
+    return context->has_wgmma && attention_prefill_wgmma_tile_rows(head_dim) > 0;
+}
+
 bool uses_wgmma(const struct backend_context *context) {
-    return context->has_wgmma && context->limits.kv_dtype == DTYPE_BFLOAT16 &&
-           attention_prefill_wgmma_tile_rows(context->limits.head_dim) > 0;
+    return context->limits.kv_dtype == DTYPE_BFLOAT16 && has_wgmma_kernel(context, context->limits.head_dim);
 }
 
 } // namespace
@@ -65,6 +68,10 @@ bool uses_wgmma(const struct backend_context *context) {
 int32_t attention_prefill_tile_rows(const struct backend_context *context) {
     return uses_wgmma(context) ? attention_prefill_wgmma_tile_rows(context->limits.head_dim)
                                : (int32_t)PREFILL_STRIP_ROWS;
+}
+
+size_t attention_prefill_shared_bytes(const struct backend_context *context, int32_t head_dim) {
+    return has_wgmma_kernel(context, head_dim) ? 0 : attention_prefill_mma_shared_bytes(head_dim);
 }
 
 enum status cuda_attention_prefill(struct backend_context *context, const struct attention_args *args) {

@@ -27,10 +27,17 @@ enum status attention_prefill_fma(struct backend_context *context, const attenti
 /* bfloat16 over bfloat16 pages, on tensor cores; the same head dims. */
 enum status attention_prefill_mma(struct backend_context *context, const attention_params &p);
 
+/* Shared memory of a block of it, in bytes. */
+size_t attention_prefill_mma_shared_bytes(int32_t head_dim);
+
 /* The same on Hopper, for head dims with a tile height here: rows of a tile, or 0. qkv: the tensor behind
  * p.qkv. */
 int32_t attention_prefill_wgmma_tile_rows(int32_t head_dim);
 enum status attention_prefill_wgmma(struct backend_context *context, const attention_params &p,
                                     const struct tensor *qkv);
+
+/* Of whichever kernel the device takes for bfloat16 over bfloat16 pages, where that may be more than it has;
+ * else 0. */
+size_t attention_prefill_shared_bytes(const struct backend_context *context, int32_t head_dim);
 
 #endif

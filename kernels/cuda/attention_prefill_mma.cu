@@ -336,6 +336,14 @@ attention_kernel mma_kernel_for(const attention_params &p, size_t *shared_bytes)
 
 } // namespace
 
+size_t attention_prefill_mma_shared_bytes(int32_t head_dim) {
+    attention_params p = {};
+    size_t shared_bytes = 0;
+    p.layout.head_dim = head_dim;
+    mma_kernel_for(p, &shared_bytes);
+    return shared_bytes;
+}
+
 enum status attention_prefill_mma(struct backend_context *context, const attention_params &p) {
     RETURN_IF(p.tile_rows != PREFILL_STRIP_ROWS, STATUS_INTERNAL,
               "attention_prefill: tiles of %d rows, expected %d", p.tile_rows, (int)PREFILL_STRIP_ROWS);

@@ -154,7 +154,7 @@ enum status pinned_init(struct backend_context *context, const struct state_limi
 
 enum status state_init(struct backend_context *context, const struct state_limits *limits) {
     RETURN_IF(context->arena, STATUS_INTERNAL, "state_init: called twice");
-    TRY(cuda_attention_supports(limits));
+    TRY(cuda_attention_supports(context, limits));
     struct state_layout layout;
     RETURN_IF(limits->n_slots < 1 || limits->n_pages < 1 || limits->max_pages_per_slot < 1 ||
                   limits->max_rows < 1 || limits->max_samples < 1 || limits->n_layers < 1 ||
@@ -286,6 +286,7 @@ enum status device_open(struct backend_context *context, char *name, size_t name
               context->device, properties.name, cudaGetErrorString(error));
     context->n_multiprocessors = properties.multiProcessorCount;
     context->compute_capability = properties.major * 10 + properties.minor;
+    context->max_shared_bytes = properties.sharedMemPerBlockOptin;
     /* Only the code built for compute capability 9.0 waits for the previous kernel itself. */
     context->dependent_launch = properties.major == 9 && probe.ptxVersion >= 90 && !context->no_graphs;
     if (context->compute_capability == 90 && probe.ptxVersion >= 90)

@@ -82,6 +82,7 @@ struct backend_context {
     int device;
     int n_multiprocessors;
     int compute_capability;  /* 90 for 9.0 */
+    size_t max_shared_bytes; /* of a block */
     bool dependent_launch;   /* kernels may be launched before the previous one is complete */
     bool has_wgmma;          /* compute capability 9.0, and this program holds code for it */
     void *tensor_map_encode; /* the driver's cuTensorMapEncodeTiled; set when has_wgmma */
@@ -199,8 +200,8 @@ enum status cuda_measure_limits(struct backend_context *context, enum dtype dtyp
 /* Prompt rows of a tile, by the kernel that takes them; limits are set. */
 int32_t attention_prefill_tile_rows(const struct backend_context *context);
 
-/* Whether attention has kernels for this shape; the message names what it has. */
-enum status cuda_attention_supports(const struct state_limits *limits);
+/* Whether attention has kernels for this shape on this device; the message names what it has. */
+enum status cuda_attention_supports(const struct backend_context *context, const struct state_limits *limits);
 
 /* weights.cu: matrices from host memory, in the layout that the kernels read. */
 enum status cuda_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
