@@ -171,6 +171,19 @@ static void test_summary(void **state) {
     assert_int_equal(fclose(out), 0);
     assert_non_null(strstr(text, "\033[33mnot complete, resumable:\033[0m x.gz.part\n"));
     free(text);
+
+    metrics->is_scoring = true;
+    metrics->scored_tokens = 900;
+    metrics->logprob_sum = -1800;
+    out = open_memstream(&text, &size);
+    summary_print(out, "x.gz", metrics, &counts, true, false);
+    assert_int_equal(fclose(out), 0);
+    const char *scored =
+        "  scored                900  tokens in this run, mean negative log-probability 2.0000, "
+        "perplexity 7.38906\n";
+    if (!strstr(text, scored) || strstr(text, "tokens out"))
+        fail_msg("no \"%s\" in\n%s", scored, text);
+    free(text);
     free(metrics);
 }
 

@@ -187,7 +187,9 @@ static enum status open_pipeline(struct run *run) {
                     &run->engine));
     struct outlet_options outlet = {.tokenizer = session->tokenizer,
                                     /* without a tokenizer the ids are all there is to an answer */
-                                    .output_token_ids = run->job.output_token_ids || !session->tokenizer,
+                                    .output_token_ids =
+                                        run->job.output_token_ids ||
+                                        (!session->tokenizer && run->job.mode == MODE_GENERATE),
                                     .first_index = run->found.counts.n_records};
     TRY(outlet_start(&outlet, run->writer, &run->outlet));
     struct progress_options progress = {.is_terminal = run->options->is_terminal,
@@ -297,6 +299,7 @@ static enum status generate(struct run *run) {
 static void finish_metrics(struct run *run) {
     struct run_metrics *metrics = run->metrics;
     const struct plan *plan = &run->session.plan;
+    metrics->is_scoring = run->job.mode == MODE_SCORE;
     metrics->load_s = run->session.load_s;
     metrics->wall_s = clock_seconds() - run->options->start_s;
     metrics->max_num_seqs = plan->max_num_seqs;
