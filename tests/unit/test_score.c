@@ -410,6 +410,39 @@ static void test_values_that_are_not_finite(void **state) {
         }
 }
 
+/* Entries run beside each other, so an early one may report the fault of a later position or layer, or none.
+ */
+static enum status (*wait_really)(struct backend_context *, uint64_t, struct sample_result *,
+                                  struct sample_top *);
+
+static enum status wait_with_faults(struct backend_context *context, uint64_t ticket,
+                                    struct sample_result *results, struct sample_top *top) {
+    TRY(wait_really(context, ticket, results, top));
+    if (ticket == 1) {
+        results[3] = (struct sample_result){.fault_layer = 2, .fault_position = 20};
+        results[5] = (struct sample_result){.fault_layer = 3, .fault_position = 6};
+        results[9] = (struct sample_result){.fault_layer = 1, .fault_position = 6};
+        results[14] = (struct sample_result){.fault_layer = 0, .fault_position = 2}; /* the next prompt's */
+    }
+    return STATUS_OK;
+}
+
+static void test_the_first_fault_is_reported(void **state) {
+    (void)state;
+    struct fixture fixture;
+    fixture_open(&fixture, false, NULL);
+    wait_really = fixture.backend.step_wait;
+    fixture.backend.step_wait = wait_with_faults;
+    for (int32_t i = 0; i < 3; i++)
+        OK(engine_submit(fixture.engine, make_record(i, 11, true), 1));
+    OK(run(&fixture));
+    assert_non_null(strstr(fixture.records[0]->request.error_message, "layer 1 of"));
+    assert_non_null(strstr(fixture.records[0]->request.error_message, "at position 6;"));
+    assert_non_null(strstr(fixture.records[1]->request.error_message, "the embedding at position 2;"));
+    assert_null(fixture.records[2]->request.error_code);
+    fixture_close(&fixture);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_runs),
@@ -419,6 +452,7 @@ int main(void) {
         cmocka_unit_test(test_close_with_work_in_flight),
         cmocka_unit_test(test_device_error_at_any_step),
         cmocka_unit_test(test_values_that_are_not_finite),
+        cmocka_unit_test(test_the_first_fault_is_reported),
     };
     return cmocka_run_group_tests_name("score", tests, NULL, NULL);
 }
