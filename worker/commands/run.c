@@ -213,6 +213,8 @@ static void show_progress(struct run *run, int64_t n_put, int64_t n_errors) {
                                    .completion_tokens = engine_generated(run->engine),
                                    .occupancy =
                                        (double)engine_running(run->engine) / run->session.plan.max_num_seqs};
+    if (run->job.mode == MODE_SCORE) /* a prompt that is scored holds its place for a step */
+        state.occupancy = run_metrics_fill(run->metrics);
     int64_t n_read;
     bool ended;
     intake_progress(run->intake, &n_read, &ended, &state.fraction);
@@ -262,6 +264,8 @@ static enum status generate(struct run *run) {
     struct run_metrics *metrics = run->metrics;
     int64_t n_put = 0, n_errors = 0;
     bool was_paused = false;
+    metrics->is_scoring = run->job.mode == MODE_SCORE;
+    metrics->max_num_batched_tokens = run->session.plan.max_num_batched_tokens;
     metrics->startup_s = clock_seconds() - run->options->start_s;
     while (!stop_requested()) {
         TRY(feed(run, 0));
@@ -299,11 +303,9 @@ static enum status generate(struct run *run) {
 static void finish_metrics(struct run *run) {
     struct run_metrics *metrics = run->metrics;
     const struct plan *plan = &run->session.plan;
-    metrics->is_scoring = run->job.mode == MODE_SCORE;
     metrics->load_s = run->session.load_s;
     metrics->wall_s = clock_seconds() - run->options->start_s;
     metrics->max_num_seqs = plan->max_num_seqs;
-    metrics->max_num_batched_tokens = plan->max_num_batched_tokens;
     metrics->kv_pages = plan->state.n_pages - 1;
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) == 0)

@@ -75,6 +75,12 @@ static inline double run_metrics_mean_nll(const struct run_metrics *metrics) {
     return metrics->scored_tokens > 0 ? -metrics->logprob_sum / (double)metrics->scored_tokens : 0;
 }
 
+/* Of a scoring run: the mean share of a step's rows that held prompt tokens, 0..1. */
+static inline double run_metrics_fill(const struct run_metrics *metrics) {
+    double rows = (double)metrics->n_steps * metrics->max_num_batched_tokens;
+    return rows > 0 ? (double)metrics->prefill_rows / rows : 0;
+}
+
 enum bound run_metrics_bound(const struct run_metrics *metrics);
 /* Mean share of max_num_seqs that ran before the tail, 0..1 (over all steps where there is only a tail). */
 double run_metrics_occupancy(const struct run_metrics *metrics);

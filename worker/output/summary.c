@@ -48,6 +48,21 @@ static void scored_row(FILE *out, const struct run_metrics *metrics, bool is_par
             is_part ? " in this run" : "", mean, exp(mean));
 }
 
+/* How full the steps were: of sequences, or of prompt tokens where these are scored and gone after a step. */
+static void steps_row(FILE *out, const struct run_metrics *metrics) {
+    char figure[FIGURE_BYTES];
+    if (metrics->is_scoring) {
+        snprintf(figure, sizeof figure, "%.1f %%", 100 * run_metrics_fill(metrics));
+        row(out, "steps filled", figure, "of %" PRId32 " tokens each; %" PRId64 " steps",
+            metrics->max_num_batched_tokens, metrics->n_steps);
+        return;
+    }
+    snprintf(figure, sizeof figure, "%.1f %%", 100 * run_metrics_occupancy(metrics));
+    row(out, "occupancy", figure, "of %" PRId32 " sequences at once%s; %" PRId64 " steps",
+        metrics->max_num_seqs, metrics->n_steps_before_tail > 0 ? " while prompts waited" : "",
+        metrics->n_steps);
+}
+
 static void bound_row(FILE *out, const struct run_metrics *metrics) {
     enum bound bound = run_metrics_bound(metrics);
     const char *name = bound_name(bound);
@@ -100,9 +115,7 @@ void summary_print(FILE *out, const char *output, const struct run_metrics *metr
             figure_count(per_second(metrics->completion_tokens, metrics->generate_s), b));
     row(out, "time", figure_latency(metrics->wall_s, a), "of which %s until the first step",
         figure_latency(metrics->startup_s, b));
-    snprintf(a, sizeof a, "%.1f %%", 100 * run_metrics_occupancy(metrics));
-    row(out, "occupancy", a, "of %" PRId32 " sequences at once%s; %" PRId64 " steps", metrics->max_num_seqs,
-        metrics->n_steps_before_tail > 0 ? " while prompts waited" : "", metrics->n_steps);
+    steps_row(out, metrics);
     latency_row(out, "queued", &metrics->queue_s);
     latency_row(out, "first token", &metrics->time_to_first_token_s);
     latency_row(out, "per token", &metrics->time_per_output_token_s);
