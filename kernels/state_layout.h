@@ -13,22 +13,23 @@ extern "C" {
 enum { STATE_ALIGNMENT = 256 };
 
 struct state_layout {
-    size_t keys;         /* [n_layers, n_pages, n_kv_heads, PAGE_TOKENS * head_dim] kv dtype */
-    size_t values;       /* the same */
-    size_t page_table;   /* [n_slots + 1, max_pages_per_slot] int32 */
-    size_t token_counts; /* [n_slots + 1, n_vocab] uint32 */
-    size_t sampling;     /* [n_slots + 1] struct slot_sampling */
-    size_t last_token;   /* [n_slots + 1] int32 */
-    size_t faults;       /* [n_slots + 1] uint64: position * 2^32 + layer, UINT64_MAX for none */
-    size_t token;        /* [max_rows] int32 */
-    size_t position;     /* [max_rows] int32 */
-    size_t slot;         /* [max_rows] int32 */
-    size_t segments;     /* [max_segments] struct segment */
-    size_t sample_row;   /* [max_samples] int32 */
-    size_t sample_slot;  /* [max_samples] int32 */
-    size_t results;      /* [max_samples] struct sample_result */
-    size_t top;          /* [max_samples] struct sample_top */
-    size_t partials;     /* [max_decode_rows, n_heads, max_chunks, head_dim + 2] float32 */
+    size_t keys;          /* [n_layers, n_pages, n_kv_heads, PAGE_TOKENS * head_dim] kv dtype */
+    size_t values;        /* the same */
+    size_t page_table;    /* [n_slots + 1, max_pages_per_slot] int32 */
+    size_t token_counts;  /* [n_slots + 1, n_vocab] uint32 */
+    size_t sampling;      /* [n_slots + 1] struct slot_sampling */
+    size_t last_token;    /* [n_slots + 1] int32 */
+    size_t faults;        /* [n_slots + 1] uint64: position * 2^32 + layer, UINT64_MAX for none */
+    size_t token;         /* [max_rows] int32 */
+    size_t position;      /* [max_rows] int32 */
+    size_t slot;          /* [max_rows] int32 */
+    size_t segments;      /* [max_segments] struct segment */
+    size_t sample_row;    /* [max_samples] int32 */
+    size_t sample_slot;   /* [max_samples] int32 */
+    size_t sample_target; /* [max_samples] int32 */
+    size_t results;       /* [max_samples] struct sample_result */
+    size_t top;           /* [max_samples] struct sample_top */
+    size_t partials;      /* [max_decode_rows, n_heads, max_chunks, head_dim + 2] float32 */
     size_t total;
     int32_t max_decode_rows; /* min(max_rows, n_slots) */
     int32_t max_chunks;      /* DECODE_CHUNK_TOKENS chunks of the longest sequence */

@@ -44,6 +44,7 @@ bool state_layout_init(struct state_layout *layout, const struct state_limits *l
            append(l, &l->segments, limits->max_segments, 1, 1, 1, sizeof(struct segment)) &&
            append(l, &l->sample_row, samples, 1, 1, 1, sizeof(int32_t)) &&
            append(l, &l->sample_slot, samples, 1, 1, 1, sizeof(int32_t)) &&
+           append(l, &l->sample_target, samples, 1, 1, 1, sizeof(int32_t)) &&
            append(l, &l->results, samples, 1, 1, 1, sizeof(struct sample_result)) &&
            append(l, &l->top, samples, 1, 1, 1, sizeof(struct sample_top)) &&
            append(l, &l->partials, l->max_decode_rows, limits->n_heads, chunks, (int64_t)limits->head_dim + 2,

@@ -11,6 +11,8 @@ A record's prompt is its own `prompt_token_ids` where it has them, else line `li
 prompt per line, or JSON Lines with `prompt_token_ids` or `prompt`; .gz of either). Log-probabilities are
 natural, of the whole vocabulary, before penalties and temperature.
 
+Records of a job with `mode: score` carry `prompt_logprobs` and `perplexity` instead, and are compared likewise.
+
 For float32 output the default tolerance of 1e-3 holds for every token. For bfloat16:
 
     --tolerance 0.2 --quantile 0.99 --quantile-tolerance 3e-2
@@ -21,6 +23,7 @@ Prints one summary line; exits with 1 when a limit is exceeded or nothing was co
 import argparse
 import gzip
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -99,6 +102,16 @@ def check_shape(record, vocab_size):
         raise ValueError("logprobs.top and token_ids have different lengths")
 
 
+def as_answer(record, ids):
+    """A scored record as (prompt ids, record) of which the prompt is the first token and the answer the rest."""
+    logprobs = record["prompt_logprobs"]
+    if len(logprobs) != len(ids) or logprobs[0] is not None:
+        raise ValueError("prompt_logprobs are not null and one for each further prompt token")
+    if len(ids) > 1 and abs(math.log(record["perplexity"]) + sum(logprobs[1:]) / (len(ids) - 1)) > 1e-5:
+        raise ValueError("the perplexity is not that of the prompt_logprobs")
+    return ids[:1], record | {"token_ids": ids[1:], "logprobs": {"token_logprobs": logprobs[1:]}}
+
+
 def batches(items):
     """Items (prompt ids, record) in groups of similar length, at most BATCH_TOKENS with their padding."""
     batch = []
@@ -152,8 +165,11 @@ def main():
     items = []
     for record in records:
         try:
-            check_shape(record, model.config.vocab_size)
-            prompt = prompt_ids_of(record, prompts, tokenizer)
+            if "prompt_logprobs" in record:
+                prompt, record = as_answer(record, prompt_ids_of(record, prompts, tokenizer))
+            else:
+                check_shape(record, model.config.vocab_size)
+                prompt = prompt_ids_of(record, prompts, tokenizer)
             if len(prompt) + len(record["token_ids"]) > model.config.n_positions + 1:
                 raise ValueError("prompt and completion are longer than the model's context")
         except (KeyError, ValueError) as error:

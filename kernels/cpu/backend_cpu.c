@@ -321,6 +321,10 @@ static enum status check_batch(const struct backend_context *context, const stru
                       b->sample_slot[i] > limits->n_slots,
                   STATUS_INTERNAL, "step_begin: sample %d reads row %d for slot %d", i, b->sample_row[i],
                   b->sample_slot[i]);
+    for (int32_t i = 0; b->sample_target && i < b->n_samples; i++)
+        RETURN_IF(b->sample_target[i] < -1 || b->sample_target[i] >= limits->n_vocab, STATUS_INTERNAL,
+                  "step_begin: sample %d is to score token %d of a vocabulary of %d", i, b->sample_target[i],
+                  limits->n_vocab);
     return STATUS_OK;
 }
 
@@ -344,6 +348,9 @@ static enum status cpu_step_begin(struct backend_context *context, const struct 
     context->batch.slot = copy_int32(context, l->slot, batch->slot, batch->n_rows);
     context->batch.sample_row = copy_int32(context, l->sample_row, batch->sample_row, batch->n_samples);
     context->batch.sample_slot = copy_int32(context, l->sample_slot, batch->sample_slot, batch->n_samples);
+    if (batch->sample_target)
+        context->batch.sample_target =
+            copy_int32(context, l->sample_target, batch->sample_target, batch->n_samples);
     struct segment *segments = (struct segment *)(context->memory + l->segments);
     if (batch->n_segments > 0)
         memcpy(segments, batch->segments, (size_t)batch->n_segments * sizeof *segments);

@@ -192,6 +192,8 @@ static void sample_entry(struct backend_context *context, const float *raw, int3
     struct sample_scratch *scratch = &context->scratch[thread];
     struct sample_result *result = &context->results[entry];
     *result = (struct sample_result){.fault_layer = -1};
+    int32_t target = batch->sample_target ? batch->sample_target[entry] : -1;
+    bool is_scored = target >= 0;
     int64_t n = context->limits.n_vocab;
     struct draw draw = {
         .context = context,
@@ -213,25 +215,32 @@ static void sample_entry(struct backend_context *context, const float *raw, int3
     uint64_t of_row = context->faults[batch->slot[batch->sample_row[entry]]];
     if (of_row != NO_FAULT)
         cpu_note_fault(context, slot, (int32_t)(of_row >> 32), (int32_t)(uint32_t)of_row);
-    if (context->faults[slot] != NO_FAULT) {
-        result->fault_layer = (int32_t)(uint32_t)context->faults[slot];
-        result->fault_position = (int32_t)(context->faults[slot] >> 32);
-        context->last_token[slot] = 0;
+    uint64_t fault = context->faults[slot]; /* once: other entries of the slot may note theirs meanwhile */
+    if (fault != NO_FAULT) {
+        result->fault_layer = (int32_t)(uint32_t)fault;
+        result->fault_position = (int32_t)(fault >> 32);
+        if (!is_scored)
+            context->last_token[slot] = 0;
         return;
     }
 
     const struct slot_sampling *sampling = draw.sampling;
     draw.largest = largest_of(draw.maxima, draw.n_blocks);
     float log_sum = 0.0f;
-    if (sampling->n_logprobs >= 0) {
+    if (is_scored || sampling->n_logprobs >= 0) {
         double sum = context->isa->sample_exp_sum(raw, n, draw.largest, 1.0f);
         log_sum = draw.largest + context->isa->log((float)sum);
-        if (batch->want_logprobs) {
+        if (batch->want_logprobs && !is_scored) {
             struct draw of_raw = draw;
             of_raw.maxima = draw.maxima + draw.n_blocks;
             memcpy(of_raw.maxima, draw.maxima, (size_t)draw.n_blocks * sizeof *draw.maxima);
             write_top(&of_raw, log_sum, sampling->n_logprobs, &context->top[entry]);
         }
+    }
+    if (is_scored) {
+        result->token = target;
+        result->logprob = raw[target] - log_sum;
+        return;
     }
     uint32_t *counts = context->token_counts + (int64_t)slot * n;
     if (has_penalties(sampling)) {

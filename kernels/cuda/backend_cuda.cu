@@ -178,7 +178,7 @@ enum status state_init(struct backend_context *context, const struct state_limit
 
     size_t max_tiles = (size_t)limits->max_rows / PREFILL_STRIP_ROWS + (size_t)limits->max_segments;
     context->step_bytes =
-        (4 + 3 * (size_t)limits->max_rows + 2 * (size_t)limits->max_samples) * sizeof(int32_t) +
+        (4 + 3 * (size_t)limits->max_rows + 3 * (size_t)limits->max_samples) * sizeof(int32_t) +
         max_tiles * sizeof(struct segment);
     context->step_bytes = (context->step_bytes + 15) / 16 * 16;
     void *step = nullptr;

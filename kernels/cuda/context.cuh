@@ -41,14 +41,15 @@ struct step_view {
     int32_t n_samples;
     int32_t n_tiles;
     bool want_logprobs;
-    const int32_t *ring;         /* [1] entry of the result ring that this step writes */
-    const int32_t *token;        /* [n_rows] */
-    const int32_t *position;     /* [n_rows] */
-    const int32_t *slot;         /* [n_rows] */
-    const int32_t *sample_row;   /* [n_samples] */
-    const int32_t *sample_slot;  /* [n_samples] */
-    const struct segment *tiles; /* [n_tiles] segments cut into at most prefill_tile_rows rows, those
-                                    with most keys first */
+    const int32_t *ring;          /* [1] entry of the result ring that this step writes */
+    const int32_t *token;         /* [n_rows] */
+    const int32_t *position;      /* [n_rows] */
+    const int32_t *slot;          /* [n_rows] */
+    const int32_t *sample_row;    /* [n_samples] */
+    const int32_t *sample_slot;   /* [n_samples] */
+    const int32_t *sample_target; /* [n_samples]; NULL: all entries are sampled */
+    const struct segment *tiles;  /* [n_tiles] segments cut into at most prefill_tile_rows rows, those
+                                     with most keys first */
 };
 
 /* Device memory that outlives steps, carved from one allocation. */

@@ -17,6 +17,10 @@
  *               is not computed. Nor is its logarithm unless u is small enough. Exact, and most of the work
  *               of pure temperature
  *
+ * An entry whose token is given (batch.sample_target) is scored: of all this only the scan and the
+ * log-sum-exp run, and the slot stays as it is. Steps without such entries run a kernel that knows nothing of
+ * them.
+ *
  * Numerics: a token depends on its logits, counts, sampling parameters and position alone. All that parts
  * combine commutes exactly, except the log-sum-exp behind the log-probabilities: a fixed tree by vocabulary
  * size, parts in ascending order. */
@@ -58,6 +62,7 @@ struct sample_params {
     const int32_t *ring;                  /* [1] */
     const int32_t *sample_row;            /* [n_samples] */
     const int32_t *sample_slot;           /* [n_samples] */
+    const int32_t *sample_target;         /* [n_samples]; read when SCORES */
     const int32_t *position;              /* [n_rows] */
     const int32_t *slot;                  /* [n_rows] */
     const struct slot_sampling *sampling; /* [n_slots + 1] */
@@ -306,7 +311,8 @@ __device__ float write_logprobs(row_part &row, uint64_t best, uint64_t own, int 
     return normaliser;
 }
 
-template <int THREADS>
+/* SCORES: some entries may have a target. */
+template <int THREADS, bool SCORES>
 __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOCKS : 1)
     kernel_sample(const sample_params p) {
     extern __shared__ uint4 shared_bytes[];
@@ -333,6 +339,7 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
             p.results[out] = {0, 0, -1, 0};
         return;
     }
+    int target = SCORES ? p.sample_target[entry] : -1;
     const float *logits = p.logits + (int64_t)i_entry * p.logits_stride;
     row.values = logits + row.first;
     if (p.resident) {
@@ -361,7 +368,8 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
                 fault = min(fault, (unsigned long long)(uint32_t)position << 32 | (uint32_t)p.logits_site);
             atomicMin(p.fault + slot, fault);
             p.results[out] = {0, 0, (int32_t)(uint32_t)fault, (int32_t)(fault >> 32)};
-            p.last_token[slot] = 0;
+            if (target < 0)
+                p.last_token[slot] = 0;
         }
         return;
     }
@@ -370,12 +378,17 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
         shared.sampling = p.sampling[slot];
     __syncthreads(); /* sampling, for all */
     const slot_sampling &sampling = shared.sampling;
-    bool wants_logprob = p.want_logprobs && sampling.n_logprobs >= 0;
+    bool wants_logprob = target >= 0 || (p.want_logprobs && sampling.n_logprobs >= 0);
     float normaliser = 0;
-    if (wants_logprob)
-        normaliser =
-            write_logprobs(row, best, seen.top, min(min(sampling.n_logprobs, (int)MAX_LOGPROBS), p.n_vocab),
-                           p.top + out, shared);
+    if (wants_logprob) {
+        int n_top = target >= 0 ? 0 : min(min(sampling.n_logprobs, (int)MAX_LOGPROBS), p.n_vocab);
+        normaliser = write_logprobs(row, best, seen.top, n_top, p.top + out, shared);
+    }
+    if (target >= 0) {
+        if (writes)
+            p.results[out] = {target, logits[target] - normaliser, -1, 0};
+        return;
+    }
     uint32_t *counts = p.counts + (int64_t)slot * p.n_vocab;
     if (sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 ||
         sampling.frequency_penalty != 0) {
@@ -436,6 +449,7 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     p.ring = context->step.ring;
     p.sample_row = context->step.sample_row;
     p.sample_slot = context->step.sample_slot;
+    p.sample_target = context->step.sample_target;
     p.position = context->step.position;
     p.slot = context->step.slot;
     p.sampling = context->state.sampling;
@@ -447,8 +461,9 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     shape_choose(context, &p);
     bool small = p.n_vocab <= SMALL_VOCAB;
     size_t shared_bytes = sizeof(sample_shared) + (p.resident ? (size_t)p.slice * sizeof(float) : 0);
-    return cuda_launch_clusters(context, "sample",
-                                small ? kernel_sample<SMALL_THREADS> : kernel_sample<LARGE_THREADS>,
-                                dim3((unsigned)args->n * (unsigned)p.n_parts),
+    bool scores = p.sample_target != nullptr;
+    auto kernel = small ? (scores ? kernel_sample<SMALL_THREADS, true> : kernel_sample<SMALL_THREADS, false>)
+                        : (scores ? kernel_sample<LARGE_THREADS, true> : kernel_sample<LARGE_THREADS, false>);
+    return cuda_launch_clusters(context, "sample", kernel, dim3((unsigned)args->n * (unsigned)p.n_parts),
                                 small ? SMALL_THREADS : LARGE_THREADS, shared_bytes, (unsigned)p.n_parts, p);
 }

@@ -6,7 +6,8 @@
  *
  * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs): launched operation by
  * operation the first time (which also loads the kernels), recorded the second, replayed from then on.
- * Everything that varies between two such steps lies in device memory at fixed addresses. */
+ * Everything that varies between two such steps lies in device memory at fixed addresses. Steps that score
+ * tokens are never recorded. */
 #include <algorithm>
 #include <cstring>
 #if defined(__x86_64__)
@@ -53,6 +54,10 @@ enum status batch_check(struct backend_context *context, const struct batch *bat
                       (uint32_t)batch->sample_slot[i] > (uint32_t)limits->n_slots,
                   STATUS_INTERNAL, "step_begin: sample %d reads row %d of %d for slot %d of %d", i,
                   batch->sample_row[i], batch->n_rows, batch->sample_slot[i], limits->n_slots);
+    for (int32_t i = 0; batch->sample_target && i < batch->n_samples; i++)
+        RETURN_IF(batch->sample_target[i] < -1 || batch->sample_target[i] >= limits->n_vocab, STATUS_INTERNAL,
+                  "step_begin: sample %d is to score token %d of a vocabulary of %d", i,
+                  batch->sample_target[i], limits->n_vocab);
     int32_t row = batch->n_decode;
     for (int32_t i = 0; i < batch->n_segments; i++) {
         const struct segment *segment = batch->segments + i;
@@ -118,6 +123,8 @@ enum status step_upload(struct backend_context *context, const struct batch *bat
     view->slot = put(batch->slot, batch->n_rows);
     view->sample_row = put(batch->sample_row, batch->n_samples);
     view->sample_slot = put(batch->sample_slot, batch->n_samples);
+    if (batch->sample_target)
+        view->sample_target = put(batch->sample_target, batch->n_samples);
     view->n_tiles =
         tiles_fill(reinterpret_cast<struct segment *>(ints + used), batch, context->prefill_tile_rows);
     view->tiles = reinterpret_cast<const struct segment *>(device + used);
@@ -214,7 +221,7 @@ enum status cuda_step_begin(struct backend_context *context, const struct batch 
     context->chained = false;
     context->n_launches = 0;
     context->mode = STEP_LAUNCH;
-    if (context->no_graphs || context->profile || batch->n_segments > 0)
+    if (context->no_graphs || context->profile || batch->n_segments > 0 || batch->sample_target)
         return STATUS_OK;
     int32_t n_known = context->n_graphs;
     context->recorded = graph_find(context, batch);

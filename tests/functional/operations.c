@@ -33,6 +33,11 @@ const struct operation_case operation_cases[] = {
     {"sample chi-square", case_sample_chi_square},
     {"sample: an entry alone = in any batch", case_sample_rows_alone},
     {"sample logprobs", case_sample_logprobs},
+    {"score beside sampling", case_score_mixed},
+    {"score: extremes", case_score_extremes},
+    {"score: a slot stays as it is", case_score_leaves_slot},
+    {"score: prompts, an entry alone = in any batch", case_score_prompts},
+    {"score: a target outside of the vocabulary", case_score_refused},
     {"faults", case_faults},
     {"faults in a large vocabulary", case_faults_large_vocabulary},
 };
@@ -259,6 +264,8 @@ void ops_step_end(struct operations *ops, const struct batch *batch, struct samp
     for (size_t i = 0; i < n; i++) {
         if (own[i].fault_layer < 0)
             digest_add(ops, &own[i].token, sizeof own[i].token);
+        if (own[i].fault_layer < 0 && batch->sample_target && batch->sample_target[i] >= 0)
+            digest_add(ops, &own[i].logprob, sizeof own[i].logprob);
         digest_add(ops, &own[i].fault_layer, sizeof own[i].fault_layer);
     }
     if (results && n > 0)

@@ -132,6 +132,11 @@ void case_sample_largest_vocabulary(struct operations *ops);
 void case_sample_chi_square(struct operations *ops);
 void case_sample_rows_alone(struct operations *ops);
 void case_sample_logprobs(struct operations *ops);
+void case_score_mixed(struct operations *ops);
+void case_score_extremes(struct operations *ops);
+void case_score_leaves_slot(struct operations *ops);
+void case_score_prompts(struct operations *ops);
+void case_score_refused(struct operations *ops);
 void case_faults(struct operations *ops);
 void case_faults_large_vocabulary(struct operations *ops);
 

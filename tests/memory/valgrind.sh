@@ -49,6 +49,12 @@ check 0 "$pressrun" prompt tests/models/tiny 'First' --device cpu --max-tokens 3
 check 0 "$pressrun" inspect tests/models/tiny
 check 10 "${run[@]}" --restart --strict
 
+sed -e '/^seed/,$d' -e 's/out\.jsonl/scored.jsonl/' "$work/job.yaml" >"$work/score.yaml"
+echo 'mode: score' >>"$work/score.yaml"
+score=("$pressrun" run "$work/score.yaml" --quiet --set config.device=cpu --set config.max_num_batched_tokens=7)
+check 0 "${score[@]}" --set config.max_num_seqs=3
+check 0 "$pressrun" verify "$work/scored.jsonl.gz"
+
 # Jobs that fail: before anything is written, at another job's output, on the way.
 check 66 "${run[@]}" --set prompts="$work/none.txt" --set output="$work/other.jsonl.gz"
 check 73 "${run[@]}" --set seed=8

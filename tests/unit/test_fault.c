@@ -127,10 +127,10 @@ static void state_parts_do_not_overlap(void **state) {
     struct state_layout l;
     assert_true(state_layout_init(&l, &limits));
     size_t kv = 2u * 2 * 1 * PAGE_TOKENS * 4 * 2; /* layers, pages, heads, tokens, dims, bytes */
-    const size_t offsets[] = {l.keys,       l.values,     l.page_table,  l.token_counts, l.sampling,
-                              l.last_token, l.faults,     l.token,       l.position,     l.slot,
-                              l.segments,   l.sample_row, l.sample_slot, l.results,      l.top,
-                              l.partials,   l.total};
+    const size_t offsets[] = {l.keys,       l.values,     l.page_table,  l.token_counts,  l.sampling,
+                              l.last_token, l.faults,     l.token,       l.position,      l.slot,
+                              l.segments,   l.sample_row, l.sample_slot, l.sample_target, l.results,
+                              l.top,        l.partials,   l.total};
     const size_t sizes[] = {kv,
                             kv,
                             4u * 10 * 4,
@@ -142,6 +142,7 @@ static void state_parts_do_not_overlap(void **state) {
                             3 * 4,
                             3 * 4,
                             sizeof(struct segment),
+                            3 * 4,
                             3 * 4,
                             3 * 4,
                             3 * sizeof(struct sample_result),

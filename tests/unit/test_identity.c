@@ -57,6 +57,7 @@ static void test_text(void **state) {
                                             "dtype=\"bfloat16\"\n"
                                             "kv_cache_dtype=\"bfloat16\"\n"
                                             "max_model_len=256\n"
+                                            "mode=\"generate\"\n"
                                             "seed=42\n"
                                             "on_too_long=\"error\"\n"
                                             "max_line_bytes=16777216\n"
@@ -87,7 +88,7 @@ static void test_differences(void **state) {
     (void)state;
     struct job job = base_job();
     struct identity base = build(&job, NULL, "f", "cpu-1", WHOLE);
-    enum { N_CHANGES = 26 };
+    enum { N_CHANGES = 27 };
     for (int change = 0; change < N_CHANGES; change++) {
         struct job other = base_job();
         struct sampling *s = &other.sampling;
@@ -172,6 +173,9 @@ static void test_differences(void **state) {
             assert_int_equal(sampling_add_stop_token_id(s, STATUS_JOB, 1), STATUS_OK),
                 name = "stop_token_ids: [] there, [1] here";
             break;
+        case 26:
+            other.mode = MODE_SCORE, name = "mode: generate there, score here";
+            break;
         /* Paths and config are no part of it. */
         case 25:
             other.path = "b", other.model = "m2", other.prompts = "x/q.ndjson.gz", other.output = "z.gz",
@@ -188,6 +192,27 @@ static void test_differences(void **state) {
         sampling_free(s);
     }
     identity_free(&base);
+}
+
+/* Where nothing is sampled, neither seed nor sampling changes anything. */
+static void test_scoring(void **state) {
+    (void)state;
+    struct job job = base_job(), other = base_job();
+    job.mode = other.mode = MODE_SCORE;
+    other.seed = 43;
+    struct sampling defaults;
+    sampling_init(&defaults);
+    defaults.top_k = 3;
+    defaults.set = SAMPLING_TOP_K;
+    struct identity identity = build(&job, NULL, "f", "cpu-1", WHOLE);
+    struct identity same = build(&other, &defaults, "f", "cpu-1", WHOLE);
+    assert_true(hash128_equal(identity.hash, same.hash));
+    other.on_too_long = ON_TOO_LONG_TRUNCATE_LEFT;
+    struct identity differs = build(&other, NULL, "f", "cpu-1", WHOLE);
+    assert_false(hash128_equal(identity.hash, differs.hash));
+    identity_free(&identity);
+    identity_free(&same);
+    identity_free(&differs);
 }
 
 static void test_difference_of_anything(void **state) {
@@ -244,9 +269,8 @@ static void test_sample_keys(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),
-        cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_difference_of_anything),
+        cmocka_unit_test(test_text),        cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_scoring),     cmocka_unit_test(test_difference_of_anything),
         cmocka_unit_test(test_sample_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

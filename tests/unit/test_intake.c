@@ -236,6 +236,44 @@ static void test_too_long_is_cut_from_the_left(void **state) {
 
 /* ---- tokens ---- */
 
+/* Scoring: every position may be prompt; sampling keys, the record's too, are passed over. */
+static void test_scored(void **state) {
+    (void)state;
+    struct fixture fixture;
+    int32_t max_tokens;
+    fixture_open(&fixture);
+    fixture.job.mode = MODE_SCORE;
+    set(&fixture.defaults, "n", 5);
+    static const char keys[] = ",\"n\":3,\"logprobs\":2,\"stop\":[\"x\"],\"stop_token_ids\":[999999]";
+    struct record record = prepare_tokens(&fixture, LENGTH, keys, &max_tokens);
+    assert_null(record.request.error_code);
+    assert_true(record.is_scored);
+    assert_int_equal(record.n_prompt_tokens, LENGTH);
+    assert_int_equal(record.request.sampling.n, 1);
+    assert_int_equal(record.request.sampling.logprobs, -1);
+    assert_int_equal(record.request.sampling.n_stop + record.request.sampling.n_stop_token_ids, 0);
+    record_free(&record);
+
+    record = prepare_tokens(&fixture, LENGTH + 1, "", &max_tokens);
+    assert_string_equal(record.request.error_code, "prompt_too_long");
+    assert_non_null(strstr(record.request.error_message, "65 tokens are more than the 64 positions"));
+    record_free(&record);
+    fixture.job.on_too_long = ON_TOO_LONG_TRUNCATE_LEFT;
+    record = prepare_tokens(&fixture, LENGTH + 3, "", &max_tokens);
+    assert_null(record.request.error_code);
+    assert_int_equal(record.n_truncated_tokens, 3);
+    assert_int_equal(record.n_prompt_tokens, LENGTH);
+    assert_int_equal(record.request.prompt_token_ids[0], 4);
+    record_free(&record);
+
+    record = prepare_tokens(&fixture, 1, "", &max_tokens);
+    assert_null(record.request.error_code);
+    record_free(&record);
+    expect_error(&fixture, "{\"prompt\":\"a\",\"n\":0}", "invalid_value", "n: 0 is not allowed");
+    expect_error(&fixture, "{\"prompt_token_ids\":[1,1000]}", "invalid_value", "outside the vocabulary");
+    fixture_close(&fixture);
+}
+
 static void test_vocabulary(void **state) {
     (void)state;
     struct fixture fixture;
@@ -418,6 +456,7 @@ int main(void) {
         cmocka_unit_test(test_max_tokens_is_cut_to_the_room),
         cmocka_unit_test(test_too_long_is_an_error),
         cmocka_unit_test(test_too_long_is_cut_from_the_left),
+        cmocka_unit_test(test_scored),
         cmocka_unit_test(test_vocabulary),
         cmocka_unit_test(test_without_a_tokenizer),
         cmocka_unit_test(test_records_come_in_order),

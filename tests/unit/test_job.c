@@ -193,7 +193,7 @@ static void test_from_values(void **state) {
 
 static void test_shipped(void **state) {
     (void)state;
-    static const char *const jobs[] = {"jobs/shakespeare.yaml", "jobs/bench.yaml"};
+    static const char *const jobs[] = {"jobs/shakespeare.yaml", "jobs/bench.yaml", "jobs/score.yaml"};
     static const char *const configs[] = {"config=configs/default.yaml", "config=configs/cpu.yaml",
                                           "config=configs/h100.yaml"};
     for (int i = 0; i < 2; i++)

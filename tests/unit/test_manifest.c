@@ -114,6 +114,7 @@ static void test_what_it_says(void **state) {
     assert_true(json_real_value(at(manifest, "runs.0.metrics.completion_tokens_per_s")) == 1500);
     assert_true(json_real_value(at(manifest, "runs.0.metrics.wall_s")) == 0);
     assert_integer(manifest, "runs.0.metrics.total_s.n", 100);
+    assert_null(at(manifest, "runs.0.metrics.scored_tokens"));
     double p50 = json_real_value(at(manifest, "runs.0.metrics.total_s.p50"));
     assert_true(p50 > 0.49 && p50 < 0.51);
     assert_true(json_real_value(at(manifest, "runs.0.metrics.total_s.max")) == 1);
@@ -121,6 +122,16 @@ static void test_what_it_says(void **state) {
     struct buffer bytes = read_bytes(path);
     assert_int_equal(bytes.data[bytes.size - 1], '\n');
     buffer_free(&bytes);
+
+    metrics->is_scoring = true;
+    metrics->scored_tokens = 4;
+    metrics->logprob_sum = -5;
+    assert_int_equal(manifest_write(&info), STATUS_OK);
+    manifest = load();
+    assert_integer(manifest, "runs.0.metrics.scored_tokens", 4);
+    assert_true(json_real_value(at(manifest, "runs.0.metrics.mean_nll")) == 1.25);
+    json_decref(manifest);
+    metrics->is_scoring = false;
 }
 
 static void test_runs_are_kept(void **state) {

@@ -227,6 +227,38 @@ static void test_failure_of_the_writer_surfaces(void **state) {
 }
 
 /* Text that the engine had no need of is made here; the token that stopped the sample is none of it. */
+/* Scored records are counted, those that failed on the way are not. */
+static void test_scores_are_counted(void **state) {
+    (void)state;
+    struct writer *writer = open_writer();
+    struct run_metrics *metrics = calloc(1, sizeof *metrics);
+    struct outlet *outlet = start(writer, 0);
+    for (int64_t i = 0; i < 4; i++) {
+        struct record *record = calloc(1, sizeof *record);
+        sampling_init(&record->request.sampling);
+        record->request.index = i;
+        record->request.line = i + 1;
+        record->is_scored = true;
+        record->n_prompt_tokens = i == 1 ? 1 : 3;
+        record->n_scored = record->n_prompt_tokens - 1;
+        record->completions = calloc(1, sizeof *record->completions);
+        record->prompt_logprobs = calloc(3, sizeof(float));
+        record->prompt_logprobs[1] = -1;
+        record->prompt_logprobs[2] = (float)-i;
+        record->request.error_code = i == 3 ? "not_finite" : NULL;
+        assert_int_equal(outlet_put(outlet, record), STATUS_OK);
+    }
+    assert_int_equal(outlet_stop(outlet, metrics), STATUS_OK);
+    assert_int_equal(metrics->scored_tokens, 4);
+    assert_true(metrics->logprob_sum == -4);
+    assert_int_equal(metrics->prompt_tokens, 7);
+    assert_int_equal(metrics->completion_tokens, 0);
+    assert_int_equal(metrics->total_s.n, 3);
+    assert_int_equal(metrics->time_to_first_token_s.n, 0);
+    writer_close(writer);
+    free(metrics);
+}
+
 static void test_text_is_made_from_tokens(void **state) {
     (void)state;
     struct tokenizer *tokenizer;
@@ -277,6 +309,7 @@ int main(void) {
         cmocka_unit_test(test_many_wait),
         cmocka_unit_test(test_stop_drops_what_is_out_of_order),
         cmocka_unit_test(test_failure_of_the_writer_surfaces),
+        cmocka_unit_test(test_scores_are_counted),
         cmocka_unit_test(test_text_is_made_from_tokens),
     };
     return cmocka_run_group_tests_name("outlet", tests, make_folder, drop_folder);

@@ -55,7 +55,11 @@ static void check_plan(const struct plan *plan, const struct job *job, const str
     assert_int_equal(state->n_slots, plan->max_num_seqs);
     assert_int_equal(state->max_rows, plan->max_num_batched_tokens);
     assert_true(state->max_rows > state->n_slots);
-    assert_true(state->max_samples >= state->n_slots && state->max_segments >= state->n_slots);
+    assert_int_equal(state->max_samples, job->mode == MODE_SCORE ? state->max_rows : state->n_slots);
+    assert_true(state->max_segments >= state->n_slots);
+    /* Logits of one slice: at most 256 MiB, but for 8 rows. */
+    assert_true(plan->model.logit_rows <= 8 ||
+                (size_t)plan->model.logit_rows * (size_t)model->n_vocab * 4 <= 256 * MIB);
     assert_int_equal(plan->model.max_rows, state->max_rows);
     assert_int_equal(plan->model.max_samples, state->max_samples);
     assert_in_range(plan->model.logit_rows, 1, state->max_samples > 8 ? state->max_samples : 8);
@@ -95,6 +99,7 @@ static void test_many_shapes_fit(void **state) {
         job.dtype = draw(seed, 6, 0, 1) ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
         job.has_kv_cache_dtype = draw(seed, 7, 0, 1);
         job.kv_cache_dtype = DTYPE_FLOAT32;
+        job.mode = draw(seed, 18, 0, 1) ? MODE_SCORE : MODE_GENERATE;
         job.max_model_len = draw(seed, 8, 0, 1) ? draw(seed, 9, 1, model.n_positions) : 0;
         struct config config;
         config_defaults(&config);

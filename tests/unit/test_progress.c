@@ -171,6 +171,23 @@ static void test_summary(void **state) {
     assert_int_equal(fclose(out), 0);
     assert_non_null(strstr(text, "\033[33mnot complete, resumable:\033[0m x.gz.part\n"));
     free(text);
+
+    metrics->is_scoring = true;
+    metrics->scored_tokens = 900;
+    metrics->logprob_sum = -1800;
+    metrics->n_steps = 10;
+    metrics->prefill_rows = 1500;
+    metrics->max_num_batched_tokens = 200;
+    out = open_memstream(&text, &size);
+    summary_print(out, "x.gz", metrics, &counts, true, false);
+    assert_int_equal(fclose(out), 0);
+    const char *scored =
+        "  scored                900  tokens in this run, mean negative log-probability 2.0000, "
+        "perplexity 7.38906\n";
+    const char *filled = "  steps filled       75.0 %  of 200 tokens each; 10 steps\n";
+    if (!strstr(text, scored) || !strstr(text, filled) || strstr(text, "tokens out"))
+        fail_msg("no \"%s\" in\n%s", scored, text);
+    free(text);
     free(metrics);
 }
 

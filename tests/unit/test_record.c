@@ -88,6 +88,61 @@ static void test_every_field(void **state) {
     record_free(&record);
 }
 
+static void test_scored_line(void **state) {
+    (void)state;
+    struct record record = make("");
+    record.is_scored = true;
+    record.n_truncated_tokens = 2;
+    record.completions[0].n_tokens = 0;
+    record.request.prompt_token_ids = malloc(3 * sizeof(int32_t));
+    for (int32_t i = 0; i < 3; i++)
+        record.request.prompt_token_ids[i] = 7 * i;
+    record.request.n_prompt_token_ids = 3;
+    record.request.custom_id = strdup("a");
+    record.request.custom_id_size = 1;
+    record.request.metadata.bytes = strdup("[1]");
+    record.request.metadata.size = 3;
+    size_t bytes = record_bytes(&record);
+    record.prompt_logprobs = calloc(3, sizeof(float));
+    assert_true(record_bytes(&record) >= bytes + 3 * sizeof(float));
+    record.prompt_logprobs[1] = -0.5f;
+    record.prompt_logprobs[2] = -1.5f;
+    record.n_scored = 2;
+    assert_true(record_logprob_sum(&record) == -2.0);
+    assert_lines(&record, false, 1,
+                 "{\"line\":12,\"custom_id\":\"a\",\"prompt_logprobs\":[null,-0.5,-1.5],"
+                 "\"perplexity\":2.7182817,"
+                 "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":0,\"truncated_tokens\":2},"
+                 "\"metadata\":[1],"
+                 "\"timing\":{\"queue_s\":0.250000,\"prefill_s\":0.750000,\"total_s\":1.000000}}\n");
+    record.prompt_logprobs[2] = -1e30f; /* beyond what a float32 can be */
+    assert_lines(&record, true, 1,
+                 "{\"line\":12,\"custom_id\":\"a\",\"prompt_token_ids\":[0,7,14],"
+                 "\"prompt_logprobs\":[null,-0.5,-1.00000002e+30],\"perplexity\":3.40282347e+38,"
+                 "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":0,\"truncated_tokens\":2},"
+                 "\"metadata\":[1],"
+                 "\"timing\":{\"queue_s\":0.250000,\"prefill_s\":0.750000,\"total_s\":1.000000}}\n");
+    struct buffer out = {0};
+    int32_t n_lines;
+    record.n_scored = 1; /* one is missing */
+    assert_int_equal(record_write(&record, false, &out, &n_lines), STATUS_INTERNAL);
+    buffer_free(&out);
+    record_free(&record);
+}
+
+static void test_scored_line_of_one_token(void **state) {
+    (void)state;
+    struct record record = make("");
+    record.is_scored = true;
+    record.n_prompt_tokens = 1;
+    record.completions[0].n_tokens = 0;
+    assert_lines(&record, false, 1,
+                 "{\"line\":12,\"prompt_logprobs\":[null],\"perplexity\":null,"
+                 "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":0},"
+                 "\"timing\":{\"queue_s\":0.250000,\"prefill_s\":0.750000,\"total_s\":1.000000}}\n");
+    record_free(&record);
+}
+
 static void test_samples_are_lines(void **state) {
     (void)state;
     struct record record = make("A");
@@ -287,6 +342,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain_line),
         cmocka_unit_test(test_every_field),
+        cmocka_unit_test(test_scored_line),
+        cmocka_unit_test(test_scored_line_of_one_token),
         cmocka_unit_test(test_samples_are_lines),
         cmocka_unit_test(test_error_line),
         cmocka_unit_test(test_neither_answer_nor_error),

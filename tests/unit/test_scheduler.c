@@ -609,12 +609,12 @@ static void test_failed_records_keep_their_turn(void **state) {
     assert_int_equal(group_new(record, 1, 1, &failed), STATUS_OK);
     scheduler_submit(&scheduler, make_group(0, 4, 4, 1));
     scheduler_submit(&scheduler, failed);
-    assert_null(scheduler_take_failed(&scheduler));
+    assert_null(scheduler_take_idle(&scheduler));
     struct step_plan plan = step(&scheduler, false, true);
     assert_int_equal(plan.n_starts, 1); /* the failed one takes no slot */
     assert_int_equal(scheduler.n_waiting, 1);
-    assert_ptr_equal(scheduler_take_failed(&scheduler), failed);
-    assert_null(scheduler_take_failed(&scheduler));
+    assert_ptr_equal(scheduler_take_idle(&scheduler), failed);
+    assert_null(scheduler_take_idle(&scheduler));
     assert_int_equal(scheduler.n_waiting, 0);
     drop_group(failed);
     scheduler_free(&scheduler);

@@ -26,11 +26,13 @@ static int32_t as_many(struct backend_context *context, int32_t n) {
     return n;
 }
 
+/* max_tokens 0: the prompt is scored. */
 static struct group *make_group(int32_t n_prompt, int32_t max_tokens, int32_t n, int32_t at_once) {
     struct record *record = calloc(1, sizeof *record);
     assert_non_null(record);
     sampling_init(&record->request.sampling);
     record->request.sampling.n = n;
+    record->is_scored = max_tokens == 0;
     record->request.n_prompt_token_ids = record->n_prompt_tokens = n_prompt;
     record->request.prompt_token_ids = calloc((size_t)n_prompt, sizeof(int32_t));
     assert_non_null(record->request.prompt_token_ids);
@@ -48,8 +50,9 @@ static void retire(struct world *world, struct scheduler *scheduler, struct sequ
         struct group *group = sequence->group;
         group->n_in_flight--;
         sequence->completion->n_tokens++;
+        int32_t last = group->record->is_scored ? group->n_prefill : sequence->max_tokens;
         if (!sequence->is_over &&
-            (sequence->completion->n_tokens == sequence->max_tokens || (ends_early && draw(world, 30) == 0)))
+            (sequence->completion->n_tokens == last || (ends_early && draw(world, 30) == 0)))
             scheduler_end_sequence(scheduler, sequence);
         if (group->n_over < group->n_sequences || group->n_in_flight > 0)
             continue;
@@ -84,6 +87,34 @@ static int64_t run(struct world *world, struct scheduler *scheduler, bool ends_e
         retire(world, scheduler, flying, n_flying, ends_early);
         n_flying = n_queued;
         memcpy(flying, queued, (size_t)n_queued * sizeof *queued);
+    }
+}
+
+static void test_no_scoring_takes_more(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
+        struct world world = {.seed = seed};
+        struct scheduler_limits limits = {.n_slots = 1 + draw(&world, 40), .max_pages_per_slot = 6};
+        limits.n_pages = 1 + limits.max_pages_per_slot + draw(&world, 2 * limits.n_slots);
+        limits.max_rows = limits.n_slots + 1 + draw(&world, draw(&world, 2) ? 20 : 200);
+        limits.max_samples = limits.max_rows; /* as plan_make has it */
+        limits.chunk_rows = draw(&world, 3) ? 0 : 1 + draw(&world, 40);
+        struct scheduler scheduler;
+        struct step_bound bound;
+        assert_int_equal(scheduler_init(&scheduler, &limits, seed), STATUS_OK);
+        assert_int_equal(step_bound_init(&bound, &limits), STATUS_OK);
+        int32_t n_records = 1 + draw(&world, MAX_RECORDS);
+        for (int32_t i = 0; i < n_records; i++) {
+            int32_t n_prompt = 2 + draw(&world, draw(&world, 2) ? 6 : 180);
+            scheduler_submit(&scheduler, make_group(n_prompt, 0, 1, 1));
+            step_bound_add(&bound, n_prompt, 1, 1);
+        }
+        int64_t steps = run(&world, &scheduler, draw(&world, 2)), most = step_bound_steps(&bound);
+        if (steps > most)
+            fail_msg("seed %llu: %lld steps, at most %lld foretold", (unsigned long long)seed,
+                     (long long)steps, (long long)most);
+        scheduler_free(&scheduler);
+        step_bound_free(&bound);
     }
 }
 
@@ -157,6 +188,7 @@ static void test_counted_by_hand(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_job_takes_more),
+        cmocka_unit_test(test_no_scoring_takes_more),
         cmocka_unit_test(test_counted_by_hand),
     };
     return cmocka_run_group_tests_name("step_bound", tests, NULL, NULL);

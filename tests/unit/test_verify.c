@@ -156,6 +156,28 @@ static enum status verify_text(const char *lines, int32_t n_lines, bool is_error
 #define SAMPLE(line, sample) "{\"line\":" #line ",\"sample\":" #sample ",\"text\":\"a\"" USAGE(2, 3) "}\n"
 #define FAILED(line)         "{\"line\":" #line ",\"error\":{\"code\":\"c\",\"message\":\"m\"}}\n"
 
+#define SCORED(line, logprobs, n) "{\"line\":" #line ",\"prompt_logprobs\":" logprobs USAGE(n, 0) "}\n"
+
+/* What scored records hold is summed up. */
+static void test_scores(void **state) {
+    (void)state;
+    struct verify_report report;
+    assert_int_equal(verify_text(SCORED(3, "[null,-0.5,-1.25]", 3), 1, false, 3, 0), STATUS_OK);
+    assert_int_equal(output_verify(folder.name, &report), STATUS_OK);
+    assert_int_equal(report.n_scored_records, 1);
+    assert_int_equal(report.scored_tokens, 2);
+    assert_true(report.logprob_sum == -1.75);
+    verify_report_free(&report);
+    assert_int_equal(verify_text(SCORED(3, "[null]", 1), 1, false, 1, 0), STATUS_OK);
+    assert_int_equal(verify_text(SCORED(3, "[null,-0.5]", 3), 1, false, 3, 0), STATUS_CORRUPT);
+    assert_int_equal(verify_text(SCORED(3, "[-1.5,-0.5]", 2), 1, false, 2, 0), STATUS_CORRUPT);
+    assert_int_equal(verify_text(SCORED(3, "[null,null]", 2), 1, false, 2, 0), STATUS_CORRUPT);
+    assert_int_equal(verify_text(SCORED(3, "7", 1), 1, false, 1, 0), STATUS_CORRUPT);
+    assert_int_equal(verify_text(SCORED(3, "[]", 0), 1, false, 0, 0), STATUS_CORRUPT);
+    assert_int_equal(verify_text(SCORED(3, "[null]", 1) SCORED(3, "[null]", 1), 2, false, 1, 0),
+                     STATUS_CORRUPT);
+}
+
 static void test_text_is_compared_with_seals(void **state) {
     (void)state;
     const struct {
@@ -252,6 +274,7 @@ int main(void) {
         TEST(test_every_flipped_bit_is_found),
         TEST(test_every_cut_is_found),
         TEST(test_additions_are_found),
+        TEST(test_scores),
         TEST(test_text_is_compared_with_seals),
         TEST(test_data_behind_good_seals),
     };

@@ -292,6 +292,8 @@ static enum status measure(const struct command_options *options, const struct j
 
 static enum status run(const struct command_options *options, struct job *job, struct config *config,
                        const int32_t *sizes, int32_t n_sizes) {
+    RETURN_IF(job->mode == MODE_SCORE, STATUS_USAGE,
+              "mode: score: bench measures generation; add --set mode=generate");
     struct model_config model;
     char *path;
     struct synthesis synthesis = {.seed = job->seed, .peaked_logits = options->peaked_logits};

@@ -13,7 +13,7 @@ enum { MAX_REPORTED = 20 };
 /* What the prompts add up to. */
 struct totals {
     int64_t n_records, n_errors, n_sequences, n_truncated;
-    int64_t prompt_tokens, longest_prompt, most_completion_tokens;
+    int64_t prompt_tokens, longest_prompt, scored_tokens, most_completion_tokens;
     struct step_bound steps;
 };
 
@@ -31,6 +31,14 @@ static void add_record(struct totals *totals, const struct record *record, int32
     if (record->n_prompt_tokens > totals->longest_prompt)
         totals->longest_prompt = record->n_prompt_tokens;
     totals->n_truncated += record->n_truncated_tokens > 0;
+    if (record->is_scored) {
+        bool runs = record->n_prompt_tokens > 1;
+        totals->n_sequences += runs;
+        totals->scored_tokens += record->n_prompt_tokens - 1;
+        if (runs) /* its place is free for another after a step, as if it had one token to sample */
+            step_bound_add(&totals->steps, record->n_prompt_tokens, 1, 1);
+        return;
+    }
     int32_t n = request->sampling.n;
     totals->n_sequences += n;
     totals->most_completion_tokens += (int64_t)n * max_tokens;
@@ -81,6 +89,11 @@ static void print_plan(const struct job *job, const struct plan *plan, const cha
            (long long)totals->prompt_tokens, (long long)totals->longest_prompt);
     if (totals->n_truncated)
         printf("truncated      %lld prompts (on_too_long: truncate_left)\n", (long long)totals->n_truncated);
+    if (job->mode == MODE_SCORE) {
+        printf("upper bound    %lld scored tokens, %lld steps\n", (long long)totals->scored_tokens,
+               (long long)step_bound_steps(&totals->steps));
+        return;
+    }
     printf("upper bound    %lld output tokens, %lld steps%s\n", (long long)totals->most_completion_tokens,
            (long long)step_bound_steps(&totals->steps),
            plan->kv_reserve == KV_RESERVE_EXPECTED ? " (kv_reserve: expected may restart some beyond that)"

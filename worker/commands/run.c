@@ -187,7 +187,9 @@ static enum status open_pipeline(struct run *run) {
                     &run->engine));
     struct outlet_options outlet = {.tokenizer = session->tokenizer,
                                     /* without a tokenizer the ids are all there is to an answer */
-                                    .output_token_ids = run->job.output_token_ids || !session->tokenizer,
+                                    .output_token_ids =
+                                        run->job.output_token_ids ||
+                                        (!session->tokenizer && run->job.mode == MODE_GENERATE),
                                     .first_index = run->found.counts.n_records};
     TRY(outlet_start(&outlet, run->writer, &run->outlet));
     struct progress_options progress = {.is_terminal = run->options->is_terminal,
@@ -211,6 +213,8 @@ static void show_progress(struct run *run, int64_t n_put, int64_t n_errors) {
                                    .completion_tokens = engine_generated(run->engine),
                                    .occupancy =
                                        (double)engine_running(run->engine) / run->session.plan.max_num_seqs};
+    if (run->job.mode == MODE_SCORE) /* a prompt that is scored holds its place for a step */
+        state.occupancy = run_metrics_fill(run->metrics);
     int64_t n_read;
     bool ended;
     intake_progress(run->intake, &n_read, &ended, &state.fraction);
@@ -260,6 +264,8 @@ static enum status generate(struct run *run) {
     struct run_metrics *metrics = run->metrics;
     int64_t n_put = 0, n_errors = 0;
     bool was_paused = false;
+    metrics->is_scoring = run->job.mode == MODE_SCORE;
+    metrics->max_num_batched_tokens = run->session.plan.max_num_batched_tokens;
     metrics->startup_s = clock_seconds() - run->options->start_s;
     while (!stop_requested()) {
         TRY(feed(run, 0));
@@ -300,7 +306,6 @@ static void finish_metrics(struct run *run) {
     metrics->load_s = run->session.load_s;
     metrics->wall_s = clock_seconds() - run->options->start_s;
     metrics->max_num_seqs = plan->max_num_seqs;
-    metrics->max_num_batched_tokens = plan->max_num_batched_tokens;
     metrics->kv_pages = plan->state.n_pages - 1;
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) == 0)

@@ -1,4 +1,5 @@
 /* pressrun verify: is an output file whole? */
+#include <math.h>
 #include <stdio.h>
 
 #include "worker/commands/commands.h"
@@ -16,6 +17,13 @@ enum status command_verify(const struct command_options *options) {
                (long long)report.counts.n_errors, (long long)report.counts.prompt_tokens,
                (long long)report.counts.completion_tokens, (long long)report.counts.n_members,
                (unsigned long long)report.file_bytes, (unsigned long long)report.text_bytes);
+    if ((result == STATUS_OK || result == STATUS_INCOMPLETE) && report.scored_tokens > 0) {
+        double mean = -report.logprob_sum / (double)report.scored_tokens;
+        printf(
+            "%s: %lld tokens scored in %lld records, mean negative log-probability %.6f, perplexity %.6g\n",
+            options->target, (long long)report.scored_tokens, (long long)report.n_scored_records, mean,
+            exp(mean));
+    }
     verify_report_free(&report);
     return result;
 }

@@ -112,6 +112,8 @@ void engine_close(struct engine *engine) {
 enum status engine_submit(struct engine *engine, struct record *record, int32_t max_tokens) {
     const struct scheduler_limits *limits = &engine->options.limits;
     int32_t n = 0;
+    if (record->is_scored)
+        max_tokens = 0;
     if (!record->request.error_code) {
         n = scheduler_samples_at_once(limits, record->request.n_prompt_token_ids, max_tokens,
                                       record->request.sampling.n);
@@ -303,6 +305,52 @@ static enum status retire_token(struct engine *engine, struct sequence *sequence
     return STATUS_OK;
 }
 
+/* What the first fault of the sequence in the step is, of which entry `first` has some: entries run beside
+ * each other, and which of them see another's fault is a matter of time. */
+static struct sample_result first_fault(const struct queued_step *step, const struct sample_result *results,
+                                        int32_t first) {
+    struct sample_result fault = results[first];
+    for (int32_t i = first + 1; i < step->n_samples; i++) {
+        const struct sample_result *other = &results[i];
+        if (step->samples[i] != step->samples[first] || other->fault_layer < 0)
+            continue;
+        if (other->fault_position < fault.fault_position ||
+            (other->fault_position == fault.fault_position && other->fault_layer < fault.fault_layer))
+            fault = *other;
+    }
+    return fault;
+}
+
+/* The log-probability of a scored prompt's next token: entries come back in order of position. */
+static enum status retire_score(struct engine *engine, const struct queued_step *step, int32_t entry,
+                                double now, struct run_metrics *metrics) {
+    struct sequence *sequence = step->samples[entry];
+    struct record *record = sequence->group->record;
+    struct completion *completion = sequence->completion;
+    if (engine->results[entry].fault_layer >= 0) {
+        struct sample_result fault = first_fault(step, engine->results, entry);
+        return fail_record(engine, sequence->group, &fault);
+    }
+    float logprob = engine->results[entry].logprob;
+    int32_t at = ++sequence->n_back;
+    if (at <= record->n_scored) {
+        metrics->replayed_rows++;
+        RETURN_IF(memcmp(&logprob, &record->prompt_logprobs[at], sizeof logprob) != 0, STATUS_INTERNAL,
+                  "line %lld: the log-probability of prompt token %d was %.9g, and %.9g when the prompt "
+                  "started again; answers must not depend on the batch: please report this",
+                  (long long)record->request.line, at, (double)record->prompt_logprobs[at], (double)logprob);
+        return STATUS_OK;
+    }
+    record->prompt_logprobs[at] = logprob;
+    record->n_scored = at;
+    engine->n_generated++;
+    if (at == sequence->group->n_prefill) {
+        completion->first_token_s = completion->last_token_s = now;
+        scheduler_end_sequence(&engine->scheduler, sequence);
+    }
+    return STATUS_OK;
+}
+
 static enum status retire_oldest(struct engine *engine, struct run_metrics *metrics) {
     struct queued_step *step = &engine->queue[engine->queue_head];
     struct backend *backend = engine->backend;
@@ -329,7 +377,9 @@ static enum status retire_oldest(struct engine *engine, struct run_metrics *metr
             continue;
         struct group *group = sequence->group;
         group->n_in_flight--;
-        if (!sequence->is_over)
+        if (!sequence->is_over && group_is_scored(group))
+            TRY(retire_score(engine, step, i, now, metrics));
+        else if (!sequence->is_over)
             TRY(retire_token(engine, sequence, &engine->results[i], &engine->top[i], now, metrics));
         step->samples[i] = NULL;
         if (group->n_in_flight > 0)
@@ -409,18 +459,28 @@ static enum status take_turn(struct engine *engine, bool is_paused, bool input_e
                              struct run_metrics *metrics) {
     struct scheduler *scheduler = &engine->scheduler;
     /* In a pause records in error stay too: they would pile up behind the one that all wait for. */
-    for (struct group *group; !is_paused && (group = scheduler_take_failed(scheduler)) != NULL;)
+    double now = clock_seconds() - engine->options.start_s;
+    for (struct group *group; !is_paused && (group = scheduler_take_idle(scheduler)) != NULL;) {
+        struct record *record = group->record;
+        if (!record->request.error_code) /* nothing is to be scored */
+            record->admitted_s = record->completions[0].last_token_s = now;
         finish_group(engine, group);
+    }
 
     struct step_plan plan;
     struct step_request request = {.is_paused = is_paused,
                                    .force = input_ended && scheduler->n_waiting <= scheduler->n_free_slots,
-                                   .now_s = clock_seconds() - engine->options.start_s,
+                                   .now_s = now,
                                    .decode_rows = engine->backend->decode_rows,
                                    .context = engine->backend->context};
     scheduler_step(scheduler, &request, &plan);
     if (plan.batch.n_rows > 0) {
-        TRY(queue_step(engine, &plan));
+        enum status queued = queue_step(engine, &plan);
+        /* A prompt whose last row was to be scored hangs nowhere but in this step. */
+        for (int32_t i = 0; queued != STATUS_OK && i < plan.batch.n_samples; i++)
+            if (plan.samples[i])
+                scheduler_abandon(scheduler, plan.samples[i]->group);
+        TRY(queued);
         count_step(engine, &plan, scheduler->n_waiting > 0 || !input_ended, metrics);
     }
     int32_t ahead = engine->backend->max_steps_in_flight < MAX_IN_FLIGHT

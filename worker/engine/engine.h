@@ -45,9 +45,9 @@ void engine_close(struct engine *engine);
 
 /* Queues a record (malloc'ed; the engine's until engine_take). request.prompt_token_ids and effective
  * sampling must be there; a record whose error_code is set comes back in its turn without running.
- * max_tokens: for each sample, at least 1, already cut to the room that the model leaves. More samples than
- * slots or pages hold run in turns. STATUS_RECORD, with the record still the caller's, when not even one
- * sample fits the pages. */
+ * max_tokens: for each sample, at least 1, already cut to the room that the model leaves; without meaning for
+ * a record that is scored. More samples than slots or pages hold run in turns. STATUS_RECORD, with the record
+ * still the caller's, when not even one sample fits the pages. */
 enum status engine_submit(struct engine *engine, struct record *record, int32_t max_tokens);
 int64_t engine_waiting(const struct engine *engine); /* submitted, not admitted */
 bool engine_is_idle(const struct engine *engine);    /* nothing waits, runs or is in flight */
@@ -62,7 +62,7 @@ enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
 struct record *engine_take(struct engine *engine);
 /* Sequences that hold slots now. */
 int32_t engine_running(const struct engine *engine);
-/* Tokens kept so far, those of unfinished records included. */
+/* Tokens generated or scored so far, those of unfinished records included. */
 int64_t engine_generated(const struct engine *engine);
 
 #endif

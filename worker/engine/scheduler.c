@@ -23,6 +23,7 @@ enum status scheduler_init(struct scheduler *scheduler, const struct scheduler_l
     scheduler->segments = calloc(n_slots, sizeof *scheduler->segments);
     scheduler->sample_row = calloc(max_samples, sizeof *scheduler->sample_row);
     scheduler->sample_slot = calloc(max_samples, sizeof *scheduler->sample_slot);
+    scheduler->sample_target = calloc(max_samples, sizeof *scheduler->sample_target);
     scheduler->samples = calloc(max_samples, sizeof *scheduler->samples);
     scheduler->starts = calloc(n_slots, sizeof *scheduler->starts);
     scheduler->growing = calloc(n_slots, sizeof *scheduler->growing);
@@ -31,8 +32,8 @@ enum status scheduler_init(struct scheduler *scheduler, const struct scheduler_l
     scheduler->next_copies = calloc(n_slots, sizeof *scheduler->next_copies);
     if (!scheduler->free_slots || !scheduler->running || !scheduler->token || !scheduler->position ||
         !scheduler->slot || !scheduler->segments || !scheduler->sample_row || !scheduler->sample_slot ||
-        !scheduler->samples || !scheduler->starts || !scheduler->growing || !scheduler->extensions ||
-        !scheduler->copies || !scheduler->next_copies) {
+        !scheduler->sample_target || !scheduler->samples || !scheduler->starts || !scheduler->growing ||
+        !scheduler->extensions || !scheduler->copies || !scheduler->next_copies) {
         scheduler_free(scheduler);
         return status_fail(STATUS_INTERNAL, "out of host memory for the scheduler (%d slots)",
                            limits->n_slots);
@@ -78,6 +79,19 @@ static void list_remove(struct group **head, struct group **tail, struct group *
     group->next = NULL;
 }
 
+/* ---- the groups whose prompts are on their way ---- */
+
+static void begin_prefill(struct scheduler *scheduler, struct group *group) {
+    list_push(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
+    group->is_prefilling = true;
+}
+
+static void end_prefill(struct scheduler *scheduler, struct group *group) {
+    if (group->is_prefilling)
+        list_remove(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
+    group->is_prefilling = false;
+}
+
 static void free_list(struct group *group) {
     while (group) {
         struct group *next = group->next;
@@ -90,7 +104,7 @@ static void free_list(struct group *group) {
 
 void scheduler_abandon(struct scheduler *scheduler, struct group *group) {
     /* A group has several samples, so it comes several times; it is freed once. */
-    if (group->n_in_flight >= 0)
+    if (group->n_in_flight >= 0 && !group->is_prefilling)
         list_push(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
     group->n_in_flight = -1;
 }
@@ -110,6 +124,7 @@ void scheduler_free(struct scheduler *scheduler) {
     free(scheduler->segments);
     free(scheduler->sample_row);
     free(scheduler->sample_slot);
+    free(scheduler->sample_target);
     free(scheduler->samples);
     free(scheduler->starts);
     free(scheduler->growing);
@@ -156,7 +171,7 @@ void scheduler_resubmit(struct scheduler *scheduler, struct group *group) {
     scheduler->n_waiting++;
 }
 
-struct group *scheduler_take_failed(struct scheduler *scheduler) {
+struct group *scheduler_take_idle(struct scheduler *scheduler) {
     struct group *head = scheduler->waiting_head;
     if (!head || head->n_sequences > 0)
         return NULL;
@@ -182,10 +197,10 @@ static int32_t pages_kept_back(const struct scheduler *scheduler) {
     return scheduler->n_grown;
 }
 
-/* The tokens that each sequence of the group gets pages for; 0 when they do not fit now. */
+/* The tokens that each sequence of the group gets pages for; -1 when they do not fit now. */
 static int32_t tokens_to_reserve(const struct scheduler *scheduler, const struct group *group,
                                  int32_t n_live) {
-    int32_t expected = 1;
+    int32_t expected = group->max_tokens > 0;
     for (int32_t i = 0; i < group->n_sequences; i++) {
         const struct sequence *sequence = &group->sequences[i];
         int32_t tokens = sequence->is_over ? 1 : expected_tokens(scheduler, sequence);
@@ -197,7 +212,7 @@ static int32_t tokens_to_reserve(const struct scheduler *scheduler, const struct
     if (n_free - whole >= scheduler->pool.n_pages / 2)
         return group->max_tokens;
     int64_t needed = scheduler_pages_needed(group->n_prompt, expected, n_live);
-    return needed + pages_kept_back(scheduler) <= n_free ? expected : 0;
+    return needed + pages_kept_back(scheduler) <= n_free ? expected : -1;
 }
 
 static struct slot_start slot_start_of(const struct scheduler *scheduler, const struct sequence *sequence) {
@@ -228,7 +243,7 @@ static enum admission admit(struct scheduler *scheduler, struct group *group, st
     if (n_live > scheduler->n_free_slots)
         return ADMISSION_NO_SLOT;
     int32_t tokens = tokens_to_reserve(scheduler, group, n_live);
-    if (tokens == 0)
+    if (tokens < 0)
         return ADMISSION_NO_PAGES;
 
     int32_t each = (int32_t)ceil_divide(positions_needed(group->n_prompt, tokens), PAGE_TOKENS);
@@ -263,7 +278,7 @@ static bool is_admission_due(const struct scheduler *scheduler) {
         slots += group->n_sequences;
         if (slots > idle)
             break;
-        rows += group->n_prompt;
+        rows += group->n_prefill;
         if (rows >= scheduler->limits.max_rows / 4)
             return true;
     }
@@ -292,7 +307,7 @@ static int32_t admit_waiting(struct scheduler *scheduler, const struct step_requ
         return 0;
     int64_t rows = 0; /* no more prompts at a time than about two steps can hold */
     for (const struct group *group = scheduler->prefilling_head; group; group = group->next)
-        rows += group->n_prompt - group->n_prefilled;
+        rows += group->n_prefill - group->n_prefilled;
     while (may_enter(scheduler, request) && rows < 2 * (int64_t)scheduler->limits.max_rows) {
         struct group *group = scheduler->waiting_head;
         plan->admission = admit(scheduler, group, scheduler->starts, &n_starts);
@@ -300,10 +315,10 @@ static int32_t admit_waiting(struct scheduler *scheduler, const struct step_requ
             break;
         if (group->first_sample == 0 && group->n_restarts == 0)
             group->record->admitted_s = request->now_s;
-        rows += group->n_prompt;
+        rows += group->n_prefill;
         list_pop(&scheduler->waiting_head, &scheduler->waiting_tail);
         scheduler->n_waiting--;
-        list_push(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
+        begin_prefill(scheduler, group);
     }
     return n_starts;
 }
@@ -319,7 +334,7 @@ static void release_place(struct scheduler *scheduler, struct sequence *sequence
 
 void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequence) {
     if (!sequence->is_over) {
-        scheduler->n_ended++;
+        scheduler->n_ended += !group_is_scored(sequence->group);
         sequence->is_over = true;
         sequence->group->n_over++;
     }
@@ -327,6 +342,9 @@ void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequen
         scheduler->running[sequence->running_idx] = NULL;
     sequence->running_idx = -1;
     release_place(scheduler, sequence);
+    /* A prompt that is scored in chunks may fail before its last one. */
+    if (sequence->group->n_over == sequence->group->n_sequences)
+        end_prefill(scheduler, sequence->group);
 }
 
 /* ---- growing, and starting again ---- */
@@ -341,8 +359,7 @@ static void restart_group(struct scheduler *scheduler, struct group *group) {
         sequence->running_idx = -1;
         release_place(scheduler, sequence);
     }
-    if (group->n_prefilled < group->n_prompt)
-        list_remove(&scheduler->prefilling_head, &scheduler->prefilling_tail, group);
+    end_prefill(scheduler, group);
     group->n_restarts++;
     group->is_parked = true;
     if (group->n_in_flight == 0)
@@ -404,17 +421,23 @@ static void grow_all(struct scheduler *scheduler, struct step_plan *plan) {
 
 /* ---- forming a step ---- */
 
-static void add_sample(struct scheduler *scheduler, struct batch *batch, int32_t row,
-                       struct sequence *sequence) {
+static void add_entry(struct scheduler *scheduler, struct batch *batch, int32_t row,
+                      struct sequence *sequence, int32_t target) {
     int32_t entry = batch->n_samples++;
     scheduler->sample_row[entry] = row;
     scheduler->sample_slot[entry] = sequence->slot;
+    scheduler->sample_target[entry] = target;
     scheduler->samples[entry] = sequence;
+    sequence->group->n_in_flight++;
+}
+
+static void add_sample(struct scheduler *scheduler, struct batch *batch, int32_t row,
+                       struct sequence *sequence) {
+    add_entry(scheduler, batch, row, sequence, -1);
     if (++sequence->n_queued > sequence->n_queued_before) {
         sequence->n_queued_before = sequence->n_queued;
         scheduler->n_tokens++;
     }
-    sequence->group->n_in_flight++;
     batch->want_logprobs |= sequence->group->record->request.sampling.logprobs >= 0;
 }
 
@@ -445,7 +468,7 @@ static void add_decode_rows(struct scheduler *scheduler, struct step_plan *plan)
 
 /* The prompt is wholly queued: every sample draws its first token from the last row, and from the next step
  * on each decodes in its own place. The page that the prompt ends in is copied for all but the first. */
-static void finish_prefill(struct scheduler *scheduler, struct batch *batch, struct group *group) {
+static void begin_decode(struct scheduler *scheduler, struct batch *batch, struct group *group) {
     int32_t last_row = batch->n_rows - 1;
     const struct sequence *leader = group_leader(group);
     for (int32_t i = 0; i < group->n_sequences; i++) {
@@ -463,17 +486,30 @@ static void finish_prefill(struct scheduler *scheduler, struct batch *batch, str
     }
 }
 
+/* The next prompt rows of the group that this step has room for, entries of the samples included. */
+static int32_t chunk_rows(const struct scheduler *scheduler, const struct batch *batch,
+                          const struct group *group) {
+    const struct scheduler_limits *limits = &scheduler->limits;
+    int32_t left = group->n_prefill - group->n_prefilled, n = left;
+    int32_t entries = limits->max_samples - batch->n_samples;
+    if (n > limits->max_rows - batch->n_rows)
+        n = limits->max_rows - batch->n_rows;
+    if (limits->chunk_rows > 0 && n > limits->chunk_rows)
+        n = limits->chunk_rows;
+    if (group_is_scored(group))
+        return n < entries ? n : entries;
+    /* Prompts that are scored may have left too few entries for the first tokens. */
+    return n == left && group->n_sequences - group->n_over > entries ? n - 1 : n;
+}
+
 static void add_prefill_rows(struct scheduler *scheduler, struct step_plan *plan) {
     struct batch *batch = &plan->batch;
-    int32_t room = scheduler->limits.max_rows - batch->n_rows;
-    while (scheduler->prefilling_head && room > 0) {
+    while (scheduler->prefilling_head) {
         struct group *group = scheduler->prefilling_head;
-        int32_t n = group->n_prompt - group->n_prefilled;
-        if (n > room)
-            n = room;
-        if (scheduler->limits.chunk_rows > 0 && n > scheduler->limits.chunk_rows)
-            n = scheduler->limits.chunk_rows;
-        int32_t slot = group_leader(group)->slot;
+        struct sequence *leader = group_leader(group);
+        int32_t n = chunk_rows(scheduler, batch, group), slot = leader->slot;
+        if (n == 0)
+            break;
         scheduler->segments[batch->n_segments++] =
             (struct segment){.row = batch->n_rows, .n_rows = n, .slot = slot, .position = group->n_prefilled};
         for (int32_t i = 0; i < n; i++) {
@@ -482,13 +518,21 @@ static void add_prefill_rows(struct scheduler *scheduler, struct step_plan *plan
             scheduler->position[row] = group->n_prefilled + i;
             plan->prompt_positions += group->n_prefilled + i + 1;
             scheduler->slot[row] = slot;
+            if (group_is_scored(group))
+                add_entry(scheduler, batch, row, leader, group->prompt[group->n_prefilled + i + 1]);
         }
+        if (group_is_scored(group))
+            batch->sample_target = scheduler->sample_target;
         group->n_prefilled += n;
-        room -= n;
-        if (group->n_prefilled < group->n_prompt)
+        if (group->n_prefilled < group->n_prefill)
             break; /* a chunk a step: the rest follows in the next */
-        finish_prefill(scheduler, batch, group);
-        list_pop(&scheduler->prefilling_head, &scheduler->prefilling_tail);
+        end_prefill(scheduler, group);
+        if (!group_is_scored(group)) {
+            begin_decode(scheduler, batch, group);
+            continue;
+        }
+        plan->n_running++;
+        release_place(scheduler, leader);
     }
 }
 
@@ -501,6 +545,7 @@ static void pad_decode_step(struct scheduler *scheduler, struct batch *batch, in
         scheduler->slot[batch->n_rows] = scratch;
         scheduler->sample_row[batch->n_samples] = batch->n_rows;
         scheduler->sample_slot[batch->n_samples] = scratch;
+        scheduler->sample_target[batch->n_samples] = -1;
         scheduler->samples[batch->n_samples++] = NULL;
     }
     batch->n_decode = batch->n_rows;
@@ -529,7 +574,7 @@ void scheduler_step(struct scheduler *scheduler, const struct step_request *requ
     plan->n_useful_decode = batch->n_decode;
     plan->n_starts = admit_waiting(scheduler, request, plan);
     add_prefill_rows(scheduler, plan);
-    plan->n_running = scheduler->limits.n_slots - scheduler->n_free_slots;
+    plan->n_running += scheduler->limits.n_slots - scheduler->n_free_slots;
     if (batch->n_rows > 0 && batch->n_segments == 0)
         pad_decode_step(scheduler, batch, request->decode_rows(request->context, batch->n_rows));
 }
@@ -556,9 +601,12 @@ bool scheduler_check(const struct scheduler *scheduler) {
             if (scheduler->pool.references[sequence->pages[page]] < 1)
                 return false;
     }
-    for (const struct group *group = scheduler->prefilling_head; group; group = group->next)
+    for (const struct group *group = scheduler->prefilling_head; group; group = group->next) {
+        if (!group->is_prefilling || group->n_prefilled >= group->n_prefill)
+            return false;
         for (int32_t i = 0; i < group->n_sequences; i++)
             holders += group->sequences[i].slot >= 0 ? group->sequences[i].n_pages : 0;
+    }
     int64_t references = 0;
     for (int32_t page = 0; page < scheduler->pool.n_pages; page++)
         references += scheduler->pool.references[page];

@@ -6,9 +6,10 @@
  * and max_tokens, so nothing that runs is ever out of memory; or, with reserves_expected, for the prompt and
  * the tokens that answers turned out to have so far. Then a sequence takes further pages as it grows, and
  * when there are none the youngest group gives its pages back and starts again from its prompt, ahead of all
- * that wait. The oldest never has to, so all come to their end. Prompts are let in when 10 % of the slots are
- * idle, or when what could be let in fills a quarter of a step, so that decode-only steps (which replay
- * recorded launches) stay the rule.
+ * that wait. The oldest never has to, so all come to their end. A prompt that is scored takes as many entries
+ * of the samples as rows, so a step has at most max_samples of its kind; it gives its place back when its
+ * last row is queued. Prompts are let in when 10 % of the slots are idle, or when what could be let in fills
+ * a quarter of a step, so that decode-only steps (which replay recorded launches) stay the rule.
  *
  * Answers do not depend on any of these decisions (DESIGN: numbers); only speed does. */
 #ifndef PRESSRUN_WORKER_ENGINE_SCHEDULER_H
@@ -76,6 +77,7 @@ struct scheduler {
     int32_t *token, *position, *slot;  /* [max_rows] */
     struct segment *segments;          /* [n_slots] */
     int32_t *sample_row, *sample_slot; /* [max_samples] */
+    int32_t *sample_target;            /* [max_samples] -1, or the token to be scored */
     struct sequence **samples;         /* [max_samples] */
     struct slot_start *starts;         /* [n_slots] */
     struct sequence **growing;         /* [n_slots] whose extensions these are */
@@ -93,7 +95,8 @@ void scheduler_free(struct scheduler *scheduler);
  * listed, and however often it is named. No further step. */
 void scheduler_abandon(struct scheduler *scheduler, struct group *group);
 
-/* Pages that a group needs in all; to be compared with what the pool can ever hold. */
+/* Pages that a group needs in all (max_tokens 0: a scored prompt); to be compared with what the pool can ever
+ * hold. */
 int64_t scheduler_pages_needed(int32_t n_prompt, int32_t max_tokens, int32_t n_samples);
 /* How many of a record's samples can run at a time; 0 when not even one fits. */
 int32_t scheduler_samples_at_once(const struct scheduler_limits *limits, int32_t n_prompt, int32_t max_tokens,
@@ -120,9 +123,9 @@ void scheduler_step(struct scheduler *scheduler, const struct step_request *requ
 /* No further token of the sequence is wanted: gives its slot and pages back. Idempotent. */
 void scheduler_end_sequence(struct scheduler *scheduler, struct sequence *sequence);
 
-/* Takes a waiting group out of the queue's head when it is done without running (a record in error); NULL
- * when the head is to run. */
-struct group *scheduler_take_failed(struct scheduler *scheduler);
+/* Takes a waiting group out of the queue's head when it is done without running (a record in error, a scored
+ * prompt of one token); NULL when the head is to run. */
+struct group *scheduler_take_idle(struct scheduler *scheduler);
 
 /* Recomputes every invariant; false when one is broken. For tests. */
 bool scheduler_check(const struct scheduler *scheduler);

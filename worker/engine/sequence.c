@@ -24,20 +24,25 @@ static void begin_samples(struct group *group, int32_t first_sample) {
 }
 
 enum status group_new(struct record *record, int32_t max_tokens, int32_t most_samples, struct group **out) {
-    int32_t n = record->request.error_code ? 0 : record->request.sampling.n;
+    int32_t n = record->request.error_code ? 0 : record->is_scored ? 1 : record->request.sampling.n;
     struct group *group = calloc(1, sizeof *group);
     if (!group)
         return status_fail(STATUS_INTERNAL, "out of host memory");
     group->record = record;
     group->prompt = record->request.prompt_token_ids;
     group->n_prompt = record->request.n_prompt_token_ids;
-    group->max_tokens = max_tokens;
+    group->n_prefill = record->is_scored ? group->n_prompt - 1 : group->n_prompt;
+    group->max_tokens = record->is_scored ? 0 : max_tokens;
     if (n > 0) {
         group->n_places = n < most_samples ? n : most_samples;
         group->sequences = calloc((size_t)group->n_places, sizeof *group->sequences);
         record->completions = calloc((size_t)n, sizeof *record->completions);
         bool good = group->sequences && record->completions;
-        size_t pages = ((size_t)group->n_prompt + (size_t)max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        if (record->is_scored) {
+            record->prompt_logprobs = calloc((size_t)group->n_prompt, sizeof *record->prompt_logprobs);
+            good = good && record->prompt_logprobs;
+        }
+        size_t pages = ((size_t)group->n_prompt + (size_t)group->max_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
         for (int32_t i = 0; good && i < group->n_places; i++) {
             group->sequences[i].pages = calloc(pages, sizeof(int32_t));
             good = group->sequences[i].pages != NULL;
@@ -46,7 +51,8 @@ enum status group_new(struct record *record, int32_t max_tokens, int32_t most_sa
             group_free(group);
             return status_fail(STATUS_INTERNAL, "out of host memory");
         }
-        begin_samples(group, 0);
+        if (group->n_prefill > 0)
+            begin_samples(group, 0);
     }
     *out = group;
     return STATUS_OK;

@@ -1,5 +1,6 @@
 /* sequence: one sample in the making; group: the samples of one record that run at a time, which share its
- * prompt.
+ * prompt. A record that is scored has one sequence, which samples nothing: each row of its prompt but the
+ * last has an entry of the samples, whose target is the token behind it. A prompt of one token has none.
  *
  * Two clocks run side by side: what was queued on the device (n_prefilled, n_queued) and what came back
  * (n_tokens). The host is up to one step ahead, so a sequence may be over (is_over) while a step that still
@@ -41,24 +42,30 @@ struct group {
     int64_t order;         /* of submission: who is younger */
     const int32_t *prompt; /* [n_prompt], the record's */
     int32_t n_prompt;
-    int32_t n_prefilled;        /* prompt positions queued */
+    int32_t n_prefill;          /* prompt positions to compute: all, or all but the last of a scored prompt */
+    int32_t n_prefilled;        /* of them queued */
     int32_t n_shared_pages;     /* full prompt pages, held by each sequence */
-    int32_t max_tokens;         /* of each sample */
+    int32_t max_tokens;         /* of each sample; 0: the prompt is scored */
     int32_t first_sample;       /* of the record, among those that run now */
     int32_t n_sequences;        /* samples that run now */
     int32_t n_places;           /* most of them at a time */
     int32_t n_over;             /* sequences that are over */
     int32_t n_in_flight;        /* entries of queued steps that point here */
     int32_t n_restarts;         /* times that it gave its place back, to start again from its prompt */
+    bool is_prefilling;         /* it is admitted, and its prompt not wholly queued */
     bool is_parked;             /* it did, and waits for what is in flight before it queues again */
     struct sequence *sequences; /* [n_places], the first n_sequences in use */
     struct group *next;         /* in the list that the group is in */
 };
 
-/* A group over record (taken over on success). max_tokens: most tokens of each sample. most_samples: how many
+/* A group over record (taken over on success). max_tokens: most tokens of each sample, without meaning for a
+ * record that is scored. most_samples: how many
  * of the record's samples run at a time; the others follow in turns, prefilling the prompt again (the same
  * bits). */
 enum status group_new(struct record *record, int32_t max_tokens, int32_t most_samples, struct group **out);
+static inline bool group_is_scored(const struct group *group) {
+    return group->record->is_scored;
+}
 /* All sequences are over and none is in flight: makes the group ready to run the record's next samples. False
  * when there are none, or the record failed. */
 bool group_next_samples(struct group *group);

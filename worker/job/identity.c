@@ -79,14 +79,16 @@ static enum status append_all(struct buffer *out, const struct job *job, const s
     TRY(append_line(out, "dtype", dtype_text(job->has_dtype, job->dtype)));
     TRY(append_line(out, "kv_cache_dtype", dtype_text(job->has_kv_cache_dtype, job->kv_cache_dtype)));
     TRY(buffer_printf(out, "max_model_len=%" PRId32 "\n", job->max_model_len));
-    TRY(buffer_printf(out, "seed=%" PRIu64 "\n", job->seed));
+    TRY(append_line(out, "mode", job->mode == MODE_SCORE ? "score" : "generate"));
+    if (job->mode == MODE_GENERATE)
+        TRY(buffer_printf(out, "seed=%" PRIu64 "\n", job->seed));
     TRY(append_line(out, "on_too_long", job->on_too_long == ON_TOO_LONG_ERROR ? "error" : "truncate_left"));
     TRY(buffer_printf(out, "max_line_bytes=%" PRIu64 "\n", job_max_line_bytes(job)));
     TRY(append_line(out, "prompts", prompts_text(job->prompts)));
     TRY(append_line(out, "prompt_field", job->prompt_field ? job->prompt_field : "prompt"));
     TRY(buffer_printf(out, "output_token_ids=%s\n", job->output_token_ids ? "true" : "false"));
     TRY(buffer_printf(out, "shard=%" PRId32 "/%" PRId32 "\n", shard.index, shard.count));
-    return append_sampling(out, effective);
+    return job->mode == MODE_GENERATE ? append_sampling(out, effective) : STATUS_OK;
 }
 
 enum status identity_build(const struct job *job, const struct sampling *defaults, const char *fingerprint,

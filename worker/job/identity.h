@@ -16,7 +16,7 @@ struct identity {
 
 /* From every job value that changes answers or what a record holds (never config), the effective defaults of
  * generation_config (`defaults`, merged below the job), the model's fingerprint, the numerics class, the
- * shard. */
+ * shard. Seed and sampling are left out where prompts are scored. */
 enum status identity_build(const struct job *job, const struct sampling *defaults, const char *fingerprint,
                            const char *numerics_class, struct shard shard, struct identity *out);
 void identity_free(struct identity *identity);

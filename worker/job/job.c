@@ -14,7 +14,8 @@
 
 static const char *const job_names[] = {
     "model", "prompts",     "output",       "config",           "dtype",    "kv_cache_dtype", "max_model_len",
-    "seed",  "on_too_long", "prompt_field", "output_token_ids", "sampling", "max_line_bytes", NULL};
+    "seed",  "on_too_long", "prompt_field", "output_token_ids", "sampling", "max_line_bytes", "mode",
+    NULL};
 
 /* What job_load knows while it reads. */
 struct loader {
@@ -102,6 +103,13 @@ static enum status set_job(struct loader *loader, const struct field *field, boo
     if (strcmp(key, "max_model_len") == 0) {
         TRY(field_integer(field, 1, MAX_MAX_TOKENS, &integer));
         job->max_model_len = (int32_t)integer;
+        return STATUS_OK;
+    }
+    if (strcmp(key, "mode") == 0) {
+        static const char *const choices[] = {"generate", "score", NULL};
+        int choice = 0;
+        TRY(field_choice(field, choices, &choice));
+        job->mode = choice == 0 ? MODE_GENERATE : MODE_SCORE;
         return STATUS_OK;
     }
     if (strcmp(key, "seed") == 0) {
@@ -203,6 +211,16 @@ static enum status load_config(const struct loader *loader, struct config *confi
     return status == STATUS_NO_INPUT ? status_context(status, "%s: config: ", loader->config_place) : status;
 }
 
+/* Nothing is sampled when prompts are scored: a sampling key of the job is a mistake. Those of records and of
+ * generation_config.json are passed over, so that one file of prompts serves both modes. */
+static enum status check_mode(const struct job *job) {
+    for (int i = 0; job->mode == MODE_SCORE && i < N_SAMPLING_NAMES; i++)
+        RETURN_IF(job->sampling.set & sampling_field_of(sampling_names[i]), STATUS_JOB,
+                  "%s: sampling.%s: has no meaning with mode: score, which samples nothing; remove it",
+                  job->path, sampling_names[i]);
+    return STATUS_OK;
+}
+
 /* Whether two paths name one file: the same file, or, where it is not there yet, the same name in the same
  * folder. */
 static bool is_same_path(const char *a, const char *b) {
@@ -282,6 +300,8 @@ enum status job_load(const char *path, const char *const *overrides, int n_overr
     if (status == STATUS_OK)
         status = apply_values(&loader, overrides, n_overrides, config);
     if (status == STATUS_OK)
+        status = check_mode(job);
+    if (status == STATUS_OK)
         status = check_whole(job);
     return end(&loader, status, config);
 }
@@ -294,6 +314,8 @@ enum status job_from_values(const char *model, const char *const *values, int n_
         status = status_fail(STATUS_INTERNAL, "out of host memory");
     if (status == STATUS_OK)
         status = apply_values(&loader, values, n_values, config);
+    if (status == STATUS_OK && job->mode == MODE_SCORE)
+        status = status_fail(STATUS_JOB, "mode: score is for jobs: write one, and run it with pressrun run");
     return end(&loader, status, config);
 }
 

@@ -9,6 +9,11 @@
 #include "kernels/backend.h"
 #include "worker/job/sampling.h"
 
+enum job_mode {
+    MODE_GENERATE,
+    MODE_SCORE /* log-probabilities of the prompts' tokens; nothing is sampled */
+};
+
 enum on_too_long { ON_TOO_LONG_ERROR, ON_TOO_LONG_TRUNCATE_LEFT };
 
 struct job {
@@ -17,6 +22,7 @@ struct job {
     char *prompts; /* .txt, .jsonl, .gz of either, or "-" */
     char *output;  /* NAME; must end in .gz */
     char *config;  /* config file, or NULL */
+    enum job_mode mode;
     bool has_dtype;
     enum dtype dtype; /* default: the dtype of the model's weights */
     bool has_kv_cache_dtype;
@@ -27,7 +33,7 @@ struct job {
     uint64_t max_line_bytes;  /* longest input line; 0: the default, 16 MiB */
     char *prompt_field;       /* JSONL column that holds the prompt; default "prompt" */
     bool output_token_ids;    /* write token_ids into records (always with logprobs) */
-    struct sampling sampling; /* job level */
+    struct sampling sampling; /* job level; nothing is set in it where mode is MODE_SCORE */
 };
 
 enum { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };

@@ -19,19 +19,21 @@ static size_t kv_page_bytes(const struct state_limits *state) {
            dtype_bytes(state->kv_dtype);
 }
 
-/* The sizes that follow from how many sequences run at once and how many rows a step may have. */
-static void set_width(struct plan *plan, int32_t max_num_seqs, int32_t batched_tokens) {
+/* The sizes that follow from how many sequences run at once and how many rows a step may have. Where prompts
+ * are scored every row may be an entry of the samples. */
+static void set_width(struct plan *plan, enum job_mode mode, int32_t max_num_seqs, int32_t batched_tokens) {
+    int32_t max_samples = mode == MODE_SCORE ? batched_tokens : max_num_seqs;
     plan->max_num_seqs = max_num_seqs;
     plan->max_num_batched_tokens = batched_tokens;
     plan->state.n_slots = max_num_seqs;
     plan->state.max_rows = batched_tokens;
     plan->state.max_segments = max_num_seqs;
-    plan->state.max_samples = max_num_seqs;
+    plan->state.max_samples = max_samples;
     plan->model.max_rows = batched_tokens;
-    plan->model.max_samples = max_num_seqs;
+    plan->model.max_samples = max_samples;
     plan->model.max_positions = plan->max_model_len;
     int64_t rows = LOGIT_ROWS_BYTES / (4 * (int64_t)plan->state.n_vocab);
-    plan->model.logit_rows = rows < 8 ? 8 : rows < max_num_seqs ? (int32_t)rows : max_num_seqs;
+    plan->model.logit_rows = rows < 8 ? 8 : rows < max_samples ? (int32_t)rows : max_samples;
 }
 
 /* Everything, with the scratch page and n_pages more; SIZE_MAX when that is more than can be counted. */
@@ -115,7 +117,7 @@ enum status plan_make(const struct job *job, const struct config *config, const 
                   "least %d, "
                   "or lower max_num_seqs",
                   job->config ? job->config : job->path, rows, seqs, seqs + 1);
-        set_width(&plan, seqs, rows);
+        set_width(&plan, job->mode, seqs, rows);
         int64_t all_full = (int64_t)seqs * per_slot, most_ids = INT32_MAX - 1;
         pages = pages_that_fit(&plan, model, all_full < most_ids ? all_full : most_ids);
         /* An automatic width shrinks until half of the sequences can have a typical length. */

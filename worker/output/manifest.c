@@ -90,6 +90,10 @@ static json_t *metrics_json(const struct run_metrics *metrics) {
     set_count(out, "errors", metrics->n_errors);
     set_count(out, "prompt_tokens", metrics->prompt_tokens);
     set_count(out, "completion_tokens", metrics->completion_tokens);
+    if (metrics->is_scoring) {
+        set_count(out, "scored_tokens", metrics->scored_tokens);
+        set_real(out, "mean_nll", run_metrics_mean_nll(metrics));
+    }
     set_real(out, "prompt_tokens_per_s", seconds > 0 ? (double)metrics->prompt_tokens / seconds : 0);
     set_real(out, "completion_tokens_per_s", seconds > 0 ? (double)metrics->completion_tokens / seconds : 0);
     set_count(out, "steps", metrics->n_steps);

@@ -53,6 +53,9 @@ struct run_metrics {
     int64_t n_errors;
     int64_t prompt_tokens;
     int64_t completion_tokens;
+    bool is_scoring;                  /* mode: score */
+    int64_t scored_tokens;            /* prompt tokens that got a log-probability */
+    double logprob_sum;               /* of these */
     int64_t launches_per_decode_step; /* kernel launches of the last decode step */
     int32_t max_num_seqs;
     int32_t max_num_batched_tokens;
@@ -66,6 +69,17 @@ struct run_metrics {
     struct histogram time_to_first_token_s;
     struct histogram time_per_output_token_s;
 };
+
+/* Of the scored tokens: the mean of their negative log-probabilities; 0 where there are none. */
+static inline double run_metrics_mean_nll(const struct run_metrics *metrics) {
+    return metrics->scored_tokens > 0 ? -metrics->logprob_sum / (double)metrics->scored_tokens : 0;
+}
+
+/* Of a scoring run: the mean share of a step's rows that held prompt tokens, 0..1. */
+static inline double run_metrics_fill(const struct run_metrics *metrics) {
+    double rows = (double)metrics->n_steps * metrics->max_num_batched_tokens;
+    return rows > 0 ? (double)metrics->prefill_rows / rows : 0;
+}
 
 enum bound run_metrics_bound(const struct run_metrics *metrics);
 /* Mean share of max_num_seqs that ran before the tail, 0..1 (over all steps where there is only a tail). */

@@ -1,5 +1,6 @@
 #include "worker/output/record.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ void record_free(struct record *record) {
         free(completion->top);
     }
     free(record->completions);
+    free(record->prompt_logprobs);
     request_free(&record->request);
     *record = (struct record){0};
 }
@@ -29,6 +31,13 @@ void record_totals(const struct record *record, bool *is_error, int64_t *prompt_
         *completion_tokens += record->completions[i].n_tokens;
 }
 
+double record_logprob_sum(const struct record *record) {
+    double sum = 0;
+    for (int32_t i = 0; i < record->n_scored; i++)
+        sum += record->prompt_logprobs[i + 1];
+    return sum;
+}
+
 size_t record_bytes(const struct record *record) {
     const struct request *request = &record->request;
     size_t bytes = sizeof *record + request->custom_id_size + request->prompt.size + request->metadata.size +
@@ -40,6 +49,8 @@ size_t record_bytes(const struct record *record) {
         each += completion->top ? (size_t)completion->n_top * sizeof *completion->top : 0;
         bytes += sizeof *completion + completion->text.capacity + (size_t)completion->n_tokens * each;
     }
+    if (record->prompt_logprobs)
+        bytes += (size_t)request->n_prompt_token_ids * sizeof *record->prompt_logprobs;
     return bytes;
 }
 
@@ -113,15 +124,37 @@ static enum status append_start(struct buffer *out, const struct request *reques
     return request->custom_id ? append_string(out, request->custom_id, request->custom_id_size) : STATUS_OK;
 }
 
-static enum status append_token_ids(struct buffer *out, const struct completion *completion) {
-    TRY(buffer_reserve(out, 32 + (size_t)completion->n_tokens * (NUMBER_MAX_BYTES + 1)));
-    char *at = PUT(buffer_end(out), ",\"token_ids\":[");
-    for (int32_t i = 0; i < completion->n_tokens; i++) {
+/* start: the field's name and what stands in front of the first id. */
+static enum status append_ids(struct buffer *out, const char *start, const int32_t *ids, int32_t n) {
+    TRY(buffer_reserve(out, 32 + (size_t)n * (NUMBER_MAX_BYTES + 1)));
+    char *at = put(buffer_end(out), start, strlen(start));
+    for (int32_t i = 0; i < n; i++) {
         if (i)
             *at++ = ',';
-        at = number_write_int(at, completion->token_ids[i]);
+        at = number_write_int(at, ids[i]);
     }
     *at++ = ']';
+    set_end(out, at);
+    return STATUS_OK;
+}
+
+static enum status append_token_ids(struct buffer *out, const struct completion *completion) {
+    return append_ids(out, ",\"token_ids\":[", completion->token_ids, completion->n_tokens);
+}
+
+/* The first token has nothing in front of it that it could follow from. */
+static enum status append_prompt_logprobs(struct buffer *out, const struct record *record) {
+    TRY(buffer_reserve(out, 96 + (size_t)record->n_scored * (NUMBER_MAX_BYTES + 1)));
+    char *at = PUT(buffer_end(out), ",\"prompt_logprobs\":[null");
+    for (int32_t i = 0; i < record->n_scored; i++) {
+        *at++ = ',';
+        at = number_write_float(at, record->prompt_logprobs[i + 1]);
+    }
+    at = PUT(at, "],\"perplexity\":");
+    if (record->n_scored > 0)
+        at = number_write_float(at, (float)exp(-record_logprob_sum(record) / record->n_scored));
+    else
+        at = PUT(at, "null");
     set_end(out, at);
     return STATUS_OK;
 }
@@ -194,7 +227,12 @@ static enum status append_timing(struct buffer *out, const struct record *record
     TRY(buffer_reserve(out, 384));
     char *at = PUT(buffer_end(out), ",\"timing\":{\"queue_s\":");
     at = number_write_seconds(at, record->admitted_s - record->queued_s);
-    if (completion) {
+    if (record->is_scored && completion) {
+        at = PUT(at, ",\"prefill_s\":");
+        at = number_write_seconds(at, completion->last_token_s - record->admitted_s);
+        at = PUT(at, ",\"total_s\":");
+        at = number_write_seconds(at, completion->last_token_s - record->queued_s);
+    } else if (completion) {
         double decode_s = completion->last_token_s - completion->first_token_s;
         at = PUT(at, ",\"prefill_s\":");
         at = number_write_seconds(at, completion->first_token_s - record->admitted_s);
@@ -247,6 +285,17 @@ static enum status append_sample_line(struct buffer *out, const struct record *r
     return append_timing(out, record, completion);
 }
 
+static enum status append_scored_line(struct buffer *out, const struct record *record, bool token_ids) {
+    const struct request *request = &record->request;
+    TRY(append_start(out, request));
+    if (token_ids)
+        TRY(append_ids(out, ",\"prompt_token_ids\":[", request->prompt_token_ids, record->n_prompt_tokens));
+    TRY(append_prompt_logprobs(out, record));
+    TRY(append_usage(out, record, &record->completions[0]));
+    TRY(append_metadata(out, request));
+    return append_timing(out, record, &record->completions[0]);
+}
+
 enum status record_write(const struct record *record, bool token_ids, struct buffer *out, int32_t *n_lines) {
     *n_lines = 0;
     if (record->request.error_code) {
@@ -255,6 +304,13 @@ enum status record_write(const struct record *record, bool token_ids, struct buf
     }
     RETURN_IF(!record->completions || record->request.sampling.n < 1, STATUS_INTERNAL,
               "line %lld has neither an answer nor an error", (long long)record->request.line);
+    if (record->is_scored) {
+        RETURN_IF(record->n_scored != record->n_prompt_tokens - 1, STATUS_INTERNAL,
+                  "line %lld: %d of %d prompt tokens are scored", (long long)record->request.line,
+                  record->n_scored, record->n_prompt_tokens - 1);
+        *n_lines = 1;
+        return append_scored_line(out, record, token_ids);
+    }
     for (int32_t i = 0; i < record->request.sampling.n; i++)
         TRY(append_sample_line(out, record, i, token_ids));
     *n_lines = record->request.sampling.n;

@@ -31,8 +31,12 @@ struct record {
     int32_t n_prompt_tokens;
     int32_t n_truncated_tokens;     /* cut from the left by on_too_long: truncate_left */
     struct completion *completions; /* [request.sampling.n]; NULL when the record failed */
-    double queued_s;                /* read from the input */
-    double admitted_s;              /* took its slots */
+    bool is_scored;         /* mode: score. Its one completion holds no tokens, only when scoring ended */
+    float *prompt_logprobs; /* [n_prompt_tokens]: of each prompt token after the first; [0] is not used. NULL
+                               where the record is not scored, or failed */
+    int32_t n_scored;       /* prompt tokens that have theirs */
+    double queued_s;        /* read from the input */
+    double admitted_s;      /* took its slots */
 };
 void record_free(struct record *record);
 
@@ -41,14 +45,19 @@ void record_free(struct record *record);
 void record_totals(const struct record *record, bool *is_error, int64_t *prompt_tokens,
                    int64_t *completion_tokens);
 
+/* Sum of the log-probabilities of a scored record, in order. */
+double record_logprob_sum(const struct record *record);
+
 /* Host memory that the record holds, but for what allocators add. */
 size_t record_bytes(const struct record *record);
 
 /* Appends the record's JSON lines (n lines, or one error line), each with '\n'. Field order is fixed:
  * line, custom_id, sample, text, finish_reason, token_ids, logprobs, usage, metadata, timing; an error line:
- * line, custom_id, error, metadata, timing (queue_s alone). token_ids are written when asked for, and always
- * beside logprobs. Everything that may differ between two runs lies in timing. n_lines gets the number of
- * lines. STATUS_INTERNAL: memory is out, or the record has neither answer nor error. */
+ * line, custom_id, error, metadata, timing (queue_s alone); a scored record's one line: line, custom_id,
+ * prompt_token_ids, prompt_logprobs, perplexity, usage, metadata, timing. token_ids and prompt_token_ids are
+ * written when asked for, token_ids always beside logprobs too. Everything that may differ between two runs
+ * lies in timing. n_lines gets the number of lines. STATUS_INTERNAL: memory is out, or the record has neither
+ * answer nor error. */
 enum status record_write(const struct record *record, bool token_ids, struct buffer *out, int32_t *n_lines);
 
 #endif

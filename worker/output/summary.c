@@ -1,5 +1,6 @@
 /* summary_print: what a person wants to know when a job ends, a dozen lines. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 
 #include "worker/output/progress.h"
@@ -33,6 +34,33 @@ static void latency_row(FILE *out, const char *label, const struct histogram *hi
     row(out, label, figure_latency(histogram_percentile(histogram, 50), p50),
         "median, %s p90, %s p99, %s max", figure_latency(histogram_percentile(histogram, 90), p90),
         figure_latency(histogram_percentile(histogram, 99), p99), figure_latency(histogram->maximum, most));
+}
+
+/* is_part: earlier runs scored some of the prompts. */
+static void scored_row(FILE *out, const struct run_metrics *metrics, bool is_part) {
+    char figure[FIGURE_BYTES];
+    double mean = run_metrics_mean_nll(metrics);
+    figure_count((double)metrics->scored_tokens, figure);
+    if (metrics->scored_tokens == 0)
+        row(out, "scored", figure, "no prompt has more than one token");
+    else
+        row(out, "scored", figure, "tokens%s, mean negative log-probability %.4f, perplexity %.6g",
+            is_part ? " in this run" : "", mean, exp(mean));
+}
+
+/* How full the steps were: of sequences, or of prompt tokens where these are scored and gone after a step. */
+static void steps_row(FILE *out, const struct run_metrics *metrics) {
+    char figure[FIGURE_BYTES];
+    if (metrics->is_scoring) {
+        snprintf(figure, sizeof figure, "%.1f %%", 100 * run_metrics_fill(metrics));
+        row(out, "steps filled", figure, "of %" PRId32 " tokens each; %" PRId64 " steps",
+            metrics->max_num_batched_tokens, metrics->n_steps);
+        return;
+    }
+    snprintf(figure, sizeof figure, "%.1f %%", 100 * run_metrics_occupancy(metrics));
+    row(out, "occupancy", figure, "of %" PRId32 " sequences at once%s; %" PRId64 " steps",
+        metrics->max_num_seqs, metrics->n_steps_before_tail > 0 ? " while prompts waited" : "",
+        metrics->n_steps);
 }
 
 static void bound_row(FILE *out, const struct run_metrics *metrics) {
@@ -80,13 +108,14 @@ void summary_print(FILE *out, const char *output, const struct run_metrics *metr
     row(out, "failed", a, "%s", counts->n_errors ? "each has its \"error\" in the output" : "");
     row(out, "tokens in", figure_count((double)metrics->prompt_tokens, a), "%s per second",
         figure_count(per_second(metrics->prompt_tokens, metrics->generate_s), b));
-    row(out, "tokens out", figure_count((double)metrics->completion_tokens, a), "%s per second",
-        figure_count(per_second(metrics->completion_tokens, metrics->generate_s), b));
+    if (metrics->is_scoring)
+        scored_row(out, metrics, before > 0);
+    else
+        row(out, "tokens out", figure_count((double)metrics->completion_tokens, a), "%s per second",
+            figure_count(per_second(metrics->completion_tokens, metrics->generate_s), b));
     row(out, "time", figure_latency(metrics->wall_s, a), "of which %s until the first step",
         figure_latency(metrics->startup_s, b));
-    snprintf(a, sizeof a, "%.1f %%", 100 * run_metrics_occupancy(metrics));
-    row(out, "occupancy", a, "of %" PRId32 " sequences at once%s; %" PRId64 " steps", metrics->max_num_seqs,
-        metrics->n_steps_before_tail > 0 ? " while prompts waited" : "", metrics->n_steps);
+    steps_row(out, metrics);
     latency_row(out, "queued", &metrics->queue_s);
     latency_row(out, "first token", &metrics->time_to_first_token_s);
     latency_row(out, "per token", &metrics->time_per_output_token_s);

@@ -23,6 +23,8 @@ struct verifier {
     int64_t sample;              /* of the last JSON line */
     bool line_failed;            /* the last JSON line was an error */
     uint64_t text_bytes;
+    int64_t n_scored_records, scored_tokens;
+    double logprob_sum;
 };
 
 static enum status fail_corrupt(const struct verifier *verifier, uint64_t offset, const char *reason) {
@@ -41,10 +43,27 @@ static bool get_count(const json_t *object, const char *key, int64_t *out) {
     return is_count && (double)*out == number;
 }
 
+/* The prompt_logprobs of a scored record: null for the first token, a number for each other. */
+static bool count_scores(struct verifier *verifier, const json_t *logprobs, int64_t prompt_tokens) {
+    size_t n = json_array_size(logprobs);
+    if (n == 0 || (int64_t)n != prompt_tokens || !json_is_null(json_array_get(logprobs, 0)))
+        return false;
+    for (size_t i = 1; i < n; i++) {
+        const json_t *logprob = json_array_get(logprobs, i);
+        if (!json_is_number(logprob))
+            return false;
+        verifier->logprob_sum += json_number_value(logprob);
+    }
+    verifier->n_scored_records++;
+    verifier->scored_tokens += (int64_t)n - 1;
+    return true;
+}
+
 /* One JSON line into the counts. NULL when good, else the reason. */
 static const char *count_line(struct verifier *verifier, const json_t *object) {
     struct output_counts *counts = &verifier->counts;
     const json_t *usage = json_object_get(object, "usage");
+    const json_t *scores = json_object_get(object, "prompt_logprobs");
     int64_t line, sample = 0, prompt_tokens = 0, completion_tokens = 0;
     bool failed = json_object_get(object, "error") != NULL;
     if (!json_is_object(object) || !get_count(object, "line", &line) || line < 1)
@@ -52,10 +71,13 @@ static const char *count_line(struct verifier *verifier, const json_t *object) {
     if (line < verifier->line)
         return "records are not in input order";
     bool is_new = line != verifier->line;
-    if (!failed &&
-        (!get_count(object, "sample", &sample) || !json_is_string(json_object_get(object, "text")) ||
-         !get_count(usage, "prompt_tokens", &prompt_tokens) ||
-         !get_count(usage, "completion_tokens", &completion_tokens)))
+    if (!failed && (!get_count(usage, "prompt_tokens", &prompt_tokens) ||
+                    !get_count(usage, "completion_tokens", &completion_tokens)))
+        return "a line of the text is no record";
+    if (!failed && scores && !count_scores(verifier, scores, prompt_tokens))
+        return "a scored record has not as many log-probabilities as prompt tokens";
+    if (!failed && !scores &&
+        (!get_count(object, "sample", &sample) || !json_is_string(json_object_get(object, "text"))))
         return "a line of the text is no record";
     if (is_new ? sample != 0 : failed || verifier->line_failed || sample != verifier->sample + 1)
         return "the samples of a record do not follow each other";
@@ -199,6 +221,9 @@ enum status output_verify(const char *name, struct verify_report *report) {
     report->is_complete = result == STATUS_OK;
     report->file_bytes = verifier.walk.file_bytes;
     report->text_bytes = verifier.text_bytes;
+    report->n_scored_records = verifier.n_scored_records;
+    report->scored_tokens = verifier.scored_tokens;
+    report->logprob_sum = verifier.logprob_sum;
     report->identity = verifier.walk.identity;
     verifier.walk.identity = (struct buffer){0};
     inflateEnd(&verifier.inflate);

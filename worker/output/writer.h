@@ -62,14 +62,18 @@ void writer_close(struct writer *writer); /* NULL is fine; keeps NAME.part; rele
 
 /* verify: walks NAME (or NAME.part), decompresses everything, checks every seal, count and JSON line (each a
  * whole object with its `line` rising, samples consecutive; records, lines, errors and tokens counted anew
- * and compared with each seal). STATUS_OK complete; STATUS_INCOMPLETE well formed, more to come;
- * STATUS_CORRUPT with offset and reason; STATUS_NO_INPUT. */
+ * and compared with each seal; of a scored record as many prompt_logprobs as prompt tokens). STATUS_OK
+ * complete; STATUS_INCOMPLETE well formed, more to come; STATUS_CORRUPT with offset and reason;
+ * STATUS_NO_INPUT. */
 struct verify_report {
     struct output_counts counts;
     bool is_complete;
     struct buffer identity; /* its text */
     uint64_t file_bytes;
     uint64_t text_bytes;
+    int64_t n_scored_records; /* that hold prompt_logprobs */
+    int64_t scored_tokens;    /* numbers in these */
+    double logprob_sum;       /* their sum */
 };
 enum status output_verify(const char *name, struct verify_report *report);
 void verify_report_free(struct verify_report *report);

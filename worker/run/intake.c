@@ -44,6 +44,11 @@ enum status intake_set_error(struct request *request, const char *code) {
 static enum status merge_sampling(const struct intake_options *options, struct request *request) {
     struct sampling effective;
     sampling_init(&effective);
+    if (options->job->mode == MODE_SCORE) { /* nothing is sampled */
+        sampling_free(&request->sampling);
+        request->sampling = effective;
+        return STATUS_OK;
+    }
     enum status result = sampling_merge(&effective, options->defaults);
     if (result == STATUS_OK)
         result = sampling_merge(&effective, &options->job->sampling);
@@ -103,11 +108,31 @@ static enum status check_values(const struct intake_options *options, const stru
     return STATUS_OK;
 }
 
+/* Leaves the last `keep` tokens of the prompt, where it has more. */
+static void cut_left(struct record *record, int32_t keep) {
+    struct request *request = &record->request;
+    int32_t n = request->n_prompt_token_ids;
+    if (n <= keep)
+        return;
+    record->n_truncated_tokens = n - keep;
+    memmove(request->prompt_token_ids, request->prompt_token_ids + (n - keep),
+            (size_t)keep * sizeof *request->prompt_token_ids);
+    request->n_prompt_token_ids = keep;
+}
+
 /* Cuts prompt and max_tokens to the model's length as on_too_long says. */
 static enum status fit_length(const struct intake_options *options, struct record *record,
                               int32_t *max_tokens) {
     struct request *request = &record->request;
     int32_t length = options->max_model_len, n = request->n_prompt_token_ids;
+    if (record->is_scored) {
+        RETURN_IF(n > length && options->job->on_too_long == ON_TOO_LONG_ERROR, STATUS_RECORD,
+                  "prompt: %d tokens are more than the %d positions of the model; shorten it, or set "
+                  "on_too_long: truncate_left",
+                  n, length);
+        cut_left(record, length);
+        return STATUS_OK;
+    }
     if (n >= length) {
         RETURN_IF(options->job->on_too_long == ON_TOO_LONG_ERROR, STATUS_RECORD,
                   "prompt: %d tokens leave no room in the %d positions of the model; shorten it, or set "
@@ -118,10 +143,8 @@ static enum status fit_length(const struct intake_options *options, struct recor
         int32_t room = request->sampling.max_tokens < length / 2 ? request->sampling.max_tokens : length / 2;
         int32_t keep = length - (room > 0 ? room : 1);
         RETURN_IF(keep < 1, STATUS_RECORD, "prompt: max_model_len %d has no room for a prompt", length);
-        record->n_truncated_tokens = n - keep;
-        memmove(request->prompt_token_ids, request->prompt_token_ids + (n - keep),
-                (size_t)keep * sizeof *request->prompt_token_ids);
-        request->n_prompt_token_ids = n = keep;
+        cut_left(record, keep);
+        n = request->n_prompt_token_ids;
     }
     *max_tokens = request->sampling.max_tokens < length - n ? request->sampling.max_tokens : length - n;
     return STATUS_OK;
@@ -131,6 +154,7 @@ enum status intake_prepare(const struct intake_options *options, struct tokenize
                            struct record *record, int32_t *max_tokens) {
     struct request *request = &record->request;
     *max_tokens = 1;
+    record->is_scored = options->job->mode == MODE_SCORE;
     if (request->error_code)
         return STATUS_OK;
     TRY(merge_sampling(options, request));
@@ -139,7 +163,7 @@ enum status intake_prepare(const struct intake_options *options, struct tokenize
         return intake_set_error(request, "invalid_prompt");
     TRY(result);
     if (request->n_prompt_token_ids == 0) {
-        status_fail(STATUS_RECORD, "the prompt is empty; there is nothing to continue from");
+        status_fail(STATUS_RECORD, "the prompt is empty: it has no tokens");
         return intake_set_error(request, "empty_prompt");
     }
     if (check_values(options, request) != STATUS_OK)

@@ -50,6 +50,15 @@ static void count_record(struct run_metrics *counted, const struct record *recor
     counted->n_errors += record->request.error_code != NULL;
     counted->prompt_tokens += prompt_tokens;
     counted->completion_tokens += completion_tokens;
+    if (record->is_scored && !record->request.error_code) {
+        counted->scored_tokens += record->n_scored;
+        counted->logprob_sum += record_logprob_sum(record);
+        double ended_s = record->completions[0].last_token_s;
+        histogram_add(&counted->queue_s, record->admitted_s - record->queued_s);
+        histogram_add(&counted->prefill_s, ended_s - record->admitted_s);
+        histogram_add(&counted->total_s, ended_s - record->queued_s);
+        return;
+    }
     for (int32_t i = 0; !record->request.error_code && i < record->request.sampling.n; i++) {
         const struct completion *completion = &record->completions[i];
         double decode = completion->last_token_s - completion->first_token_s;
@@ -67,7 +76,7 @@ static enum status write_record(struct outlet *outlet, struct record *record) {
     bool is_error;
     int64_t prompt_tokens, completion_tokens;
     record_totals(record, &is_error, &prompt_tokens, &completion_tokens);
-    for (int32_t i = 0; !is_error && i < record->request.sampling.n; i++)
+    for (int32_t i = 0; !is_error && !record->is_scored && i < record->request.sampling.n; i++)
         TRY(render_text(outlet->options.tokenizer, record, &record->completions[i]));
     buffer_clear(&outlet->lines);
     int32_t n_lines;
@@ -225,6 +234,8 @@ enum status outlet_stop(struct outlet *outlet, struct run_metrics *metrics) {
     metrics->n_errors = outlet->counted.n_errors;
     metrics->prompt_tokens = outlet->counted.prompt_tokens;
     metrics->completion_tokens = outlet->counted.completion_tokens;
+    metrics->scored_tokens = outlet->counted.scored_tokens;
+    metrics->logprob_sum = outlet->counted.logprob_sum;
     metrics->queue_s = outlet->counted.queue_s;
     metrics->prefill_s = outlet->counted.prefill_s;
     metrics->decode_s = outlet->counted.decode_s;

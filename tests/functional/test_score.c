@@ -1,0 +1,313 @@
+/* Scoring through the worker's engine: log-probabilities beside transformers' (tests/golden), and the same
+ * bits whatever the batch, the chunks of a prompt, the slices of the head, or what is generated beside it.
+ * argv[1]: cpu or cuda. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/philox.h"
+#include "tests/functional/golden.h"
+#include "worker/engine/engine.h"
+
+enum {
+    N_RANDOM = 60, /* short prompts of random ids, so that many run at once */
+    MAX_RECORDS = 80,
+    N_GENERATED = 12, /* records that sample beside those that are scored */
+    KV_PAGES = 600,
+};
+
+/* transformers rounds logits of up to 30 to float32 after sums in another order; a log-probability is the
+ * difference of two such numbers. What was promised is 1e-3. */
+static const double TOLERANCE_FLOAT32 = 1e-3;
+
+/* How one batch is made. Zero: no limit of its own. */
+struct variant {
+    const char *name;
+    int32_t n_slots;
+    int32_t max_samples; /* entries of a step; 0: as many as rows */
+    int32_t chunk_rows;
+    int32_t logit_rows; /* 0: 64 */
+    bool generates;     /* others sample meanwhile */
+};
+
+static const struct variant baseline_variant = {"64 sequences, whole prompts", 64, 0, 0, 0, false};
+
+static const struct variant variants[] = {
+    {"1 sequence", 1, 0, 0, 0, false},
+    {"1 sequence, 1 entry a step", 1, 1, 0, 1, false},
+    {"7 sequences, chunks of 33 rows, heads of 5", 7, 0, 33, 5, false},
+    {"64 sequences, 100 entries a step", 64, 100, 0, 0, false},
+    {"7 sequences, of which some generate", 7, 24, 0, 0, true},
+};
+
+struct run {
+    struct record *scored[MAX_RECORDS];
+    int32_t n_scored;
+    struct record *generated[N_GENERATED];
+    struct run_metrics metrics;
+};
+
+/* ---- records ---- */
+
+static struct record *record_new(int64_t index, const int32_t *ids, int32_t n) {
+    struct record *record = calloc(1, sizeof *record);
+    assert_non_null(record);
+    struct request *request = &record->request;
+    sampling_init(&request->sampling);
+    request->line = index + 1;
+    request->index = index;
+    request->n_prompt_token_ids = record->n_prompt_tokens = n;
+    request->prompt_token_ids = malloc((size_t)n * sizeof *ids);
+    assert_non_null(request->prompt_token_ids);
+    memcpy(request->prompt_token_ids, ids, (size_t)n * sizeof *ids);
+    return record;
+}
+
+static struct record *random_record(int64_t index, int32_t n, int32_t n_vocab) {
+    int32_t ids[100];
+    for (int32_t i = 0; i < n; i++)
+        ids[i] = (int32_t)(philox_word(77, (uint32_t)index, (uint32_t)i) % (uint32_t)n_vocab);
+    return record_new(index, ids, n);
+}
+
+/* The golden prompts, then random ones. */
+static int32_t submit_scored(struct engine *engine, struct safetensors *golden, int32_t n_vocab) {
+    int32_t n = 0;
+    for (; golden_find(golden, n, "ids"); n++) {
+        int64_t n_ids;
+        int32_t *ids = golden_ints(golden, n, "ids", &n_ids);
+        struct record *record = record_new(n, ids, (int32_t)n_ids);
+        record->is_scored = true;
+        golden_check(engine_submit(engine, record, 1), "engine_submit");
+        free(ids);
+    }
+    assert_true(n >= 7);
+    for (int32_t i = 0; i < N_RANDOM; i++, n++) {
+        struct record *record = random_record(n, 1 + i % 41, n_vocab);
+        record->is_scored = true;
+        golden_check(engine_submit(engine, record, 1), "engine_submit");
+    }
+    assert_true(n <= MAX_RECORDS);
+    return n;
+}
+
+static void submit_generated(struct engine *engine, int32_t n_vocab) {
+    for (int32_t i = 0; i < N_GENERATED; i++) {
+        struct record *record = random_record(MAX_RECORDS + i, 3 + i * 5, n_vocab);
+        record->request.sampling.n = 1 + i % 3;
+        record->request.sampling.logprobs = 2;
+        record->request.sampling.ignore_eos = true;
+        golden_check(engine_submit(engine, record, 9), "engine_submit");
+    }
+}
+
+static void take(struct engine *engine, struct run *run) {
+    for (struct record *record; (record = engine_take(engine)) != NULL;) {
+        int64_t index = record->request.index;
+        struct record **place =
+            index < MAX_RECORDS ? &run->scored[index] : &run->generated[index - MAX_RECORDS];
+        assert_null(record->request.error_code);
+        assert_null(*place);
+        *place = record;
+    }
+}
+
+/* Runs the variant; with is_alone only what is generated. */
+static void run_variant(const char *name, const char *folder, enum dtype dtype, const struct variant *variant,
+                        bool is_alone, struct run *run) {
+    memset(run, 0, sizeof *run);
+    struct backend backend;
+    struct model_config config;
+    struct model *model;
+    struct sampling defaults;
+    golden_open_backend(&backend);
+    golden_check(model_config_load(folder, &config, &defaults), folder);
+    sampling_free(&defaults);
+    int32_t per_slot = (config.n_positions + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    int32_t n_pages = per_slot * variant->n_slots < KV_PAGES ? per_slot * variant->n_slots : KV_PAGES;
+    struct engine_options options = {.limits = {.n_slots = variant->n_slots,
+                                                .n_pages = 1 + n_pages,
+                                                .max_pages_per_slot = per_slot,
+                                                .max_rows = variant->n_slots + 2048,
+                                                .max_samples = variant->max_samples,
+                                                .chunk_rows = variant->chunk_rows},
+                                     .job_seed = 3};
+    struct scheduler_limits *limits = &options.limits;
+    if (limits->max_samples == 0)
+        limits->max_samples = limits->max_rows;
+    golden_check(model_load(folder, &config, dtype, &backend, NULL, &model), folder);
+    golden_check(
+        model_prepare(model,
+                      &(struct model_limits){.max_rows = limits->max_rows,
+                                             .max_samples = limits->max_samples,
+                                             .logit_rows = variant->logit_rows ? variant->logit_rows : 64}),
+        "model_prepare");
+    golden_check(
+        backend.state_init(backend.context, &(struct state_limits){.n_slots = limits->n_slots,
+                                                                   .n_pages = limits->n_pages,
+                                                                   .max_pages_per_slot = per_slot,
+                                                                   .max_rows = limits->max_rows,
+                                                                   .max_segments = limits->n_slots,
+                                                                   .max_samples = limits->max_samples,
+                                                                   .n_layers = config.n_layers,
+                                                                   .n_heads = config.n_heads,
+                                                                   .n_kv_heads = config.n_kv_heads,
+                                                                   .head_dim = config.head_dim,
+                                                                   .n_vocab = config.n_vocab,
+                                                                   .kv_dtype = dtype}),
+        "state_init");
+    struct engine *engine;
+    golden_check(engine_open(&backend, model, &config, NULL, &options, &engine), "engine_open");
+    if (variant->generates)
+        submit_generated(engine, config.n_vocab);
+    if (!is_alone) {
+        char file[80];
+        snprintf(file, sizeof file, "score_%s", name);
+        struct safetensors *golden = golden_open(file);
+        run->n_scored = submit_scored(engine, golden, config.n_vocab);
+        safetensors_close(golden);
+    }
+    while (!engine_is_idle(engine)) {
+        golden_check(engine_step(engine, false, true, &run->metrics), "engine_step");
+        take(engine, run);
+    }
+    take(engine, run);
+    engine_close(engine);
+    model_close(model);
+    backend.close(backend.context);
+}
+
+static void run_free(struct run *run) {
+    for (int32_t i = 0; i < MAX_RECORDS + N_GENERATED; i++) {
+        struct record *record = i < MAX_RECORDS ? run->scored[i] : run->generated[i - MAX_RECORDS];
+        if (record)
+            record_free(record);
+        free(record);
+    }
+}
+
+/* ---- comparisons ---- */
+
+static void compare_golden(const char *name, const struct run *run) {
+    char file[80];
+    snprintf(file, sizeof file, "score_%s", name);
+    struct safetensors *golden = golden_open(file);
+    double largest = 0;
+    for (int32_t c = 0; golden_find(golden, c, "ids"); c++) {
+        int64_t shape[2];
+        float *expected = golden_floats(golden, c, "logprobs", shape);
+        const struct record *record = run->scored[c];
+        assert_int_equal(record->n_scored, shape[0]);
+        double sum = 0;
+        for (int32_t i = 0; i < record->n_scored; i++) {
+            double difference = fabs((double)record->prompt_logprobs[i + 1] - expected[i]);
+            if (!(difference <= TOLERANCE_FLOAT32)) /* true of NaN too */
+                fail_msg("%s, case %d, token %d: %.7g, expected %.7g", name, c, i + 1,
+                         (double)record->prompt_logprobs[i + 1], (double)expected[i]);
+            largest = difference > largest ? difference : largest;
+            sum += record->prompt_logprobs[i + 1];
+        }
+        assert_true(record_logprob_sum(record) == sum);
+        free(expected);
+    }
+    safetensors_close(golden);
+    printf("  %s: at most %.1e from transformers\n", name, largest);
+}
+
+static void compare_runs(const struct run *baseline, const struct run *run, const char *what) {
+    assert_int_equal(run->n_scored, baseline->n_scored);
+    for (int32_t r = 0; r < run->n_scored; r++) {
+        const struct record *a = baseline->scored[r], *b = run->scored[r];
+        assert_int_equal(a->n_scored, a->n_prompt_tokens - 1);
+        assert_int_equal(b->n_scored, a->n_scored);
+        for (int32_t i = 1; i <= a->n_scored; i++)
+            if (memcmp(&a->prompt_logprobs[i], &b->prompt_logprobs[i], sizeof(float)) != 0)
+                fail_msg("%s: record %d, token %d: %.9g, in the baseline %.9g", what, r, i,
+                         (double)b->prompt_logprobs[i], (double)a->prompt_logprobs[i]);
+    }
+}
+
+/* What was generated beside scored prompts is what is generated without them. */
+static void compare_generated(const struct run *alone, const struct run *beside) {
+    for (int32_t r = 0; r < N_GENERATED; r++)
+        for (int32_t s = 0; s < alone->generated[r]->request.sampling.n; s++) {
+            const struct completion *a = &alone->generated[r]->completions[s];
+            const struct completion *b = &beside->generated[r]->completions[s];
+            assert_int_equal(a->n_tokens, 9);
+            assert_int_equal(b->n_tokens, 9);
+            assert_memory_equal(a->token_ids, b->token_ids, 9 * sizeof(int32_t));
+            assert_memory_equal(a->logprobs, b->logprobs, 9 * sizeof(float));
+            for (int32_t i = 0; i < 9 * 2; i++)
+                assert_true(a->top[i].token == b->top[i].token && a->top[i].logprob == b->top[i].logprob);
+        }
+}
+
+static void check_model(const char *name, const char *folder, enum dtype dtype) {
+    struct run baseline, run, alone;
+    run_variant(name, folder, dtype, &baseline_variant, false, &baseline);
+    /* Scoring computes no position twice, and none that nothing is read from. */
+    int64_t n_rows = 0;
+    for (int32_t r = 0; r < baseline.n_scored; r++)
+        n_rows += baseline.scored[r]->n_prompt_tokens - 1;
+    assert_int_equal(baseline.metrics.prefill_rows, n_rows);
+    assert_int_equal(baseline.metrics.decode_rows, 0);
+    if (dtype == DTYPE_FLOAT32)
+        compare_golden(name, &baseline);
+    for (size_t v = 0; v < sizeof variants / sizeof variants[0]; v++) {
+        run_variant(name, folder, dtype, &variants[v], false, &run);
+        compare_runs(&baseline, &run, variants[v].name);
+        if (variants[v].generates) {
+            run_variant(name, folder, dtype, &variants[v], true, &alone);
+            compare_generated(&alone, &run);
+            run_free(&alone);
+        }
+        run_free(&run);
+    }
+    run_free(&baseline);
+}
+
+static void test_tiny_float32(void **state) {
+    (void)state;
+    check_model("tiny", "tests/models/tiny", DTYPE_FLOAT32);
+}
+
+static void test_tiny_bfloat16(void **state) {
+    (void)state;
+    check_model("tiny", "tests/models/tiny", DTYPE_BFLOAT16);
+}
+
+static void test_tiny_llama_float32(void **state) {
+    (void)state;
+    check_model("tiny_llama", "tests/models/tiny_llama", DTYPE_FLOAT32);
+}
+
+static void test_tiny_llama_bfloat16(void **state) {
+    (void)state;
+    check_model("tiny_llama", "tests/models/tiny_llama", DTYPE_BFLOAT16);
+}
+
+static void test_shakespeare_float32(void **state) {
+    (void)state;
+    check_model("shakespeare", "weights/shakespeare", DTYPE_FLOAT32);
+}
+
+static void test_shakespeare_bfloat16(void **state) {
+    (void)state;
+    check_model("shakespeare", "weights/shakespeare", DTYPE_BFLOAT16);
+}
+
+int main(int argc, char **argv) {
+    if (!golden_choose_backend(argc, argv))
+        return 77;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tiny_float32),        cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_tiny_llama_float32),  cmocka_unit_test(test_tiny_llama_bfloat16),
+        cmocka_unit_test(test_shakespeare_float32), cmocka_unit_test(test_shakespeare_bfloat16),
+    };
+    return cmocka_run_group_tests_name("score", tests, NULL, NULL);
+}
