@@ -167,7 +167,9 @@ def main():
     print("/* clang-format off */")
     categories = write_categories()
     write_set("space_ranges", matches(r"\s"))
-    write_set("word_ranges", matches(r"\w"))
+    word = matches(r"[\w]")
+    write_set("word_ranges", word)
+    write_set("lone_word_ranges", matches(r"\w") - word)  # not within a class: Latin-1's raised digits and fractions
     write_set("numeric_ranges", cut_off(Digits(individual_digits=False)))
     write_set("punctuation_ranges", cut_off(Punctuation()))
     whitespace = Whitespace()

@@ -12,6 +12,7 @@
 #include "worker/text/code_map.h"
 #include "worker/text/component.h"
 #include "worker/text/token_list.h"
+#include "worker/text/tokenizer_file.h"
 #include "worker/text/vocab.h"
 
 struct bpe_model {
@@ -33,7 +34,7 @@ struct bpe_model {
 
 /* Reads everything but the vocabulary, which must be there, without the added tokens. STATUS_DATA. */
 enum status bpe_model_read(struct bpe_model *model, const struct component *component,
-                           const struct vocab *vocab, bool is_byte_level);
+                           const struct tokenizer_file *file, const struct vocab *vocab, bool is_byte_level);
 void bpe_model_free(struct bpe_model *model);
 
 /* The id of a character, -1 when the vocabulary lacks it. */

@@ -45,10 +45,12 @@ static enum status read_symbols(struct bpe_model *model) {
  * ------------------------------------------------------------------------------------------------ */
 
 /* The two halves of a merge, "a b" or ["a", "b"]. */
-static bool split_merge(const json_t *merge, const char *half[2], size_t size[2]) {
-    if (json_is_string(merge)) {
-        const char *text = json_string_value(merge);
-        size_t length = json_string_length(merge);
+static bool read_halves(struct json_reader *reader, const char *half[2], size_t size[2]) {
+    if (json_reader_peek(reader) == '"') {
+        const char *text;
+        size_t length;
+        if (!json_reader_string(reader, &text, &length))
+            return false;
         const char *space = memchr(text, ' ', length);
         if (!space || memchr(space + 1, ' ', length - (size_t)(space + 1 - text)))
             return false;
@@ -58,16 +60,14 @@ static bool split_merge(const json_t *merge, const char *half[2], size_t size[2]
         size[1] = length - size[0] - 1;
         return true;
     }
-    if (json_array_size(merge) != 2)
+    bool more;
+    if (!json_reader_enter(reader, '['))
         return false;
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *part = json_array_get(merge, i);
-        if (!json_is_string(part))
+    for (int i = 0; i < 2; i++)
+        if (!json_reader_next(reader, '[', i == 0, &more) || !more ||
+            !json_reader_string(reader, &half[i], &size[i]))
             return false;
-        half[i] = json_string_value(part);
-        size[i] = json_string_length(part);
-    }
-    return true;
+    return json_reader_next(reader, '[', false, &more) && !more;
 }
 
 /* The symbol that a token of text begins (or ends) with when it was merged from symbols; -1 when it cannot
@@ -106,12 +106,15 @@ static void add_neighbours(struct bpe_model *model, int32_t left, int32_t right)
         set_neighbours(model, left_edges[i / 2], right_edges[i % 2]);
 }
 
-static enum status read_merge(struct bpe_model *model, const char *path, size_t rank, const json_t *merge,
-                              struct buffer *both) {
-    const char *half[2];
+static enum status read_merge(struct bpe_model *model, const struct tokenizer_file *file, size_t rank,
+                              struct json_reader *reader, struct buffer *both) {
+    const char *path = file->path, *half[2];
     size_t size[2];
-    RETURN_IF(!split_merge(merge, half, size), STATUS_DATA,
-              "%s: model.merges[%zu] is no pair; expected \"a b\" or [\"a\", \"b\"]", path, rank);
+    if (!read_halves(reader, half, size)) {
+        TRY(tokenizer_file_check(file));
+        return status_fail(
+            STATUS_DATA, "%s: model.merges[%zu] is no pair; expected \"a b\" or [\"a\", \"b\"]", path, rank);
+    }
     int32_t ids[2];
     char shown[QUOTE_BYTES];
     for (int i = 0; i < 2; i++) {
@@ -130,10 +133,33 @@ static enum status read_merge(struct bpe_model *model, const char *path, size_t 
     return STATUS_OK;
 }
 
-static enum status read_merges(struct bpe_model *model, const char *path, const json_t *merges) {
-    RETURN_IF(!json_is_array(merges), STATUS_DATA, "%s: model.merges is %s, expected a list of pairs", path,
-              json_kind(merges));
-    size_t n = json_array_size(merges);
+/* Calls read_merge for each, or only counts where model is NULL. */
+static enum status walk_merges(struct bpe_model *model, const struct tokenizer_file *file, size_t *n) {
+    struct json_reader reader = tokenizer_file_reader(file, file->merges);
+    struct buffer both = {0};
+    enum status result = buffer_reserve(&both, 1);
+    bool more = json_reader_enter(&reader, '[');
+    *n = 0;
+    while (more && result == STATUS_OK) {
+        if (!json_reader_next(&reader, '[', *n == 0, &more))
+            result = tokenizer_file_refuse(file, "model.merges");
+        else if (more && model)
+            result = read_merge(model, file, *n, &reader, &both);
+        else if (more && !json_reader_skip(&reader))
+            result = tokenizer_file_refuse(file, "model.merges");
+        *n += more;
+    }
+    buffer_free(&both);
+    json_reader_free(&reader);
+    return result;
+}
+
+static enum status read_merges(struct bpe_model *model, const struct tokenizer_file *file,
+                               const json_t *merges) {
+    RETURN_IF(!json_is_array(merges), STATUS_DATA, "%s: model.merges is %s, expected a list of pairs",
+              file->path, json_kind(merges));
+    size_t n;
+    TRY(walk_merges(NULL, file, &n));
     TRY(bpe_init(&model->bpe, n));
     /* About 8 bits for each pair, of which four lie in one merge at most. */
     model->neighbour_bits = 12;
@@ -141,12 +167,7 @@ static enum status read_merges(struct bpe_model *model, const char *path, const 
         model->neighbour_bits++;
     model->neighbours = calloc(((size_t)1 << model->neighbour_bits) / 64, sizeof *model->neighbours);
     RETURN_IF(!model->neighbours, STATUS_INTERNAL, "out of host memory for %zu merges", n);
-    struct buffer both = {0};
-    enum status result = buffer_reserve(&both, 1);
-    for (size_t rank = 0; rank < n && result == STATUS_OK; rank++)
-        result = read_merge(model, path, rank, json_array_get(merges, rank), &both);
-    buffer_free(&both);
-    return result;
+    return walk_merges(model, file, &n);
 }
 
 /* ---- options
@@ -182,7 +203,7 @@ static enum status refuse_options(const struct component *component) {
 }
 
 enum status bpe_model_read(struct bpe_model *model, const struct component *component,
-                           const struct vocab *vocab, bool is_byte_level) {
+                           const struct tokenizer_file *file, const struct vocab *vocab, bool is_byte_level) {
     model->vocab = vocab;
     model->is_byte_level = is_byte_level;
     TRY(refuse_options(component));
@@ -190,6 +211,6 @@ enum status bpe_model_read(struct bpe_model *model, const struct component *comp
     TRY(component_read_bool(component, "fuse_unk", false, &model->fuse_unk));
     TRY(component_read_bool(component, "ignore_merges", false, &model->ignore_merges));
     TRY(read_symbols(model));
-    TRY(read_merges(model, component->path, json_object_get(component->object, "merges")));
+    TRY(read_merges(model, file, json_object_get(component->object, "merges")));
     return read_unknown(model, component);
 }

@@ -19,9 +19,17 @@ struct normal_form {
 
 enum status normal_form_init(struct normal_form *form, int flag);
 void normal_form_free(struct normal_form *form);
+
+/* Memory of normal_form_apply; zero-initialised. */
+struct normal_form_scratch {
+    struct buffer codes; /* a stretch of text as code points */
+    struct buffer keys;
+};
+void normal_form_scratch_free(struct normal_form_scratch *scratch);
+
 /* *changed false: the text (valid UTF-8) has the form already, and out is left alone. Else out is the text in
  * it. */
-enum status normal_form_apply(const struct normal_form *form, const char *text, size_t size,
-                              struct buffer *out, bool *changed);
+enum status normal_form_apply(const struct normal_form *form, struct normal_form_scratch *scratch,
+                              const char *text, size_t size, struct buffer *out, bool *changed);
 
 #endif

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "worker/text/normal_form.h"
 #include "worker/text/utf8.h"
 
 enum step_kind { STEP_FORM, STEP_LOWERCASE, STEP_REPLACE, STEP_PREPEND, STEP_STRIP };
@@ -92,6 +91,7 @@ enum status normalizer_describe(const struct normalizer *normalizer, struct buff
 void normalizer_scratch_free(struct normalizer_scratch *scratch) {
     buffer_free(&scratch->texts[0]);
     buffer_free(&scratch->texts[1]);
+    normal_form_scratch_free(&scratch->form);
     regex_search_free(scratch->search);
     *scratch = (struct normalizer_scratch){0};
 }
@@ -161,7 +161,7 @@ enum status normalizer_apply(const struct normalizer *normalizer, struct normali
         bool changed = true;
         switch (step->kind) {
         case STEP_FORM:
-            TRY(normal_form_apply(&step->form, text, size, to, &changed));
+            TRY(normal_form_apply(&step->form, &scratch->form, text, size, to, &changed));
             break;
         case STEP_LOWERCASE:
             TRY(lowercase(text, size, to));

@@ -4,6 +4,7 @@
 #define PRESSRUN_WORKER_TEXT_NORMALIZER_H
 
 #include "worker/text/component.h"
+#include "worker/text/normal_form.h"
 
 enum { NORMALIZER_MAX_STEPS = 16 };
 
@@ -23,6 +24,7 @@ enum status normalizer_describe(const struct normalizer *normalizer, struct buff
 /* Memory of normalizer_apply; zero-initialised. */
 struct normalizer_scratch {
     struct buffer texts[2];
+    struct normal_form_scratch form;
     struct regex_search *search;
 };
 void normalizer_scratch_free(struct normalizer_scratch *scratch);

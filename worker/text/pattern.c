@@ -157,9 +157,23 @@ static enum status add_ranges(struct char_set *set, struct code_ranges ranges, b
     return result;
 }
 
-/* \s \S \d \D \w \W \h \H \p{..} \P{..}: reader->at is at the letter. *known false when it is none of them.
- */
-static enum status read_class_escape(struct reader *reader, struct char_set *set, bool *known) {
+/* \w, which takes a few characters more where it stands alone than within a class. */
+static enum status add_word(struct char_set *set, bool in_class, bool negated) {
+    struct char_set word = {0};
+    enum status result = char_set_add_ranges(&word, unicode_word());
+    if (result == STATUS_OK && !in_class)
+        result = char_set_add_ranges(&word, unicode_lone_word());
+    char_set_tidy(&word);
+    if (result == STATUS_OK)
+        result = add_ranges(set, char_set_ranges(&word), negated);
+    char_set_free(&word);
+    return result;
+}
+
+/* \s \S \d \D \w \W \h \H \p{..} \P{..}: reader->at is at the letter. *known false when it is none of
+ * them. */
+static enum status read_class_escape(struct reader *reader, bool in_class, struct char_set *set,
+                                     bool *known) {
     static const struct code_range hexadecimal[] = {{'0', '9'}, {'A', 'F'}, {'a', 'f'}};
     size_t begin = reader->at - 1;
     char letter = reader->text[reader->at], lower = (char)(letter | 0x20);
@@ -177,7 +191,7 @@ static enum status read_class_escape(struct reader *reader, struct char_set *set
     case 'd':
         return char_set_add_categories(set, negated ? ~BIT(ND) : BIT(ND));
     case 'w':
-        return add_ranges(set, unicode_word(), negated);
+        return add_word(set, in_class, negated);
     case 'h':
         return add_ranges(set, (struct code_ranges){hexadecimal, 3}, negated);
     default:
@@ -251,7 +265,7 @@ static enum status read_member(struct reader *reader, size_t open, struct char_s
     if (skip(reader, "\\")) {
         bool known = false;
         RETURN_IF(reader->at == reader->size, STATUS_DATA, "ends with a backslash");
-        TRY(read_class_escape(reader, set, &known));
+        TRY(read_class_escape(reader, true, set, &known));
         if (known) {
             if (is_next(reader, "-") && !is_next(reader, "-]"))
                 return refuse(reader, reader->at, "a range that begins with a class");
@@ -367,8 +381,10 @@ static enum status put_word_boundary(struct reader *reader, bool negated) {
     static const char *const inside[] = {"(?:(?<=", ")(?=", ")|(?<!", ")(?!", "))"};
     const char *const *parts = negated ? inside : boundary;
     for (int i = 0; i < 4; i++) {
+        struct char_set word = {0};
         TRY(put(reader, parts[i]));
-        TRY(put_ranges(reader, unicode_word(), false));
+        TRY(add_word(&word, false, false));
+        TRY(pattern_put_set(reader->pattern, &word));
     }
     return put(reader, parts[4]);
 }
@@ -399,7 +415,7 @@ static enum status read_escape(struct reader *reader, bool *repeats) {
     *repeats = true;
     bool known = false;
     struct char_set set = {0};
-    enum status result = read_class_escape(reader, &set, &known);
+    enum status result = read_class_escape(reader, false, &set, &known);
     if (result == STATUS_OK && known) {
         reader->n_run = 0;
         return pattern_put_set(reader->pattern, &set);

@@ -4,25 +4,22 @@
 #include <string.h>
 
 #include "worker/base/file.h"
-#include "worker/base/json_file.h"
 #include "worker/text/tokenizer_internal.h"
 #include "worker/text/utf8.h"
-
-enum { MAX_FILE_BYTES = 256 << 20 };
 
 enum status tokenizer_open(const char *folder, struct tokenizer **out) {
     *out = NULL;
     char *path = path_join(folder, "tokenizer.json");
     struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    json_t *root = NULL;
+    struct tokenizer_file file = {0};
     enum status result = STATUS_OK;
     if (!path || !tokenizer)
         result = status_fail(STATUS_INTERNAL, "out of host memory");
     if (result == STATUS_OK)
-        result = json_file_read(path, MAX_FILE_BYTES, JSON_ALLOW_NUL, &root);
+        result = tokenizer_file_open(&file, path);
     if (result == STATUS_OK)
-        result = tokenizer_read(tokenizer, path, root);
-    json_decref(root);
+        result = tokenizer_read(tokenizer, &file);
+    tokenizer_file_close(&file);
     free(path);
     if (result != STATUS_OK) {
         tokenizer_close(tokenizer);

@@ -2,8 +2,6 @@
 #ifndef PRESSRUN_WORKER_TEXT_TOKENIZER_INTERNAL_H
 #define PRESSRUN_WORKER_TEXT_TOKENIZER_INTERNAL_H
 
-#include <jansson.h>
-
 #include "worker/text/added_tokens.h"
 #include "worker/text/bpe_model.h"
 #include "worker/text/token_decoder.h"
@@ -11,6 +9,7 @@
 #include "worker/text/post_processor.h"
 #include "worker/text/pre_tokenizer.h"
 #include "worker/text/tokenizer.h"
+#include "worker/text/tokenizer_file.h"
 #include "worker/text/vocab.h"
 
 /* What the decoder makes of a token, in shown_bytes. */
@@ -43,7 +42,7 @@ struct tokenizer_scratch {
     struct bpe_model_scratch model;
 };
 
-/* Fills tokenizer from the parsed file; `path` stands in messages. STATUS_DATA. */
-enum status tokenizer_read(struct tokenizer *tokenizer, const char *path, const json_t *root);
+/* Fills tokenizer from its file. STATUS_DATA. */
+enum status tokenizer_read(struct tokenizer *tokenizer, const struct tokenizer_file *file);
 
 #endif

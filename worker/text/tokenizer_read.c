@@ -9,24 +9,41 @@
 #include "worker/text/quote.h"
 #include "worker/text/tokenizer_internal.h"
 
-static enum status read_vocab(struct tokenizer *tokenizer, const char *path, const json_t *model) {
+static enum status read_token(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              struct json_reader *reader) {
+    const char *token;
+    size_t size;
+    int64_t id;
+    if (!json_reader_key(reader, &token, &size))
+        return tokenizer_file_refuse(file, "model.vocab");
+    if (!json_reader_integer(reader, &id)) {
+        char shown[QUOTE_BYTES];
+        TRY(tokenizer_file_check(file));
+        return status_fail(STATUS_DATA, "%s: model.vocab: the id of token %s is no integer", file->path,
+                           quote(token, size, shown));
+    }
+    enum status result = vocab_add(&tokenizer->vocab, token, size, id);
+    return result == STATUS_OK ? STATUS_OK : status_context(result, "%s: model.vocab: ", file->path);
+}
+
+static enum status read_vocab(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              const json_t *model) {
     const json_t *vocab = json_object_get(model, "vocab");
     RETURN_IF(!json_is_object(vocab), STATUS_DATA, "%s: model.vocab is %s, expected an object of token: id",
-              path, json_kind(vocab));
-    RETURN_IF(json_object_size(vocab) == 0, STATUS_DATA, "%s: model.vocab is empty", path);
-    void *at = json_object_iter((json_t *)(uintptr_t)vocab);
-    for (; at; at = json_object_iter_next((json_t *)(uintptr_t)vocab, at)) {
-        const json_t *id = json_object_iter_value(at);
-        const char *token = json_object_iter_key(at);
-        char shown[QUOTE_BYTES];
-        RETURN_IF(!json_is_integer(id), STATUS_DATA,
-                  "%s: model.vocab: the id of token %s is %s, expected an integer", path,
-                  quote(token, json_object_iter_key_len(at), shown), json_kind(id));
-        enum status result =
-            vocab_add(&tokenizer->vocab, token, json_object_iter_key_len(at), json_integer_value(id));
-        if (result != STATUS_OK)
-            return status_context(result, "%s: model.vocab: ", path);
+              file->path, json_kind(vocab));
+    struct json_reader reader = tokenizer_file_reader(file, file->vocab);
+    enum status result = STATUS_OK;
+    bool more = json_reader_enter(&reader, '{'), is_first = true;
+    while (more && result == STATUS_OK) {
+        if (!json_reader_next(&reader, '{', is_first, &more))
+            result = tokenizer_file_refuse(file, "model.vocab");
+        else if (more)
+            result = read_token(tokenizer, file, &reader);
+        is_first = false;
     }
+    json_reader_free(&reader);
+    TRY(result);
+    RETURN_IF(tokenizer->vocab.n_tokens == 0, STATUS_DATA, "%s: model.vocab is empty", file->path);
     tokenizer->next_added_id = tokenizer->vocab.n_tokens;
     return STATUS_OK;
 }
@@ -99,7 +116,8 @@ static enum status read_added_tokens(struct tokenizer *tokenizer, const char *pa
     return STATUS_OK;
 }
 
-static enum status read_model(struct tokenizer *tokenizer, const struct component *component) {
+static enum status read_model(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              const struct component *component) {
     RETURN_IF(!json_is_object(component->object), STATUS_DATA, "%s: model is %s, expected an object",
               component->path, json_kind(component->object));
     /* GPT-2's published file, of the format's first year, names no type. */
@@ -107,8 +125,8 @@ static enum status read_model(struct tokenizer *tokenizer, const struct componen
         !json_object_get(component->object, "type") && json_object_get(component->object, "merges");
     if (!is_untyped && !component_has_type(component, "BPE"))
         return component_refuse(component, "BPE");
-    TRY(read_vocab(tokenizer, component->path, component->object));
-    return bpe_model_read(&tokenizer->model, component, &tokenizer->vocab,
+    TRY(read_vocab(tokenizer, file, component->object));
+    return bpe_model_read(&tokenizer->model, component, file, &tokenizer->vocab,
                           tokenizer->pre_tokenizer.is_byte_level);
 }
 
@@ -130,6 +148,18 @@ static enum status refuse_lengths(const char *path, const json_t *root) {
     return STATUS_OK;
 }
 
+static enum status show_token(struct tokenizer *tokenizer, bool is_first,
+                              struct token_decoder_scratch *scratch, const char *token, size_t size,
+                              struct shown_token *shown) {
+    const char *text;
+    TRY(token_decoder_show(&tokenizer->decoder, scratch, is_first, token, size, &text, &size,
+                           &shown->is_byte));
+    shown->exists = true;
+    shown->begin = tokenizer->shown_bytes.size;
+    shown->size = (uint32_t)size;
+    return buffer_append(&tokenizer->shown_bytes, text, size);
+}
+
 static enum status fill_shown(struct tokenizer *tokenizer, bool is_first,
                               struct token_decoder_scratch *scratch, struct shown_token **out) {
     const struct vocab *vocab = &tokenizer->vocab;
@@ -137,16 +167,16 @@ static enum status fill_shown(struct tokenizer *tokenizer, bool is_first,
     RETURN_IF(!shown, STATUS_INTERNAL, "out of host memory for %d tokens", (int)vocab->n_ids);
     for (int32_t id = 0; id < vocab->n_ids; id++) {
         size_t size;
-        const char *token = vocab_token(vocab, id, &size), *text;
-        if (!token)
-            continue;
-        TRY(token_decoder_show(&tokenizer->decoder, scratch, is_first, token, size, &text, &size,
-                               &shown[id].is_byte));
-        shown[id].exists = true;
+        const char *token = vocab_token(vocab, id, &size);
+        if (token)
+            TRY(show_token(tokenizer, is_first, scratch, token, size, &shown[id]));
         shown[id].is_special = vocab->entries[id].is_special;
-        shown[id].begin = tokenizer->shown_bytes.size;
-        shown[id].size = (uint32_t)size;
-        TRY(buffer_append(&tokenizer->shown_bytes, text, size));
+    }
+    /* Added tokens that are looked for in normalised text are shown as they are found. */
+    for (size_t i = 0; i < tokenizer->added.n; i++) {
+        const struct added_token *token = &tokenizer->added.tokens[i];
+        if (token->normalized)
+            TRY(show_token(tokenizer, is_first, scratch, token->content, token->size, &shown[token->id]));
     }
     return buffer_reserve(&tokenizer->shown_bytes, 1); /* so that an empty token has an address too */
 }
@@ -197,14 +227,17 @@ static enum status describe(struct tokenizer *tokenizer) {
     return buffer_terminate(out);
 }
 
-enum status tokenizer_read(struct tokenizer *tokenizer, const char *path, const json_t *root) {
+enum status tokenizer_read(struct tokenizer *tokenizer, const struct tokenizer_file *file) {
+    const char *path = file->path;
+    const json_t *root = file->root;
 #define COMPONENT(name) (&(const struct component){path, name, json_object_get(root, name)})
     TRY(refuse_lengths(path, root));
     TRY(normalizer_read(&tokenizer->normalizer, COMPONENT("normalizer")));
     TRY(pre_tokenizer_read(&tokenizer->pre_tokenizer, COMPONENT("pre_tokenizer")));
     TRY(post_processor_read(&tokenizer->post_processor, COMPONENT("post_processor")));
     TRY(token_decoder_read(&tokenizer->decoder, COMPONENT("decoder")));
-    TRY(read_model(tokenizer, COMPONENT("model"))); /* before the added tokens, which BPE does not know */
+    TRY(read_model(tokenizer, file,
+                   COMPONENT("model"))); /* before the added tokens, which BPE does not know */
 #undef COMPONENT
     TRY(read_added_tokens(tokenizer, path, json_object_get(root, "added_tokens")));
     TRY(check_special(tokenizer, path, &tokenizer->post_processor.before));

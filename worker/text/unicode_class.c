@@ -26,6 +26,10 @@ struct code_ranges unicode_word(void) {
     return RANGES(word_ranges);
 }
 
+struct code_ranges unicode_lone_word(void) {
+    return RANGES(lone_word_ranges);
+}
+
 struct code_ranges unicode_crate_word(void) {
     return RANGES(crate_word_ranges);
 }

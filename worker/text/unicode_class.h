@@ -63,7 +63,8 @@ const struct category_range *unicode_categories(size_t *n);
 
 /* Named sets. */
 struct code_ranges unicode_space(void);      /* white space, everywhere: \s, lstrip, WhitespaceSplit, Strip */
-struct code_ranges unicode_word(void);       /* \w of patterns */
+struct code_ranges unicode_word(void);       /* \w of patterns, within classes … */
+struct code_ranges unicode_lone_word(void);  /* … and what it has besides where it stands alone */
 struct code_ranges unicode_crate_word(void); /* \w of the pre-tokenizer Whitespace and of single_word */
 struct code_ranges unicode_numeric(void);    /* Digits */
 struct code_ranges unicode_punctuation(void); /* Punctuation */
