@@ -36,7 +36,7 @@ fi
 
 expect 0 "$pressrun" inspect $tiny
 prints '^family +gpt2$' '^shape +2 layers, 64 wide, 4 heads' '^context +2048' '^vocabulary +1000' '^end tokens +0$' \
-    '^tokenizer +BPE, 1000 tokens, 743 merges, ByteLevel' '^fingerprint +[0-9a-f]{32}$' '^tensors +28$' \
+    '^tokenizer +BPE, 1000 tokens, 743 merges; pre-tokenizer ByteLevel' '^fingerprint +[0-9a-f]{32}$' '^tensors +28$' \
     '^ +wte.weight +BF16 +\[1000, 64\]$'
 [[ ! -s $work/stderr ]] || fail "inspect: $(cat "$work/stderr")"
 mkdir "$work/no_tokenizer"

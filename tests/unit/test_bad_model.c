@@ -15,7 +15,6 @@
 #include "worker/base/buffer.h"
 #include "worker/model/model.h"
 #include "worker/model/safetensors.h"
-#include "worker/text/tokenizer.h"
 
 static int n_failed;
 
@@ -499,119 +498,10 @@ static void test_models(void **state) {
     assert_int_equal(n_failed, 0);
 }
 
-/* ---- tokenizer.json ------------------------------------------------------------------------------------ */
-
-#define BPE             "\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]"
-#define FUSE            "\"decoder\":{\"type\":\"Fuse\"}"
-#define TOKENIZER(more) "{" FUSE ",\"model\":{" BPE "}" more "}"
-#define MODEL(text)     "{" FUSE ",\"model\":{" text "}}"
-#define FLAGS           "\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":false"
-
-static const struct {
-    const char *text; /* NULL: no such file */
-    enum status status;
-    const char *message;
-} tokenizer_rows[] = {
-    {NULL, STATUS_NO_INPUT, "^tokenizer\\.json: No such file"},
-    {"{", STATUS_DATA, "^tokenizer\\.json:1:1: not valid JSON"},
-    {"{}", STATUS_DATA, "decoder is null, which puts a space between"},
-    {"{\"decoder\":{\"type\":\"WordPiece\"}}", STATUS_DATA,
-     "decoder 'WordPiece' is not supported; supported: ByteLevel, Fuse"},
-    {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[]}}", STATUS_DATA,
-     "decoder 'Sequence' is not supported"},
-    {"{\"decoder\":7}", STATUS_DATA, "decoder is a number without a \"type\""},
-    {TOKENIZER(",\"normalizer\":{\"type\":\"NFC\"}"), STATUS_DATA,
-     "normalizer 'NFC' is not supported; supported: null"},
-    {TOKENIZER(",\"truncation\":{\"max_length\":3}"), STATUS_DATA,
-     "truncation is an object.*supported: null"},
-    {TOKENIZER(",\"padding\":{}"), STATUS_DATA, "padding is an object"},
-    {TOKENIZER(",\"pre_tokenizer\":{\"type\":\"Whitespace\"}"), STATUS_DATA,
-     "pre_tokenizer 'Whitespace' is not supported; supported: null, ByteLevel"},
-    {TOKENIZER(",\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":1}"), STATUS_DATA,
-     "pre_tokenizer\\.use_regex is a number, expected true or false"},
-    {TOKENIZER(",\"post_processor\":{\"type\":\"TemplateProcessing\"}"), STATUS_DATA,
-     "post_processor 'TemplateProcessing' is not supported; supported: null, ByteLevel"},
-    {"{" FUSE "}", STATUS_DATA, "model is absent, expected an object"},
-    {MODEL(""), STATUS_DATA, "model is an object without a \"type\"; supported: BPE"},
-    {MODEL("\"type\":\"Unigram\""), STATUS_DATA, "model 'Unigram' is not supported; supported: BPE"},
-    {MODEL("\"type\":\"BPE\",\"merges\":[]"), STATUS_DATA, "model\\.vocab is absent, expected an object"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{},\"merges\":[]"), STATUS_DATA, "model\\.vocab is empty"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0}"), STATUS_DATA, "model\\.merges is absent, expected a list"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":\"0\"},\"merges\":[]"), STATUS_DATA,
-     "the id of token 'a' is a string"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]"), STATUS_DATA,
-     "token 'a' has the id -1, allowed are 0 to"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":4194304},\"merges\":[]"), STATUS_DATA,
-     "has the id 4194304, allowed"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\\n\":0},\"merges\":[]"), STATUS_DATA,
-     "tokens '.*' and '.*' both have the id 0"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]"), STATUS_DATA,
-     "duplicate object key"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a\"]"), STATUS_DATA,
-     "model\\.merges\\[0\\] is no pair"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a a\"]"), STATUS_DATA,
-     "merges\\[0\\] is no pair"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\"]]"), STATUS_DATA,
-     "merges\\[0\\] is no pair"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[[\"a\",1]]"), STATUS_DATA,
-     "merges\\[0\\] is no pair"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]"), STATUS_DATA,
-     "merges\\[0\\]: 'b' is not in the vocabulary"},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]"), STATUS_DATA,
-     "the merged token 'aa' is not in the vocabulary"},
-    {MODEL(BPE ",\"dropout\":0.1"), STATUS_DATA, "model\\.dropout is set"},
-    {MODEL(BPE ",\"continuing_subword_prefix\":\"##\""), STATUS_DATA,
-     "model\\.continuing_subword_prefix is set"},
-    {MODEL(BPE ",\"end_of_word_suffix\":\"</w>\""), STATUS_DATA, "model\\.end_of_word_suffix is set"},
-    {MODEL(BPE ",\"byte_fallback\":true"), STATUS_DATA, "byte_fallback true is not supported"},
-    {MODEL(BPE ",\"unk_token\":3"), STATUS_DATA, "model\\.unk_token is a number"},
-    {TOKENIZER(",\"added_tokens\":{}"), STATUS_DATA, "added_tokens is an object, expected a list"},
-    {TOKENIZER(",\"added_tokens\":[{}]"), STATUS_DATA, "added_tokens\\[0\\]: expected an object with"},
-    {TOKENIZER(",\"added_tokens\":[{\"id\":3,\"content\":\"x\"}]"), STATUS_DATA,
-     "added_tokens\\[0\\]\\.single_word is absent"},
-    {TOKENIZER(",\"added_tokens\":[{\"id\":5,\"content\":\"x\"," FLAGS "}]"), STATUS_DATA,
-     "'x' has the id 5, but the next free one is 3"},
-    {TOKENIZER(",\"added_tokens\":[{\"id\":3,\"content\":\"a\"," FLAGS "}]"), STATUS_DATA,
-     "'a' has the id 3, but 0 in the vocabulary"},
-    {TOKENIZER(",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"single_word\":true,\"lstrip\":false,"
-               "\"rstrip\":false,"
-               "\"normalized\":false,\"special\":true}]"),
-     STATUS_DATA, "'x': single_word true is not supported"},
-    /* accepted */
-    {TOKENIZER(""), STATUS_OK, ""},
-    {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{"
-     "\"type\":\"ByteLevel\"},"
-     "\"truncation\":null,\"model\":{" BPE "}}",
-     STATUS_OK, ""},
-    {MODEL("\"vocab\":{\"a\":0},\"merges\":[]"), STATUS_OK, ""}, /* GPT-2's own file names no type */
-    {MODEL(BPE ",\"dropout\":null,\"unk_token\":\"\",\"continuing_subword_prefix\":\"\",\"end_of_word_"
-               "suffix\":\"\""),
-     STATUS_OK, ""},
-    {TOKENIZER(",\"added_tokens\":[{\"id\":0,\"content\":\"a\"," FLAGS "},{\"id\":3,\"content\":\"x\"," FLAGS
-               "}]"),
-     STATUS_OK, ""},
-    {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":7,\"\":3},\"merges\":[]"), STATUS_OK, ""},
-};
-
-static void test_tokenizers(void **state) {
-    (void)state;
-    n_failed = 0;
-    for (size_t i = 0; i < sizeof tokenizer_rows / sizeof tokenizer_rows[0]; i++) {
-        struct tokenizer *tokenizer;
-        model_folder_remove("tokenizer.json");
-        if (tokenizer_rows[i].text)
-            temp_text("tokenizer.json", tokenizer_rows[i].text);
-        enum status result = tokenizer_open(temp_path(""), &tokenizer);
-        check_row("tokenizer", i, result, tokenizer_rows[i].status, tokenizer_rows[i].message);
-        tokenizer_close(tokenizer);
-    }
-    assert_int_equal(n_failed, 0);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config), cmocka_unit_test(test_tensors), cmocka_unit_test(test_tensor_lengths),
-        cmocka_unit_test(test_index),  cmocka_unit_test(test_models),  cmocka_unit_test(test_tokenizers),
+        cmocka_unit_test(test_index),  cmocka_unit_test(test_models),
     };
     return cmocka_run_group_tests_name("bad_model", tests, temp_folder_open, temp_folder_close);
 }

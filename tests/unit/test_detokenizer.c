@@ -140,11 +140,103 @@ static void test_random_beside_whole(void **state) {
     tokenizer_close(tokenizer);
 }
 
+/* ---- SentencePiece style ------------------------------------------------------------------------------- */
+
+/* Ids 0..255 are the tokens "<0x00>" .. "<0xFF>"; then "\u2581", "\u2581a", "b", "\u2581\u2581", a special
+ * one. */
+enum { SPACE = 256, SPACE_A, B, SPACES, END };
+
+static struct tokenizer *open_byte_fallback(const char *decoder) {
+    struct buffer json = {0};
+    buffer_printf(
+        &json,
+        "{\"added_tokens\":[{\"id\":%d,\"content\":\"</s>\",\"single_word\":false,\"lstrip\":false,"
+        "\"rstrip\":false,\"normalized\":false,\"special\":true}],\"decoder\":%s,\"model\":{\"type\":\"BPE\","
+        "\"byte_fallback\":true,\"merges\":[],\"vocab\":{",
+        END, decoder);
+    for (int byte = 0; byte < 256; byte++)
+        buffer_printf(&json, "\"<0x%02X>\":%d,", (unsigned)byte, byte);
+    buffer_printf(&json, "\"\\u2581\":%d,\"\\u2581a\":%d,\"b\":%d,\"\\u2581\\u2581\":%d}}}", SPACE, SPACE_A,
+                  B, SPACES);
+    temp_file("tokenizer.json", json.data, json.size);
+    buffer_free(&json);
+    struct tokenizer *tokenizer;
+    if (tokenizer_open(temp_path(""), &tokenizer) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return tokenizer;
+}
+
+#define TO_SPACE   "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"}"
+#define BYTES_FUSE "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}"
+#define LLAMA                                                                                                \
+    "{\"type\":\"Sequence\",\"decoders\":[" TO_SPACE "," BYTES_FUSE                                          \
+    ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
+#define GEMMA "{\"type\":\"Sequence\",\"decoders\":[" TO_SPACE "," BYTES_FUSE "]}"
+#define METASPACE                                                                                            \
+    "{\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"always\",\"split\":true}"
+
+static void test_byte_fallback(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = open_byte_fallback(LLAMA);
+    CHECK_TEXT("a b", SPACE_A, SPACE, B);
+    CHECK_TEXT(" a", SPACES, 'a'); /* one space is cut … */
+    CHECK_TEXT("b a", B, SPACE_A); /* … at the beginning alone */
+    CHECK_TEXT("a", ' ', 'a');     /* also one that came as a byte */
+    CHECK_TEXT("a", END, SPACE_A); /* a special token is no beginning */
+    CHECK_TEXT("\xE6\xBC\xA2"
+               "b",
+               0xE6, 0xBC, 0xA2, B);
+    CHECK_TEXT(FFFD FFFD "b", 0xE6, 0xBC, B);               /* one for each byte … */
+    CHECK_TEXT(FFFD FFFD FFFD FFFD, 'a', 0xC3, 0xA9, 0xFF); /* … of the whole row, valid or not */
+    CHECK_TEXT("\xC3\xA9", 0xC3, END, 0xA9);                /* a special token ends no row */
+    CHECK_TEXT(FFFD "b" FFFD, 0xC3, B, 0xA9);
+    CHECK_TEXT("", SPACE);
+    tokenizer_close(tokenizer);
+    tokenizer = open_byte_fallback(GEMMA);
+    CHECK_TEXT(" a  b", SPACE_A, SPACES, B);
+    tokenizer_close(tokenizer);
+}
+
+static void test_metaspace(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = open_byte_fallback(METASPACE);
+    CHECK_TEXT("a a", SPACE_A, SPACE_A);
+    CHECK_TEXT(" a", SPACES, SPACE_A); /* in the first token every one is dropped */
+    tokenizer_close(tokenizer);
+}
+
+/* A row of bytes shows nothing before it ends. */
+static void test_holds_back_rows(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = open_byte_fallback(LLAMA);
+    struct detokenizer detokenizer = {0};
+    struct buffer text = {0};
+    add(&detokenizer, tokenizer, 0xC3, &text);
+    add(&detokenizer, tokenizer, 0xA9, &text);
+    assert_int_equal(text.size, 0);
+    add(&detokenizer, tokenizer, B, &text);
+    assert_int_equal(text.size, 3);
+    add(&detokenizer, tokenizer, 0xC3, &text);
+    detokenizer_free(&detokenizer); /* dropped: nothing of it is left */
+    add(&detokenizer, tokenizer, SPACE_A, &text);
+    assert_int_equal(detokenizer_finish(&detokenizer, &text), STATUS_OK);
+    assert_int_equal(text.size, 4);
+    assert_memory_equal(text.data,
+                        "\xC3\xA9"
+                        "ba",
+                        4);
+    buffer_free(&text);
+    tokenizer_close(tokenizer);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_holds_back_and_starts_again),
         cmocka_unit_test(test_random_beside_whole),
+        cmocka_unit_test(test_byte_fallback),
+        cmocka_unit_test(test_metaspace),
+        cmocka_unit_test(test_holds_back_rows),
     };
     return cmocka_run_group_tests_name("detokenizer", tests, temp_folder_open, temp_folder_close);
 }

@@ -1,5 +1,5 @@
 /* tokenizer: ids beside the reference's (tests/golden/tokenizer_*.jsonl), the options of tokenizer.json one
- * by one, and BPE beside a naive merge. What must be refused is in test_bad_model. */
+ * by one, and BPE beside a naive merge. What must be refused is in test_bad_tokenizer. */
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -120,56 +120,7 @@ static void test_golden_shakespeare(void **state) {
     check_golden("weights/shakespeare", "tests/golden/tokenizer_shakespeare.jsonl");
 }
 
-/* ---- pieces -------------------------------------------------------------------------------------------- */
-
-/* GPT-2's pattern: pieces are separated by '|' in the expected text. */
-static void test_pieces(void **state) {
-    (void)state;
-    static const char *const rows[] = {
-        "Hello| world",
-        "don|'t| I|'ll| we|'ve| you|'re| he|'s| I|'m| he|'d",
-        "DON|'|T",
-        "'|r|'",
-        " '|s",
-        "abc|123| 456|x",
-        "a|  | b",
-        "a|   ",
-        "a|\n|b",
-        "a|\n|\n|b",
-        "a|\n\n| b",
-        "  | a",
-        " ",
-        "\t|x",
-        " |\t|x",
-        "a|!?.| ...|b",
-        "caf\xC3\xA9| \xC3\xA9t\xC3\xA9",
-        "\xC2\xA0|a",                              /* a no-break space is white space, but joins no word */
-        "\xE6\xBC\xA2\xE5\xAD\x97|\xE3\x80\x80|a", /* so is the ideographic one */
-        "e|\xCC\x81|x",                            /* a combining mark is neither letter nor number */
-        "\xE2\x85\xA7| \xC2\xBD",                  /* Roman numeral, one half: numbers */
-        "''''|s",
-        "x|'|",
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        char text[128];
-        size_t ends[64], n_ends = 0, size = 0;
-        for (const char *at = rows[i]; *at; at++) {
-            if (*at == '|')
-                ends[n_ends++] = size;
-            else
-                text[size++] = *at;
-        }
-        if (n_ends == 0 || ends[n_ends - 1] != size)
-            ends[n_ends++] = size;
-        size_t at = 0;
-        for (size_t piece = 0; piece < n_ends; piece++) {
-            at += byte_level_piece(text + at, size - at);
-            if (at != ends[piece])
-                fail_msg("\"%s\": piece %zu ends at %zu, expected %zu", rows[i], piece, at, ends[piece]);
-        }
-        assert_int_equal(at, size);
-    }
-}
+/* ---- alphabet ------------------------------------------------------------------------------------------ */
 
 static void test_alphabet(void **state) {
     (void)state;
@@ -212,7 +163,7 @@ static void test_merges_in_order(void **state) {
     CHECK_IDS(tokenizer, "aaa", 8, 0); /* the leftmost of equal pairs */
     CHECK_IDS(tokenizer, "abab c", 6, 6, 3, 2);
     CHECK_IDS(tokenizer, "", -1);
-    assert_string_equal(tokenizer_description(tokenizer), "BPE, 9 tokens, 4 merges, by characters");
+    assert_string_equal(tokenizer_description(tokenizer), "BPE, 9 tokens, 4 merges; by characters");
     assert_int_equal(tokenizer_n_vocab(tokenizer), 9);
     tokenizer_close(tokenizer);
 }
@@ -293,6 +244,103 @@ static void test_added_tokens(void **state) {
     assert_false(is_special);
     assert_null(tokenizer_token_bytes(tokenizer, 11, &size, &is_special));
     assert_null(tokenizer_token_bytes(tokenizer, -1, &size, &is_special));
+    tokenizer_close(tokenizer);
+}
+
+static void test_byte_fallback(void **state) {
+    (void)state;
+#define BYTES "\"<0xC3>\":5,\"<0xA9>\":6,\"?\":7"
+#define FALLBACK(fuse)                                                                                       \
+    TOKENIZER("", "null", "Fuse",                                                                            \
+              "\"byte_fallback\":true,\"unk_token\":\"?\",\"fuse_unk\":" fuse ",\"vocab\":{" LETTERS         \
+              "," BYTES "},\"merges\":[]")
+    struct tokenizer *tokenizer = open_text(FALLBACK("true"));
+    CHECK_IDS(tokenizer,
+              "a\xC3\xA9"
+              "b",
+              0, 5, 6, 1);
+    CHECK_IDS(tokenizer,
+              "\xC3\xA8"
+              "a",
+              7, 0); /* one of its bytes is no token */
+    CHECK_IDS(tokenizer,
+              "xy\xC3\xA9"
+              "za",
+              5, 6, 7, 0); /* bytes go before the unknown ones, as in the reference */
+    tokenizer_close(tokenizer);
+    tokenizer = open_text(FALLBACK("false"));
+    CHECK_IDS(tokenizer,
+              "xy\xC3\xA9"
+              "za",
+              7, 5, 6, 7, 7, 0);
+    tokenizer_close(tokenizer);
+}
+
+static void test_template(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer =
+        open_text("{\"added_tokens\":[" ADDED(5, "<s>", false, false, false,
+                                              true) "," ADDED(6, "</s>", false, false, false, true) //
+                  "],\"decoder\":{\"type\":\"Fuse\"},\"post_processor\":{\"type\":\"Sequence\","
+                  "\"processors\":[{\"type\":\"ByteLevel\"},{"
+                  "\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"B\",\"type_id\":0}"
+                  "},{\"Sequence\":{\"id\":\"A\","
+                  "\"type_id\":0}},{\"SpecialToken\":{\"id\":\"E\",\"type_id\":0}}],\"special_tokens\":{"
+                  "\"B\":{\"id\":\"B\",\"ids\":[5,4],"
+                  "\"tokens\":[\"<s>\",\"x\"]},\"E\":{\"id\":\"E\",\"ids\":[6],\"tokens\":[\"</"
+                  "s>\"]}}}]},\"model\":{\"type\":\"BPE\",\"vocab\":{" LETTERS "},\"merges\":[]}}");
+    CHECK_IDS(tokenizer, "ab", 5, 4, 0, 1, 6);
+    CHECK_IDS(tokenizer, "", 5, 4, 6);
+    CHECK_IDS(tokenizer, "<s>a</s>", 5, 4, 5, 0, 6, 6); /* those in the text are found as well */
+    assert_non_null(
+        strstr(tokenizer_description(tokenizer), "; in front of a prompt <s>, \xC4\xA0; behind it </s>"));
+    tokenizer_close(tokenizer);
+}
+
+/* Metaspace puts a mark in front of the prompt, not in front of what follows an added token. */
+static void test_metaspace_first(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = open_text(TOKENIZER(
+        ADDED(6, "<x>", false, false, false, false),
+        "{\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\",\"split\":false}",
+        "Fuse", "\"vocab\":{" LETTERS ",\"\\u2581\":5},\"merges\":[]"));
+    CHECK_IDS(tokenizer, "a b", 5, 0, 5, 1);
+    CHECK_IDS(tokenizer, "a<x>b", 5, 0, 6, 1);
+    CHECK_IDS(tokenizer, "<x>b", 6, 1);
+    CHECK_IDS(tokenizer, " a", 5, 0);
+    tokenizer_close(tokenizer);
+}
+
+static void test_single_word(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer =
+        open_text(TOKENIZER("{\"id\":5,\"content\":\"ab\",\"single_word\":true,\"lstrip\":false,\"rstrip\":"
+                            "false,\"normalized\":false,"
+                            "\"special\":false}",
+                            "null", "Fuse", "\"unk_token\":\"c\",\"vocab\":{" LETTERS "},\"merges\":[]"));
+    CHECK_IDS(tokenizer, "ab", 5);
+    CHECK_IDS(tokenizer, " ab.", 3, 5, 2);
+    CHECK_IDS(tokenizer, "abab", 0, 1, 0, 1);
+    CHECK_IDS(tokenizer, "ab_ ab", 0, 1, 2, 3, 5);
+    CHECK_IDS(tokenizer,
+              "\xC3\xA9"
+              "ab",
+              2, 0, 1); /* a letter before it, of whatever script */
+    tokenizer_close(tokenizer);
+}
+
+/* An added token that is looked for in normalised text is normalised itself. */
+static void test_normalized_added_token(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = open_text("{\"added_tokens\":[" ADDED(
+        5, "<X>", false, false, true,
+        false) "],\"normalizer\":{\"type\":\"Lowercase\"},"
+               "\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":\"BPE\",\"vocab\":{" LETTERS
+               "},\"merges\":[]}}");
+    CHECK_IDS(tokenizer, "A<x>B<X>", 0, 5, 1, 5);
+    size_t size;
+    bool is_special;
+    assert_memory_equal(tokenizer_token_bytes(tokenizer, 5, &size, &is_special), "<x>", 3);
     tokenizer_close(tokenizer);
 }
 
@@ -382,6 +430,75 @@ static void test_bpe_beside_naive(void **state) {
     bpe_scratch_free(&scratch);
 }
 
+/* A text without a pre-tokenizer is cut into words where no merge can reach across, and words are cached: the
+ * ids are those of merging it in one piece. */
+static void test_words_beside_one_piece(void **state) {
+    (void)state;
+    enum { MAX_SYMBOLS = 120, ROUNDS = 300, TEXTS = 20 };
+    srand(12);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct buffer json = {0}, names[N_LETTERS + N_MERGES] = {0};
+        int32_t merges[N_MERGES][3];
+        int n_merges = 0;
+        for (int i = 0; i < N_LETTERS; i++)
+            buffer_append_byte(&names[i], (char)('a' + i));
+        buffer_append_text(
+            &json,
+            "{\"decoder\":{\"type\":\"Fuse\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"c\":2,"
+            "\"d\":3");
+        for (int i = rand() % 12; i > 0; i--) { /* few, so that many pairs of letters lie in no token */
+            int left = rand() % (N_LETTERS + n_merges), right = rand() % (N_LETTERS + n_merges);
+            struct buffer *name = &names[N_LETTERS + n_merges];
+            buffer_append(name, names[left].data, names[left].size);
+            buffer_append(name, names[right].data, names[right].size);
+            bool is_new = true;
+            for (int other = 0; other < N_LETTERS + n_merges; other++)
+                is_new &=
+                    names[other].size != name->size || memcmp(names[other].data, name->data, name->size) != 0;
+            if (!is_new) {
+                buffer_clear(name);
+                continue;
+            }
+            merges[n_merges][0] = left;
+            merges[n_merges][1] = right;
+            merges[n_merges][2] = N_LETTERS + n_merges;
+            buffer_printf(&json, ",\"%.*s\":%d", (int)name->size, name->data, N_LETTERS + n_merges);
+            n_merges++;
+        }
+        buffer_append_text(&json, "},\"merges\":[");
+        for (int i = 0; i < n_merges; i++)
+            buffer_printf(&json, "%s\"%.*s %.*s\"", i ? "," : "", (int)names[merges[i][0]].size,
+                          names[merges[i][0]].data, (int)names[merges[i][1]].size, names[merges[i][1]].data);
+        buffer_append_text(&json, "]}}");
+        assert_int_equal(buffer_terminate(&json), STATUS_OK);
+        struct tokenizer *tokenizer = open_text(json.data);
+        struct tokenizer_scratch *scratch;
+        assert_int_equal(tokenizer_scratch_new(tokenizer, &scratch), STATUS_OK);
+        struct token_list list = {0};
+        for (int i = 0; i < TEXTS; i++) {
+            char text[MAX_SYMBOLS];
+            int32_t expected[MAX_SYMBOLS];
+            size_t n = 1 + (size_t)rand() % MAX_SYMBOLS;
+            for (size_t j = 0; j < n; j++)
+                text[j] = (char)('a' + (expected[j] = rand() % N_LETTERS));
+            n = merge_naively(merges, n_merges, expected, n);
+            size_t n_letters = 0;
+            for (size_t j = 0; j < n; j++)
+                n_letters += names[expected[j]].size;
+            list.n = 0;
+            assert_int_equal(tokenizer_encode(tokenizer, scratch, text, n_letters, &list), STATUS_OK);
+            assert_int_equal(list.n, n);
+            assert_memory_equal(list.ids, expected, n * sizeof *expected);
+        }
+        token_list_free(&list);
+        tokenizer_scratch_free(scratch);
+        tokenizer_close(tokenizer);
+        buffer_free(&json);
+        for (int i = 0; i < N_LETTERS + N_MERGES; i++)
+            buffer_free(&names[i]);
+    }
+}
+
 /* A piece of a million equal letters: minutes where merging is quadratic. */
 static void test_long_piece(void **state) {
     (void)state;
@@ -405,7 +522,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_tiny),
         cmocka_unit_test(test_golden_shakespeare),
-        cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_alphabet),
         cmocka_unit_test(test_merges_in_order),
         cmocka_unit_test(test_repeated_merge_takes_the_later_rank),
@@ -415,6 +531,12 @@ int main(void) {
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_record_errors),
         cmocka_unit_test(test_bpe_beside_naive),
+        cmocka_unit_test(test_byte_fallback),
+        cmocka_unit_test(test_template),
+        cmocka_unit_test(test_metaspace_first),
+        cmocka_unit_test(test_single_word),
+        cmocka_unit_test(test_normalized_added_token),
+        cmocka_unit_test(test_words_beside_one_piece),
         cmocka_unit_test(test_long_piece),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, temp_folder_open, temp_folder_close);

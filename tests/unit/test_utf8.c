@@ -1,4 +1,4 @@
-/* utf8: every code point, every kind of damage, and the U+FFFD rule; unicode_class beside its own table. */
+/* utf8: every code point, every kind of damage, and the U+FFFD rule; sets of characters. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,8 +8,6 @@
 
 #include "worker/text/unicode_class.h"
 #include "worker/text/utf8.h"
-
-enum { LAST_CODE_POINT = 0x10FFFF };
 
 static bool is_surrogate(uint32_t code_point) {
     return code_point >= 0xD800 && code_point <= 0xDFFF;
@@ -98,26 +96,36 @@ static void test_valid_finds_the_place(void **state) {
 static void test_classes(void **state) {
     (void)state;
     static const struct {
-        uint32_t first;
-        uint32_t last;
-        enum unicode_class class;
-    } ranges[] = {
-#include "worker/text/unicode_class_table.h"
+        struct code_ranges (*set)(void);
+        uint32_t in[4];
+        uint32_t out[4];
+    } rows[] = {
+        {unicode_space, {'\t', ' ', 0x85, 0x3000}, {'a', 0x200B, 0x180E, 0xFEFF}},
+        {unicode_word, {'_', 'z', 0x301, 0xB2}, {'-', ' ', 0x200D, 0x1F600}},
+        {unicode_crate_word, {'_', 'z', 0x301, 0x200D}, {'-', ' ', 0xB2, 0x1F600}},
+        {unicode_numeric, {'0', 0x660, 0xBD, 0x2167}, {'a', 0x301, 0x4E00, '-'}},
+        {unicode_punctuation, {'!', '~', 0x3001, 0xBF}, {'a', ' ', 0x2044, 0xA2}},
     };
-    size_t n_ranges = sizeof ranges / sizeof ranges[0], at = 0;
-    for (uint32_t code_point = 0; code_point <= LAST_CODE_POINT; code_point++) {
-        while (at < n_ranges && ranges[at].last < code_point)
-            at++;
-        enum unicode_class expected =
-            at < n_ranges && ranges[at].first <= code_point ? ranges[at].class : CLASS_OTHER;
-        assert_int_equal(unicode_class_of(code_point), expected);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct code_ranges set = rows[i].set();
+        for (size_t j = 0; j < set.n; j++) {
+            assert_true(set.ranges[j].first <= set.ranges[j].last);
+            assert_true(j == 0 || set.ranges[j].first > set.ranges[j - 1].last + 1);
+        }
+        for (int j = 0; j < 4; j++) {
+            assert_true(code_ranges_contain(set, rows[i].in[j]));
+            assert_false(code_ranges_contain(set, rows[i].out[j]));
+        }
     }
-    for (size_t i = 1; i < n_ranges; i++)
-        assert_true(ranges[i].first > ranges[i - 1].last);
-    assert_int_equal(unicode_class_of(0x00E9), CLASS_LETTER);
-    assert_int_equal(unicode_class_of(0x0660), CLASS_NUMBER);
-    assert_int_equal(unicode_class_of(0x3000), CLASS_SPACE);
-    assert_int_equal(unicode_class_of(0x0301), CLASS_OTHER); /* a combining mark is no letter */
+    uint32_t same[4], lower[2];
+    assert_int_equal(unicode_fold_class('s', same), 3); /* S, s and the long s */
+    assert_int_equal(same[2], 0x17F);
+    assert_int_equal(unicode_fold_class('1', same), 1);
+    assert_int_equal(unicode_lowercase(0x130, lower), 2);
+    assert_int_equal(unicode_lowercase(0x416, lower), 1);
+    assert_int_equal(lower[0], 0x436);
+    unicode_lowercase(0x436, lower);
+    assert_int_equal(lower[0], 0x436);
 }
 
 int main(void) {

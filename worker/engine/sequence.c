@@ -13,6 +13,7 @@ static void begin_samples(struct group *group, int32_t first_sample) {
     group->n_prefilled = group->n_shared_pages = group->n_over = group->n_in_flight = 0;
     for (int32_t i = 0; i < group->n_sequences; i++) {
         struct sequence *sequence = &group->sequences[i];
+        detokenizer_free(&sequence->detokenizer);
         *sequence = (struct sequence){.group = group,
                                       .completion = &record->completions[first_sample + i],
                                       .sample = first_sample + i,
@@ -79,6 +80,7 @@ void group_free(struct group *group) {
     for (int32_t i = 0; group->sequences && i < group->n_places; i++) {
         free(group->sequences[i].pages);
         buffer_free(&group->sequences[i].text);
+        detokenizer_free(&group->sequences[i].detokenizer);
     }
     free(group->sequences);
     free(group);

@@ -14,10 +14,14 @@ void added_tokens_free(struct added_tokens *added) {
 }
 
 enum status added_tokens_add(struct added_tokens *added, const struct added_token *token) {
-    struct added_token *tokens = realloc(added->tokens, (added->n + 1) * sizeof *tokens);
-    RETURN_IF(!tokens, STATUS_INTERNAL, "out of host memory for added tokens");
-    added->tokens = tokens;
-    struct added_token *copy = &tokens[added->n];
+    if (added->n == added->capacity) {
+        size_t capacity = added->capacity ? 2 * added->capacity : 16;
+        struct added_token *tokens = realloc(added->tokens, capacity * sizeof *tokens);
+        RETURN_IF(!tokens, STATUS_INTERNAL, "out of host memory for added tokens");
+        added->tokens = tokens;
+        added->capacity = capacity;
+    }
+    struct added_token *copy = &added->tokens[added->n];
     *copy = *token;
     copy->content = malloc(token->size);
     RETURN_IF(!copy->content, STATUS_INTERNAL, "out of host memory for added tokens");
@@ -30,70 +34,127 @@ static int compare(const void *left, const void *right) {
     const struct added_token *a = left, *b = right;
     if (a->normalized != b->normalized)
         return a->normalized ? 1 : -1;
-    if (a->size != b->size)
-        return a->size > b->size ? -1 : 1;
-    return memcmp(a->content, b->content, a->size);
+    int order = memcmp(a->content, b->content, a->size < b->size ? a->size : b->size);
+    if (order == 0)
+        order = a->size < b->size ? -1 : a->size > b->size;
+    return order;
 }
 
 void added_tokens_seal(struct added_tokens *added) {
     if (added->n > 1)
         qsort(added->tokens, added->n, sizeof *added->tokens, compare);
-    for (size_t i = 0; i < added->n; i++) {
-        if (!added->tokens[i].normalized)
-            added->n_first_pass = i + 1;
-        added->begins[added->tokens[i].normalized][(uint8_t)added->tokens[i].content[0]] = true;
+    size_t at = 0;
+    for (int pass = 0; pass < ADDED_TOKEN_PASSES; pass++) {
+        for (size_t byte = 0; byte < 257; byte++) {
+            while (byte > 0 && at < added->n && added->tokens[at].normalized == pass &&
+                   (uint8_t)added->tokens[at].content[0] == byte - 1)
+                at++;
+            added->first[pass][byte] = at;
+        }
     }
 }
 
 static size_t space_at_start(const char *text, size_t size) {
     size_t at = 0, length;
     uint32_t code_point;
-    while ((length = utf8_next(text + at, size - at, &code_point)) > 0 &&
-           unicode_class_of(code_point) == CLASS_SPACE)
+    while ((length = utf8_next(text + at, size - at, &code_point)) > 0 && unicode_is_space(code_point))
         at += length;
     return at;
+}
+
+/* The character that ends with text[size - 1]; size >= 1. Returns where it begins. */
+static size_t last_character(const char *text, size_t size, uint32_t *code_point) {
+    size_t begin = size - 1;
+    while (begin > 0 && ((uint8_t)text[begin] & 0xC0) == 0x80)
+        begin--;
+    utf8_decode(text + begin, code_point);
+    return begin;
 }
 
 /* Where the white space at the end of text begins. */
 static size_t space_at_end(const char *text, size_t size) {
     while (size > 0) {
-        size_t begin = size - 1;
-        while (begin > 0 && ((uint8_t)text[begin] & 0xC0) == 0x80)
-            begin--;
         uint32_t code_point;
-        if (utf8_next(text + begin, size - begin, &code_point) != size - begin ||
-            unicode_class_of(code_point) != CLASS_SPACE)
+        size_t begin = last_character(text, size, &code_point);
+        if (!unicode_is_space(code_point))
             break;
         size = begin;
     }
     return size;
 }
 
+static bool is_in_word(const char *text, size_t size, size_t begin, size_t end) {
+    uint32_t code_point;
+    if (begin > 0) {
+        last_character(text, begin, &code_point);
+        if (code_ranges_contain(unicode_crate_word(), code_point))
+            return true;
+    }
+    if (end < size) {
+        utf8_decode(text + end, &code_point);
+        return code_ranges_contain(unicode_crate_word(), code_point);
+    }
+    return false;
+}
+
+/* The first of tokens [low, high) whose byte at depth is at least `byte`. All are longer than depth. */
+static size_t lower_bound(const struct added_token *tokens, size_t low, size_t high, size_t depth,
+                          unsigned byte) {
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if ((uint8_t)tokens[middle].content[depth] < byte)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The longest token of a pass that text[0..size), size >= 1, begins with; NULL when none does. Tokens that
+ * share a beginning lie together, the shortest first: each further byte narrows them down. */
+static const struct added_token *longest_at(const struct added_tokens *added, int pass, const char *text,
+                                            size_t size) {
+    const struct added_token *tokens = added->tokens, *longest = NULL;
+    size_t low = added->first[pass][(uint8_t)text[0]], high = added->first[pass][(uint8_t)text[0] + 1];
+    for (size_t depth = 1; low < high; depth++) {
+        while (low < high && tokens[low].size == depth)
+            longest = &tokens[low++];
+        if (depth == size || low == high)
+            break;
+        uint8_t byte = (uint8_t)text[depth];
+        low = lower_bound(tokens, low, high, depth, byte);
+        high = lower_bound(tokens, low, high, depth, byte + 1u);
+    }
+    return longest;
+}
+
 bool added_tokens_find(const struct added_tokens *added, int pass, const char *text, size_t size, size_t from,
                        size_t taken, struct added_match *match, size_t *search_end) {
-    size_t first = pass == 0 ? 0 : added->n_first_pass;
-    size_t end = pass == 0 ? added->n_first_pass : added->n;
-    if (first == end)
+    const size_t *first = added->first[pass];
+    if (first[0] == first[256])
         return false;
     for (size_t at = from; at < size; at++) {
-        if (!added->begins[pass][(uint8_t)text[at]])
+        uint8_t byte = (uint8_t)text[at];
+        if (first[byte] == first[byte + 1])
             continue;
-        for (size_t i = first; i < end; i++) {
-            const struct added_token *token = &added->tokens[i];
-            if (token->size > size - at || memcmp(text + at, token->content, token->size) != 0)
-                continue;
-            *search_end = at + token->size;
-            match->id = token->id;
-            match->begin = at;
-            match->end = *search_end;
-            if (token->lstrip) {
-                size_t begin = space_at_end(text, at);
-                match->begin = begin > taken ? begin : taken;
-            }
-            if (token->rstrip)
-                match->end += space_at_start(text + match->end, size - match->end);
-            return true;
+        const struct added_token *token = longest_at(added, pass, text + at, size - at);
+        if (!token)
+            continue;
+        if (token->single_word && is_in_word(text, size, at, at + token->size)) {
+            at += token->size - 1;
+            continue;
         }
+        *search_end = at + token->size;
+        match->id = token->id;
+        match->begin = at;
+        match->end = *search_end;
+        if (token->lstrip) {
+            size_t begin = space_at_end(text, at);
+            match->begin = begin > taken ? begin : taken;
+        }
+        if (token->rstrip)
+            match->end += space_at_start(text + match->end, size - match->end);
+        return true;
     }
     return false;
 }

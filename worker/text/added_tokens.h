@@ -13,17 +13,22 @@ struct added_token {
     char *content; /* owned; never empty */
     size_t size;
     int32_t id;
-    bool lstrip;     /* takes the white space to its left with it */
-    bool rstrip;     /* … and to its right */
-    bool normalized; /* looked for in normalised text: after all those that are not */
+    bool lstrip;      /* takes the white space to its left with it */
+    bool rstrip;      /* … and to its right */
+    bool single_word; /* not found within a word */
+    bool normalized;  /* looked for in normalised text: after all those that are not */
 };
+
+enum { ADDED_TOKEN_PASSES = 2 };
 
 /* Zero-initialised is empty. */
 struct added_tokens {
-    struct added_token *tokens; /* [n], in passes: those not normalised first; longest first within a pass */
+    struct added_token
+        *tokens; /* [n], in passes: those not normalised first; in order of bytes within a pass */
     size_t n;
-    size_t n_first_pass;
-    bool begins[2][256]; /* per pass: some token begins with this byte */
+    size_t capacity;
+    /* Per pass, the tokens that begin with a byte: [first[byte], first[byte + 1]). */
+    size_t first[ADDED_TOKEN_PASSES][257];
 };
 
 void added_tokens_free(struct added_tokens *added);
@@ -31,8 +36,6 @@ void added_tokens_free(struct added_tokens *added);
 enum status added_tokens_add(struct added_tokens *added, const struct added_token *token);
 /* To be called once, behind the last added_tokens_add. */
 void added_tokens_seal(struct added_tokens *added);
-
-enum { ADDED_TOKEN_PASSES = 2 };
 
 /* One stretch of text: an added token (id >= 0), or text between them (id -1). */
 struct added_match {

@@ -1,6 +1,5 @@
 #include "worker/text/byte_level.h"
 
-#include "worker/text/unicode_class.h"
 #include "worker/text/utf8.h"
 
 static bool is_visible(uint32_t byte) {
@@ -46,61 +45,4 @@ bool byte_level_decode(char *token, size_t *size) {
     }
     *size = n_bytes;
     return true;
-}
-
-/* Class and length of the character at text[at]; at < size. */
-static enum unicode_class class_at(const char *text, size_t size, size_t at, size_t *length) {
-    uint32_t code_point = (uint8_t)text[at];
-    *length = 1;
-    if (code_point >= 0x80) {
-        *length = utf8_next(text + at, size - at, &code_point);
-        if (*length == 0) { /* not reached with valid text; goes on in any case */
-            *length = 1;
-            return CLASS_OTHER;
-        }
-    }
-    return unicode_class_of(code_point);
-}
-
-/* Bytes of 's 't 're 've 'm 'll 'd at text, or 0. */
-static size_t contraction(const char *text, size_t size) {
-    if (size < 2 || text[0] != '\'')
-        return 0;
-    switch (text[1]) {
-    case 's':
-    case 't':
-    case 'm':
-    case 'd':
-        return 2;
-    case 'r':
-    case 'v':
-        return size >= 3 && text[2] == 'e' ? 3 : 0;
-    case 'l':
-        return size >= 3 && text[2] == 'l' ? 3 : 0;
-    default:
-        return 0;
-    }
-}
-
-size_t byte_level_piece(const char *text, size_t size) {
-    size_t length = contraction(text, size);
-    if (length > 0)
-        return length;
-    size_t at = text[0] == ' ' && size > 1 ? 1 : 0;
-    enum unicode_class class = class_at(text, size, at, &length);
-    if (class == CLASS_SPACE && at == 1) /* the space begins white space, not a word */
-        class = class_at(text, size, at = 0, &length);
-    size_t last = at;
-    for (at += length; at < size; at += length) {
-        enum unicode_class next = class_at(text, size, at, &length);
-        if (next == class) {
-            last = at;
-            continue;
-        }
-        /* \s+(?!\S) gives its last character back to what follows, unless it is the only one. */
-        if (class == CLASS_SPACE && last > 0)
-            return last;
-        break;
-    }
-    return at;
 }

@@ -1,5 +1,5 @@
-/* byte_level: GPT-2's byte-level pre-tokenizer and decoder (Radford et al. 2019): every byte of the text is a
- * symbol, written in tokenizer.json as one visible character, and text is cut into pieces before BPE. */
+/* byte_level: the alphabet of byte-level tokenizers (Radford et al. 2019): every byte of the text is a
+ * symbol, written in tokenizer.json as one visible character. */
 #ifndef PRESSRUN_WORKER_TEXT_BYTE_LEVEL_H
 #define PRESSRUN_WORKER_TEXT_BYTE_LEVEL_H
 
@@ -17,11 +17,5 @@ int byte_level_byte(uint32_t code_point);
  * Returns false and changes nothing when a character is none of the alphabet: such a token (usually an added
  * one) stands for its own UTF-8 bytes. */
 bool byte_level_decode(char *token, size_t *size);
-
-/* Bytes of the first piece of text[0..size), size >= 1, valid UTF-8, as this pattern cuts it:
- *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- * Every character belongs to exactly one piece. Linear in the piece, but for white space, where it looks one
- * character ahead. */
-size_t byte_level_piece(const char *text, size_t size);
 
 #endif

@@ -1,17 +1,50 @@
+#include "worker/text/detokenizer.h"
+
 #include <string.h>
 
-#include "worker/text/tokenizer.h"
+#include "worker/text/tokenizer_internal.h"
 #include "worker/text/utf8.h"
 
 static const char replacement[] = "\xEF\xBF\xBD"; /* U+FFFD */
 
-enum status detokenizer_add(struct detokenizer *detokenizer, const struct tokenizer *tokenizer, int32_t id,
-                            struct buffer *text) {
-    size_t size;
-    bool is_special;
-    const char *bytes = tokenizer_token_bytes(tokenizer, id, &size, &is_special);
-    if (is_special)
+void detokenizer_free(struct detokenizer *detokenizer) {
+    buffer_free(&detokenizer->run);
+    *detokenizer = (struct detokenizer){0};
+}
+
+/* Appends whole characters, without what the decoder cuts from the beginning of the text. */
+static enum status put(struct detokenizer *detokenizer, const char *bytes, size_t size, struct buffer *text) {
+    const struct token_decoder *decoder = &detokenizer->tokenizer->decoder;
+    size_t length = strlen(decoder->strip_content);
+    while (!detokenizer->is_stripped && size > 0) {
+        detokenizer->is_stripped = detokenizer->n_stripped == decoder->n_strip || size < length ||
+                                   memcmp(bytes, decoder->strip_content, length) != 0;
+        if (detokenizer->is_stripped)
+            break;
+        detokenizer->n_stripped++;
+        bytes += length;
+        size -= length;
+    }
+    return buffer_append(text, bytes, size);
+}
+
+/* Ends a row of byte tokens. */
+static enum status put_run(struct detokenizer *detokenizer, struct buffer *text) {
+    struct buffer *run = &detokenizer->run;
+    if (run->size == 0)
         return STATUS_OK;
+    size_t size = run->size;
+    buffer_clear(run);
+    if (utf8_valid(run->data, size, NULL))
+        return put(detokenizer, run->data, size, text);
+    for (size_t i = 0; i < size; i++)
+        TRY(put(detokenizer, replacement, 3, text));
+    return STATUS_OK;
+}
+
+/* Bytes that need not be whole characters. */
+static enum status put_bytes(struct detokenizer *detokenizer, const char *bytes, size_t size,
+                             struct buffer *text) {
     char *pending = detokenizer->pending;
     for (size_t at = 0; at < size;) {
         size_t length;
@@ -28,10 +61,10 @@ enum status detokenizer_add(struct detokenizer *detokenizer, const struct tokeni
             }
             detokenizer->n_pending = 0;
             if (kind == UTF8_CHARACTER) {
-                TRY(buffer_append(text, pending, length));
+                TRY(put(detokenizer, pending, length, text));
                 at++;
             } else {
-                TRY(buffer_append(text, replacement, 3));
+                TRY(put(detokenizer, replacement, 3, text));
             }
             continue;
         }
@@ -39,9 +72,9 @@ enum status detokenizer_add(struct detokenizer *detokenizer, const struct tokeni
         enum utf8_kind kind = UTF8_CHARACTER;
         while (at < size && (kind = utf8_scan(bytes + at, size - at, &length, NULL)) == UTF8_CHARACTER)
             at += length;
-        TRY(buffer_append(text, bytes + begin, at - begin));
+        TRY(put(detokenizer, bytes + begin, at - begin, text));
         if (kind == UTF8_INVALID)
-            TRY(buffer_append(text, replacement, 3));
+            TRY(put(detokenizer, replacement, 3, text));
         if (kind == UTF8_CUT) {
             memcpy(pending, bytes + at, length);
             detokenizer->n_pending = (uint8_t)length;
@@ -52,9 +85,28 @@ enum status detokenizer_add(struct detokenizer *detokenizer, const struct tokeni
     return STATUS_OK;
 }
 
-enum status detokenizer_finish(struct detokenizer *detokenizer, struct buffer *text) {
-    if (detokenizer->n_pending == 0)
+enum status detokenizer_add(struct detokenizer *detokenizer, const struct tokenizer *tokenizer, int32_t id,
+                            struct buffer *text) {
+    if (id < 0 || id >= tokenizer->vocab.n_ids || !tokenizer->shown[id].exists ||
+        tokenizer->shown[id].is_special)
         return STATUS_OK;
-    detokenizer->n_pending = 0;
-    return buffer_append(text, replacement, 3);
+    bool is_first = !detokenizer->has_token && tokenizer->shown_first;
+    const struct shown_token *shown = is_first ? &tokenizer->shown_first[id] : &tokenizer->shown[id];
+    const char *bytes = tokenizer->shown_bytes.data + shown->begin;
+    detokenizer->tokenizer = tokenizer;
+    detokenizer->has_token = true;
+    if (shown->is_byte)
+        return buffer_append(&detokenizer->run, bytes, shown->size);
+    TRY(put_run(detokenizer, text));
+    if (tokenizer->decoder.bytes == DECODER_BYTE_LEVEL)
+        return put_bytes(detokenizer, bytes, shown->size, text);
+    return put(detokenizer, bytes, shown->size, text);
+}
+
+enum status detokenizer_finish(struct detokenizer *detokenizer, struct buffer *text) {
+    enum status result = put_run(detokenizer, text);
+    if (result == STATUS_OK && detokenizer->n_pending > 0)
+        result = put(detokenizer, replacement, 3, text);
+    detokenizer_free(detokenizer);
+    return result;
 }

@@ -4,26 +4,22 @@
 #include <string.h>
 
 #include "worker/base/file.h"
-#include "worker/base/json_file.h"
-#include "worker/text/byte_level.h"
 #include "worker/text/tokenizer_internal.h"
 #include "worker/text/utf8.h"
-
-enum { MAX_FILE_BYTES = 256 << 20 };
 
 enum status tokenizer_open(const char *folder, struct tokenizer **out) {
     *out = NULL;
     char *path = path_join(folder, "tokenizer.json");
     struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    json_t *root = NULL;
+    struct tokenizer_file file = {0};
     enum status result = STATUS_OK;
     if (!path || !tokenizer)
         result = status_fail(STATUS_INTERNAL, "out of host memory");
     if (result == STATUS_OK)
-        result = json_file_read(path, MAX_FILE_BYTES, JSON_ALLOW_NUL, &root);
+        result = tokenizer_file_open(&file, path);
     if (result == STATUS_OK)
-        result = tokenizer_read(tokenizer, path, root);
-    json_decref(root);
+        result = tokenizer_read(tokenizer, &file);
+    tokenizer_file_close(&file);
     free(path);
     if (result != STATUS_OK) {
         tokenizer_close(tokenizer);
@@ -37,10 +33,16 @@ void tokenizer_close(struct tokenizer *tokenizer) {
     if (!tokenizer)
         return;
     vocab_free(&tokenizer->vocab);
-    bpe_free(&tokenizer->bpe);
     added_tokens_free(&tokenizer->added);
-    buffer_free(&tokenizer->shown_bytes);
+    normalizer_free(&tokenizer->normalizer);
+    pre_tokenizer_free(&tokenizer->pre_tokenizer);
+    bpe_model_free(&tokenizer->model);
+    post_processor_free(&tokenizer->post_processor);
+    token_decoder_free(&tokenizer->decoder);
     free(tokenizer->shown);
+    free(tokenizer->shown_first);
+    buffer_free(&tokenizer->shown_bytes);
+    buffer_free(&tokenizer->description);
     free(tokenizer);
 }
 
@@ -49,7 +51,7 @@ int32_t tokenizer_n_vocab(const struct tokenizer *tokenizer) {
 }
 
 const char *tokenizer_description(const struct tokenizer *tokenizer) {
-    return tokenizer->description;
+    return tokenizer->description.data;
 }
 
 const char *tokenizer_token_bytes(const struct tokenizer *tokenizer, int32_t id, size_t *size,
@@ -73,154 +75,61 @@ enum status tokenizer_scratch_new(const struct tokenizer *tokenizer, struct toke
 void tokenizer_scratch_free(struct tokenizer_scratch *scratch) {
     if (!scratch)
         return;
-    bpe_scratch_free(&scratch->bpe);
-    buffer_free(&scratch->text);
-    buffer_free(&scratch->piece);
+    normalizer_scratch_free(&scratch->normalizer);
+    pre_tokenizer_scratch_free(&scratch->pre_tokenizer);
+    bpe_model_scratch_free(&scratch->model);
     free(scratch);
 }
 
-void token_list_free(struct token_list *list) {
-    free(list->ids);
-    *list = (struct token_list){0};
-}
-
-/* Makes room for `more` ids behind n. */
-static enum status list_reserve(struct token_list *list, size_t more) {
-    if (list->capacity - list->n >= more)
-        return STATUS_OK;
-    size_t capacity = (list->n + more) + (list->n + more) / 2 + 16;
-    int32_t *ids = realloc(list->ids, capacity * sizeof *ids);
-    RETURN_IF(!ids, STATUS_INTERNAL, "out of host memory for %zu tokens", capacity);
-    list->ids = ids;
-    list->capacity = capacity;
-    return STATUS_OK;
-}
-
-/* One call of tokenizer_encode: where stretches of its text lie, for messages. */
+/* One call of tokenizer_encode. */
 struct encoding {
     const struct tokenizer *tokenizer;
     struct tokenizer_scratch *scratch;
     struct token_list *out;
-    size_t offset; /* of the current stretch in the caller's text */
+    const char *stretch; /* that is cut into pieces; its place in the prompt … */
+    size_t offset;       /* … SIZE_MAX where pieces are no parts of the prompt */
 };
 
-/* Looks a whole piece up in the vocabulary (ignore_merges). */
-static enum status find_whole(const struct encoding *encoding, const char *piece, size_t size, int32_t *id) {
-    const struct tokenizer *tokenizer = encoding->tokenizer;
-    if (!tokenizer->is_byte_level) {
-        *id = vocab_find(&tokenizer->vocab, piece, size);
-        return STATUS_OK;
-    }
-    struct buffer *written = &encoding->scratch->piece;
-    buffer_clear(written);
-    TRY(buffer_reserve(written, 2 * size)); /* characters of the alphabet have at most two bytes */
-    for (size_t i = 0; i < size; i++)
-        written->size += utf8_put(byte_level_character((uint8_t)piece[i]), written->data + written->size);
-    *id = vocab_find(&tokenizer->vocab, written->data, written->size);
-    return STATUS_OK;
+static enum status encode_piece(void *argument, const char *piece, size_t size) {
+    struct encoding *encoding = argument;
+    size_t offset = SIZE_MAX;
+    if (encoding->offset != SIZE_MAX)
+        offset = encoding->offset + (size_t)(piece - encoding->stretch);
+    return bpe_model_encode(&encoding->tokenizer->model, &encoding->scratch->model, piece, size, offset,
+                            encoding->out);
 }
 
-/* The id of the symbol at text[at] and its bytes; -1 when the vocabulary lacks it. */
-static int32_t symbol_at(const struct tokenizer *tokenizer, const char *text, size_t size, size_t at,
-                         size_t *length) {
-    uint8_t byte = (uint8_t)text[at];
-    *length = 1;
-    if (tokenizer->is_byte_level || byte < 0x80)
-        return tokenizer->symbol[byte];
-    *length = utf8_next(text + at, size - at, NULL);
-    return vocab_find(&tokenizer->vocab, text + at, *length);
-}
+/* A row of text and added tokens. `offset`: where it begins in the prompt. */
+typedef enum status stretch_taker(struct encoding *encoding, const char *text, size_t size, size_t offset);
 
-static enum status refuse_symbol(const struct encoding *encoding, const char *text, size_t size, size_t at) {
-    uint32_t code_point = 0;
-    if (encoding->tokenizer->is_byte_level)
-        return status_fail(STATUS_RECORD,
-                           "byte 0x%02X at byte %zu of the prompt is not in the model's vocabulary",
-                           (unsigned)(uint8_t)text[at], encoding->offset + at);
-    size_t length = utf8_next(text + at, size - at, &code_point);
-    bool is_shown = code_point >= 0x20 && code_point != 0x7F;
-    return status_fail(STATUS_RECORD,
-                       "character U+%04X%s%.*s%s at byte %zu of the prompt is not in the model's "
-                       "vocabulary",
-                       (unsigned)code_point, is_shown ? " (" : "", is_shown ? (int)length : 0, text + at,
-                       is_shown ? ")" : "", encoding->offset + at);
-}
-
-/* BPE of text[begin..end). */
-static enum status encode_piece(const struct encoding *encoding, const char *text, size_t begin, size_t end) {
-    const struct tokenizer *tokenizer = encoding->tokenizer;
-    struct token_list *out = encoding->out;
-    TRY(list_reserve(out, end - begin));
-    if (tokenizer->ignore_merges) {
-        int32_t whole;
-        TRY(find_whole(encoding, text + begin, end - begin, &whole));
-        if (whole >= 0) {
-            out->ids[out->n++] = whole;
-            return STATUS_OK;
-        }
-    }
-    int32_t *ids = out->ids + out->n;
-    size_t n = 0, length;
-    bool was_unknown = false;
-    for (size_t at = begin; at < end; at += length) {
-        int32_t id = symbol_at(tokenizer, text, end, at, &length);
-        bool is_unknown = id < 0;
-        if (is_unknown) {
-            if (tokenizer->unk_id < 0)
-                return refuse_symbol(encoding, text, end, at);
-            id = tokenizer->unk_id;
-        }
-        if (!(is_unknown && was_unknown && tokenizer->fuse_unk))
-            ids[n++] = id;
-        was_unknown = is_unknown;
-    }
-    TRY(bpe_apply(&tokenizer->bpe, &encoding->scratch->bpe, ids, &n));
-    out->n += n;
-    return STATUS_OK;
-}
-
-/* Text between added tokens. */
-static enum status encode_text(struct encoding *encoding, const char *text, size_t size) {
-    const struct tokenizer *tokenizer = encoding->tokenizer;
-    if (size == 0)
-        return STATUS_OK;
-    if (tokenizer->add_prefix_space && text[0] != ' ') {
-        struct buffer *prefixed = &encoding->scratch->text;
-        buffer_clear(prefixed);
-        TRY(buffer_append_byte(prefixed, ' '));
-        TRY(buffer_append(prefixed, text, size));
-        text = prefixed->data;
-        size++;
-    }
-    if (!tokenizer->is_byte_level || !tokenizer->use_regex)
-        return encode_piece(encoding, text, 0, size);
-    for (size_t at = 0; at < size;) {
-        size_t end = at + byte_level_piece(text + at, size - at);
-        TRY(encode_piece(encoding, text, at, end));
-        at = end;
-    }
-    return STATUS_OK;
-}
-
-/* Cuts out the added tokens of one pass, and hands what is between them to the next. */
-static enum status encode_pass(struct encoding *encoding, int pass, const char *text, size_t size) {
-    if (pass == ADDED_TOKEN_PASSES)
-        return encode_text(encoding, text, size);
-    size_t base = encoding->offset, taken = 0, from = 0;
+/* Cuts out the added tokens of one pass, and hands what is between them to take. */
+static enum status encode_pass(struct encoding *encoding, int pass, const char *text, size_t size,
+                               size_t offset, stretch_taker *take) {
+    size_t taken = 0, from = 0;
     struct added_match match;
     while (added_tokens_find(&encoding->tokenizer->added, pass, text, size, from, taken, &match, &from)) {
-        if (taken < match.begin) {
-            encoding->offset = base + taken;
-            TRY(encode_pass(encoding, pass + 1, text + taken, match.begin - taken));
-        }
-        TRY(list_reserve(encoding->out, 1));
-        encoding->out->ids[encoding->out->n++] = match.id;
+        if (taken < match.begin)
+            TRY(take(encoding, text + taken, match.begin - taken, offset + taken));
+        TRY(token_list_append(encoding->out, &match.id, 1));
         taken = match.end;
     }
-    encoding->offset = base + taken;
-    if (taken < size)
-        return encode_pass(encoding, pass + 1, text + taken, size - taken);
-    return STATUS_OK;
+    return taken < size ? take(encoding, text + taken, size - taken, offset + taken) : STATUS_OK;
+}
+
+static enum status encode_normalized(struct encoding *encoding, const char *text, size_t size,
+                                     size_t offset) {
+    const struct tokenizer *tokenizer = encoding->tokenizer;
+    bool is_rewritten = tokenizer->normalizer.n_steps > 0 || tokenizer->pre_tokenizer.rewrites;
+    encoding->stretch = text;
+    encoding->offset = is_rewritten ? SIZE_MAX : offset;
+    return pre_tokenizer_cut(&tokenizer->pre_tokenizer, &encoding->scratch->pre_tokenizer, offset == 0, text,
+                             size, encode_piece, encoding);
+}
+
+static enum status encode_plain(struct encoding *encoding, const char *text, size_t size, size_t offset) {
+    TRY(normalizer_apply(&encoding->tokenizer->normalizer, &encoding->scratch->normalizer, text, size, &text,
+                         &size));
+    return encode_pass(encoding, 1, text, size, offset, encode_normalized);
 }
 
 enum status tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
@@ -230,8 +139,13 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer
               "the prompt is not valid UTF-8: byte 0x%02X at byte %zu", (unsigned)(uint8_t)text[bad_offset],
               bad_offset);
     struct encoding encoding = {.tokenizer = tokenizer, .scratch = scratch, .out = out};
+    const struct post_processor *post_processor = &tokenizer->post_processor;
     size_t n_before = out->n;
-    enum status result = encode_pass(&encoding, 0, text, size);
+    enum status result = token_list_append(out, post_processor->before.ids, post_processor->before.n);
+    if (result == STATUS_OK)
+        result = encode_pass(&encoding, 0, text, size, 0, encode_plain);
+    if (result == STATUS_OK)
+        result = token_list_append(out, post_processor->behind.ids, post_processor->behind.n);
     if (result != STATUS_OK)
         out->n = n_before;
     return result;

@@ -1,202 +1,51 @@
-/* The components of tokenizer.json, checked one by one: what is not known is refused by its name, because a
- * component that is ignored changes the ids silently. */
+/* tokenizer.json as a whole: its components, the vocabulary and the added tokens. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/base/json_file.h"
+#include "worker/text/component.h"
 #include "worker/text/quote.h"
-#include "worker/text/byte_level.h"
 #include "worker/text/tokenizer_internal.h"
-#include "worker/text/utf8.h"
 
-static bool is_absent(const json_t *value) {
-    return !value || json_is_null(value);
+static enum status read_token(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              struct json_reader *reader) {
+    const char *token;
+    size_t size;
+    int64_t id;
+    if (!json_reader_key(reader, &token, &size))
+        return tokenizer_file_refuse(file, "model.vocab");
+    if (!json_reader_integer(reader, &id)) {
+        char shown[QUOTE_BYTES];
+        TRY(tokenizer_file_check(file));
+        return status_fail(STATUS_DATA, "%s: model.vocab: the id of token %s is no integer", file->path,
+                           quote(token, size, shown));
+    }
+    enum status result = vocab_add(&tokenizer->vocab, token, size, id);
+    return result == STATUS_OK ? STATUS_OK : status_context(result, "%s: model.vocab: ", file->path);
 }
 
-/* A component's "type", or NULL. */
-static const char *type_of(const json_t *component) {
-    return json_string_value(json_object_get(component, "type"));
-}
-
-/* Reads a boolean key of a component, which must be there. */
-static enum status require_bool(const char *path, const char *where, const json_t *object, const char *key,
-                                bool *out) {
-    const json_t *value = json_object_get(object, key);
-    RETURN_IF(!json_is_boolean(value), STATUS_DATA, "%s: %s.%s is %s, expected true or false", path, where,
-              key, json_kind(value));
-    *out = json_is_true(value);
-    return STATUS_OK;
-}
-
-/* The same where an absent key has a default. */
-static enum status read_bool(const char *path, const char *where, const json_t *object, const char *key,
-                             bool absent, bool *out) {
-    *out = absent;
-    return json_object_get(object, key) ? require_bool(path, where, object, key, out) : STATUS_OK;
-}
-
-static enum status refuse_component(const char *path, const char *key, const json_t *component,
-                                    const char *supported) {
-    const char *type = type_of(component);
-    char shown[QUOTE_BYTES];
-    if (type)
-        return status_fail(STATUS_DATA, "%s: %s %s is not supported; supported: %s", path, key,
-                           quote(type, strlen(type), shown), supported);
-    return status_fail(STATUS_DATA, "%s: %s is %s without a \"type\"; supported: %s", path, key,
-                       json_kind(component), supported);
-}
-
-static bool has_type(const json_t *component, const char *type) {
-    const char *found = type_of(component);
-    return found && strcmp(found, type) == 0;
-}
-
-static enum status read_pre_tokenizer(struct tokenizer *tokenizer, const char *path,
-                                      const json_t *component) {
-    if (is_absent(component))
-        return STATUS_OK;
-    if (!has_type(component, "ByteLevel"))
-        return refuse_component(path, "pre_tokenizer", component, "null, ByteLevel");
-    tokenizer->is_byte_level = true;
-    /* trim_offsets concerns offsets only, which nobody here asks for. */
-    TRY(read_bool(path, "pre_tokenizer", component, "add_prefix_space", true, &tokenizer->add_prefix_space));
-    return read_bool(path, "pre_tokenizer", component, "use_regex", true, &tokenizer->use_regex);
-}
-
-static enum status read_decoder(const char *path, const json_t *component, bool *is_byte_level) {
-    *is_byte_level = has_type(component, "ByteLevel");
-    if (*is_byte_level || has_type(component, "Fuse"))
-        return STATUS_OK;
-    RETURN_IF(is_absent(component), STATUS_DATA,
-              "%s: decoder is null, which puts a space between any two tokens; supported: ByteLevel, Fuse",
-              path);
-    return refuse_component(path, "decoder", component, "ByteLevel, Fuse");
-}
-
-static enum status read_vocab(struct tokenizer *tokenizer, const char *path, const json_t *model) {
+static enum status read_vocab(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              const json_t *model) {
     const json_t *vocab = json_object_get(model, "vocab");
     RETURN_IF(!json_is_object(vocab), STATUS_DATA, "%s: model.vocab is %s, expected an object of token: id",
-              path, json_kind(vocab));
-    RETURN_IF(json_object_size(vocab) == 0, STATUS_DATA, "%s: model.vocab is empty", path);
-    void *at = json_object_iter((json_t *)(uintptr_t)vocab);
-    for (; at; at = json_object_iter_next((json_t *)(uintptr_t)vocab, at)) {
-        const json_t *id = json_object_iter_value(at);
-        const char *token = json_object_iter_key(at);
-        char shown[QUOTE_BYTES];
-        RETURN_IF(!json_is_integer(id), STATUS_DATA,
-                  "%s: model.vocab: the id of token %s is %s, expected an integer", path,
-                  quote(token, json_object_iter_key_len(at), shown), json_kind(id));
-        enum status result =
-            vocab_add(&tokenizer->vocab, token, json_object_iter_key_len(at), json_integer_value(id));
-        if (result != STATUS_OK)
-            return status_context(result, "%s: model.vocab: ", path);
+              file->path, json_kind(vocab));
+    struct json_reader reader = tokenizer_file_reader(file, file->vocab);
+    enum status result = STATUS_OK;
+    bool more = json_reader_enter(&reader, '{'), is_first = true;
+    while (more && result == STATUS_OK) {
+        if (!json_reader_next(&reader, '{', is_first, &more))
+            result = tokenizer_file_refuse(file, "model.vocab");
+        else if (more)
+            result = read_token(tokenizer, file, &reader);
+        is_first = false;
     }
+    json_reader_free(&reader);
+    TRY(result);
+    RETURN_IF(tokenizer->vocab.n_tokens == 0, STATUS_DATA, "%s: model.vocab is empty", file->path);
     tokenizer->next_added_id = tokenizer->vocab.n_tokens;
     return STATUS_OK;
-}
-
-/* The two halves of a merge, "a b" or ["a", "b"]. */
-static bool split_merge(const json_t *merge, const char *half[2], size_t size[2]) {
-    if (json_is_string(merge)) {
-        const char *text = json_string_value(merge);
-        size_t length = json_string_length(merge);
-        const char *space = memchr(text, ' ', length);
-        if (!space || memchr(space + 1, ' ', length - (size_t)(space + 1 - text)))
-            return false;
-        half[0] = text;
-        size[0] = (size_t)(space - text);
-        half[1] = space + 1;
-        size[1] = length - size[0] - 1;
-        return true;
-    }
-    if (json_array_size(merge) != 2)
-        return false;
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *part = json_array_get(merge, i);
-        if (!json_is_string(part))
-            return false;
-        half[i] = json_string_value(part);
-        size[i] = json_string_length(part);
-    }
-    return true;
-}
-
-static enum status read_merge(struct tokenizer *tokenizer, const char *path, size_t rank, const json_t *merge,
-                              struct buffer *both) {
-    const char *half[2];
-    size_t size[2];
-    RETURN_IF(!split_merge(merge, half, size), STATUS_DATA,
-              "%s: model.merges[%zu] is no pair; expected \"a b\" or [\"a\", \"b\"]", path, rank);
-    int32_t ids[2];
-    char shown[QUOTE_BYTES];
-    for (int i = 0; i < 2; i++) {
-        ids[i] = vocab_find(&tokenizer->vocab, half[i], size[i]);
-        RETURN_IF(ids[i] < 0, STATUS_DATA, "%s: model.merges[%zu]: %s is not in the vocabulary", path, rank,
-                  quote(half[i], size[i], shown));
-    }
-    buffer_clear(both);
-    TRY(buffer_append(both, half[0], size[0]));
-    TRY(buffer_append(both, half[1], size[1]));
-    int32_t id = vocab_find(&tokenizer->vocab, both->data, both->size);
-    RETURN_IF(id < 0, STATUS_DATA, "%s: model.merges[%zu]: the merged token %s is not in the vocabulary",
-              path, rank, quote(both->data, both->size, shown));
-    bpe_add(&tokenizer->bpe, ids[0], ids[1], (uint32_t)rank, id);
-    return STATUS_OK;
-}
-
-static enum status read_merges(struct tokenizer *tokenizer, const char *path, const json_t *model) {
-    const json_t *merges = json_object_get(model, "merges");
-    RETURN_IF(!json_is_array(merges), STATUS_DATA, "%s: model.merges is %s, expected a list of pairs", path,
-              json_kind(merges));
-    TRY(bpe_init(&tokenizer->bpe, json_array_size(merges)));
-    struct buffer both = {0};
-    enum status result = buffer_reserve(&both, 1);
-    for (size_t rank = 0; rank < json_array_size(merges) && result == STATUS_OK; rank++)
-        result = read_merge(tokenizer, path, rank, json_array_get(merges, rank), &both);
-    buffer_free(&both);
-    return result;
-}
-
-static enum status read_unknown(struct tokenizer *tokenizer, const char *path, const json_t *model) {
-    tokenizer->unk_id = -1;
-    const json_t *unk = json_object_get(model, "unk_token");
-    if (is_absent(unk))
-        return STATUS_OK;
-    RETURN_IF(!json_is_string(unk), STATUS_DATA, "%s: model.unk_token is %s, expected a string or null", path,
-              json_kind(unk));
-    tokenizer->unk_id = vocab_find(&tokenizer->vocab, json_string_value(unk), json_string_length(unk));
-    return STATUS_OK;
-}
-
-static enum status read_model(struct tokenizer *tokenizer, const char *path, const json_t *model) {
-    RETURN_IF(!json_is_object(model), STATUS_DATA, "%s: model is %s, expected an object", path,
-              json_kind(model));
-    /* GPT-2's published file, of the format's first year, names no type. */
-    bool is_untyped = !json_object_get(model, "type") && json_object_get(model, "merges");
-    if (!is_untyped && !has_type(model, "BPE"))
-        return refuse_component(path, "model", model, "BPE");
-    const json_t *dropout = json_object_get(model, "dropout");
-    RETURN_IF(
-        !is_absent(dropout) && json_number_value(dropout) != 0, STATUS_DATA,
-        "%s: model.dropout is set; a tokenizer that draws random merges is not supported (expected null)",
-        path);
-    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *affix = json_object_get(model, affixes[i]);
-        RETURN_IF(!is_absent(affix) && !(json_is_string(affix) && json_string_length(affix) == 0),
-                  STATUS_DATA, "%s: model.%s is set, which is not supported; expected null", path,
-                  affixes[i]);
-    }
-    bool byte_fallback;
-    TRY(read_bool(path, "model", model, "byte_fallback", false, &byte_fallback));
-    RETURN_IF(byte_fallback, STATUS_DATA, "%s: model.byte_fallback true is not supported", path);
-    TRY(read_bool(path, "model", model, "fuse_unk", false, &tokenizer->fuse_unk));
-    TRY(read_bool(path, "model", model, "ignore_merges", false, &tokenizer->ignore_merges));
-    TRY(read_vocab(tokenizer, path, model));
-    TRY(read_merges(tokenizer, path, model));
-    return read_unknown(tokenizer, path, model);
 }
 
 static enum status read_added_token(struct tokenizer *tokenizer, const char *path, size_t index,
@@ -210,13 +59,13 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
                                 .size = json_string_length(content)};
     char shown[QUOTE_BYTES];
     quote(token.content, token.size, shown);
-    bool single_word = false, is_special = false;
-    TRY(require_bool(path, where, entry, "single_word", &single_word));
-    TRY(require_bool(path, where, entry, "special", &is_special));
-    TRY(require_bool(path, where, entry, "lstrip", &token.lstrip));
-    TRY(require_bool(path, where, entry, "rstrip", &token.rstrip));
-    TRY(require_bool(path, where, entry, "normalized", &token.normalized));
-    RETURN_IF(single_word, STATUS_DATA, "%s: %s %s: single_word true is not supported", path, where, shown);
+    const struct component component = {path, where, entry};
+    bool is_special = false;
+    TRY(component_require_bool(&component, "single_word", &token.single_word));
+    TRY(component_require_bool(&component, "special", &is_special));
+    TRY(component_require_bool(&component, "lstrip", &token.lstrip));
+    TRY(component_require_bool(&component, "rstrip", &token.rstrip));
+    TRY(component_require_bool(&component, "normalized", &token.normalized));
     if (token.size == 0)
         return STATUS_OK; /* the reference passes over it, too */
     int32_t known = vocab_find(&tokenizer->vocab, token.content, token.size);
@@ -230,6 +79,7 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
         enum status result = vocab_add(&tokenizer->vocab, token.content, token.size, known);
         if (result != STATUS_OK)
             return status_context(result, "%s: %s: ", path, where);
+        tokenizer->vocab.entries[known].is_added = true;
     }
     if (known >= tokenizer->next_added_id)
         tokenizer->next_added_id = known + 1;
@@ -238,11 +88,25 @@ static enum status read_added_token(struct tokenizer *tokenizer, const char *pat
               json_integer_value(id), (int)known);
     tokenizer->vocab.entries[known].is_special |= is_special;
     token.id = known;
-    return added_tokens_add(&tokenizer->added, &token);
+    if (!token.normalized)
+        return added_tokens_add(&tokenizer->added, &token);
+    /* It is looked for in normalised text, as it is when it is normalised itself. */
+    struct normalizer_scratch scratch = {0};
+    const char *normalized = NULL;
+    enum status result = normalizer_apply(&tokenizer->normalizer, &scratch, token.content, token.size,
+                                          &normalized, &token.size);
+    token.content = (char *)(uintptr_t)normalized;
+    if (result == STATUS_OK && token.size == 0)
+        result = status_fail(STATUS_DATA, "%s: %s %s: nothing is left of it when it is normalised", path,
+                             where, shown);
+    if (result == STATUS_OK)
+        result = added_tokens_add(&tokenizer->added, &token);
+    normalizer_scratch_free(&scratch);
+    return result;
 }
 
 static enum status read_added_tokens(struct tokenizer *tokenizer, const char *path, const json_t *entries) {
-    if (is_absent(entries))
+    if (component_is_absent(entries))
         return STATUS_OK;
     RETURN_IF(!json_is_array(entries), STATUS_DATA, "%s: added_tokens is %s, expected a list", path,
               json_kind(entries));
@@ -252,57 +116,132 @@ static enum status read_added_tokens(struct tokenizer *tokenizer, const char *pa
     return STATUS_OK;
 }
 
-/* The ids that a text's first symbols have: of each byte's character in the byte-level alphabet, or of each
- * ASCII character (others are looked up). */
-static void fill_symbols(struct tokenizer *tokenizer) {
-    for (int byte = 0; byte < 256; byte++) {
-        char character[4];
-        tokenizer->symbol[byte] = -1;
-        if (!tokenizer->is_byte_level && byte >= 0x80)
-            continue;
-        uint32_t code_point = tokenizer->is_byte_level ? byte_level_character((uint8_t)byte) : (uint32_t)byte;
-        size_t size = utf8_put(code_point, character);
-        tokenizer->symbol[byte] = vocab_find(&tokenizer->vocab, character, size);
-    }
+static enum status read_model(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              const struct component *component) {
+    RETURN_IF(!json_is_object(component->object), STATUS_DATA, "%s: model is %s, expected an object",
+              component->path, json_kind(component->object));
+    /* GPT-2's published file, of the format's first year, names no type. */
+    bool is_untyped =
+        !json_object_get(component->object, "type") && json_object_get(component->object, "merges");
+    if (!is_untyped && !component_has_type(component, "BPE"))
+        return component_refuse(component, "BPE");
+    TRY(read_vocab(tokenizer, file, component->object));
+    return bpe_model_read(&tokenizer->model, component, file, &tokenizer->vocab,
+                          tokenizer->pre_tokenizer.is_byte_level);
 }
 
-static enum status fill_shown(struct tokenizer *tokenizer, bool is_byte_level) {
+/* What would cut or lengthen the ids of a prompt by itself. Padding to the longest of a batch does nothing to
+ * one prompt, and is ignored. */
+static enum status refuse_lengths(const char *path, const json_t *root) {
+    const json_t *truncation = json_object_get(root, "truncation"),
+                 *padding = json_object_get(root, "padding");
+    RETURN_IF(!component_is_absent(truncation), STATUS_DATA,
+              "%s: truncation is %s, expected null; prompts are cut by on_too_long alone", path,
+              json_kind(truncation));
+    if (component_is_absent(padding))
+        return STATUS_OK;
+    const char *strategy = json_string_value(json_object_get(padding, "strategy"));
+    RETURN_IF(!strategy || strcmp(strategy, "BatchLongest") != 0 ||
+                  !component_is_absent(json_object_get(padding, "pad_to_multiple_of")),
+              STATUS_DATA, "%s: padding adds tokens to a prompt; supported: null, strategy BatchLongest",
+              path);
+    return STATUS_OK;
+}
+
+static enum status show_token(struct tokenizer *tokenizer, bool is_first,
+                              struct token_decoder_scratch *scratch, const char *token, size_t size,
+                              struct shown_token *shown) {
+    const char *text;
+    TRY(token_decoder_show(&tokenizer->decoder, scratch, is_first, token, size, &text, &size,
+                           &shown->is_byte));
+    shown->exists = true;
+    shown->begin = tokenizer->shown_bytes.size;
+    shown->size = (uint32_t)size;
+    return buffer_append(&tokenizer->shown_bytes, text, size);
+}
+
+static enum status fill_shown(struct tokenizer *tokenizer, bool is_first,
+                              struct token_decoder_scratch *scratch, struct shown_token **out) {
     const struct vocab *vocab = &tokenizer->vocab;
-    tokenizer->shown = calloc((size_t)vocab->n_ids, sizeof *tokenizer->shown);
-    RETURN_IF(!tokenizer->shown, STATUS_INTERNAL, "out of host memory for %d tokens", (int)vocab->n_ids);
-    TRY(buffer_append(&tokenizer->shown_bytes, vocab->bytes.data, vocab->bytes.size));
+    struct shown_token *shown = *out = calloc((size_t)vocab->n_ids, sizeof *shown);
+    RETURN_IF(!shown, STATUS_INTERNAL, "out of host memory for %d tokens", (int)vocab->n_ids);
     for (int32_t id = 0; id < vocab->n_ids; id++) {
-        tokenizer->shown[id] = vocab->entries[id];
-        size_t size = vocab->entries[id].size;
-        if (is_byte_level && vocab->entries[id].exists &&
-            byte_level_decode(tokenizer->shown_bytes.data + vocab->entries[id].begin, &size))
-            tokenizer->shown[id].size = (uint32_t)size;
+        size_t size;
+        const char *token = vocab_token(vocab, id, &size);
+        if (token)
+            TRY(show_token(tokenizer, is_first, scratch, token, size, &shown[id]));
+        shown[id].is_special = vocab->entries[id].is_special;
+    }
+    /* Added tokens that are looked for in normalised text are shown as they are found. */
+    for (size_t i = 0; i < tokenizer->added.n; i++) {
+        const struct added_token *token = &tokenizer->added.tokens[i];
+        if (token->normalized)
+            TRY(show_token(tokenizer, is_first, scratch, token->content, token->size, &shown[token->id]));
+    }
+    return buffer_reserve(&tokenizer->shown_bytes, 1); /* so that an empty token has an address too */
+}
+
+static enum status fill_all_shown(struct tokenizer *tokenizer) {
+    struct token_decoder_scratch scratch = {0};
+    enum status result = fill_shown(tokenizer, false, &scratch, &tokenizer->shown);
+    if (result == STATUS_OK && tokenizer->decoder.first_differs)
+        result = fill_shown(tokenizer, true, &scratch, &tokenizer->shown_first);
+    token_decoder_scratch_free(&scratch);
+    return result;
+}
+
+/* Ids outside the vocabulary would be outside the model's embedding, too. */
+static enum status check_special(const struct tokenizer *tokenizer, const char *path,
+                                 const struct token_list *list) {
+    for (size_t i = 0; i < list->n; i++)
+        RETURN_IF(
+            list->ids[i] >= tokenizer->vocab.n_ids, STATUS_DATA,
+            "%s: post_processor: a special token has the id %d, which is outside the vocabulary of %d ids",
+            path, (int)list->ids[i], (int)tokenizer->vocab.n_ids);
+    return STATUS_OK;
+}
+
+static enum status append_tokens(const struct tokenizer *tokenizer, const char *title,
+                                 const struct token_list *list, struct buffer *out) {
+    for (size_t i = 0; i < list->n; i++) {
+        size_t size;
+        const char *token = vocab_token(&tokenizer->vocab, list->ids[i], &size);
+        char shown[QUOTE_BYTES];
+        TRY(buffer_printf(out, "%s%s", i ? ", " : title, token ? quote_bare(token, size, shown) : "?"));
     }
     return STATUS_OK;
 }
 
-enum status tokenizer_read(struct tokenizer *tokenizer, const char *path, const json_t *root) {
-    static const char *const unsupported[] = {"truncation", "padding", "normalizer"};
-    for (size_t i = 0; i < sizeof unsupported / sizeof unsupported[0]; i++) {
-        const json_t *component = json_object_get(root, unsupported[i]);
-        if (!is_absent(component))
-            return refuse_component(path, unsupported[i], component, "null");
-    }
-    bool decodes_bytes;
-    TRY(read_pre_tokenizer(tokenizer, path, json_object_get(root, "pre_tokenizer")));
-    TRY(read_decoder(path, json_object_get(root, "decoder"), &decodes_bytes));
-    const json_t *post_processor = json_object_get(root, "post_processor");
-    /* ByteLevel as post-processor changes offsets only. */
-    if (!is_absent(post_processor) && !has_type(post_processor, "ByteLevel"))
-        return refuse_component(path, "post_processor", post_processor, "null, ByteLevel");
-    TRY(read_model(tokenizer, path, json_object_get(root, "model")));
-    fill_symbols(tokenizer); /* before the added tokens, which BPE does not know */
+static enum status describe(struct tokenizer *tokenizer) {
+    struct buffer *out = &tokenizer->description;
+    const struct bpe_model *model = &tokenizer->model;
+    TRY(buffer_printf(out, "BPE%s, %d tokens, %u merges", model->byte_fallback ? " with byte fallback" : "",
+                      (int)tokenizer->vocab.n_tokens, (unsigned)model->bpe.n_merges));
+    if (tokenizer->normalizer.n_steps > 0)
+        TRY(buffer_append_text(out, "; normalizer "));
+    TRY(normalizer_describe(&tokenizer->normalizer, out));
+    TRY(buffer_append_text(out, tokenizer->pre_tokenizer.n_steps ? "; pre-tokenizer " : "; by characters"));
+    TRY(pre_tokenizer_describe(&tokenizer->pre_tokenizer, out));
+    TRY(append_tokens(tokenizer, "; in front of a prompt ", &tokenizer->post_processor.before, out));
+    TRY(append_tokens(tokenizer, "; behind it ", &tokenizer->post_processor.behind, out));
+    return buffer_terminate(out);
+}
+
+enum status tokenizer_read(struct tokenizer *tokenizer, const struct tokenizer_file *file) {
+    const char *path = file->path;
+    const json_t *root = file->root;
+#define COMPONENT(name) (&(const struct component){path, name, json_object_get(root, name)})
+    TRY(refuse_lengths(path, root));
+    TRY(normalizer_read(&tokenizer->normalizer, COMPONENT("normalizer")));
+    TRY(pre_tokenizer_read(&tokenizer->pre_tokenizer, COMPONENT("pre_tokenizer")));
+    TRY(post_processor_read(&tokenizer->post_processor, COMPONENT("post_processor")));
+    TRY(token_decoder_read(&tokenizer->decoder, COMPONENT("decoder")));
+    TRY(read_model(tokenizer, file,
+                   COMPONENT("model"))); /* before the added tokens, which BPE does not know */
+#undef COMPONENT
     TRY(read_added_tokens(tokenizer, path, json_object_get(root, "added_tokens")));
-    TRY(fill_shown(tokenizer, decodes_bytes));
-    snprintf(tokenizer->description, sizeof tokenizer->description, "BPE, %d tokens, %u merges, %s%s%s",
-             (int)tokenizer->vocab.n_tokens, (unsigned)tokenizer->bpe.n_merges,
-             tokenizer->is_byte_level ? "ByteLevel" : "by characters",
-             tokenizer->add_prefix_space ? " with prefix space" : "",
-             tokenizer->is_byte_level && !tokenizer->use_regex ? " without pattern" : "");
-    return STATUS_OK;
+    TRY(check_special(tokenizer, path, &tokenizer->post_processor.before));
+    TRY(check_special(tokenizer, path, &tokenizer->post_processor.behind));
+    TRY(fill_all_shown(tokenizer));
+    return describe(tokenizer);
 }

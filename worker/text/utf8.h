@@ -25,6 +25,27 @@ size_t utf8_next(const char *text, size_t size, uint32_t *code_point);
 /* True when all is valid; else *bad_offset (may be NULL) is the first byte of what is not. */
 bool utf8_valid(const char *text, size_t size, size_t *bad_offset);
 
+/* The character at text, which must be whole and valid: for loops over text that was checked. Returns its
+ * bytes. */
+static inline size_t utf8_decode(const char *text, uint32_t *code_point) {
+    const uint8_t *bytes = (const uint8_t *)text;
+    if (bytes[0] < 0x80) {
+        *code_point = bytes[0];
+        return 1;
+    }
+    if (bytes[0] < 0xE0) {
+        *code_point = (bytes[0] & 0x1Fu) << 6 | (bytes[1] & 0x3Fu);
+        return 2;
+    }
+    if (bytes[0] < 0xF0) {
+        *code_point = (bytes[0] & 0x0Fu) << 12 | (bytes[1] & 0x3Fu) << 6 | (bytes[2] & 0x3Fu);
+        return 3;
+    }
+    *code_point =
+        (bytes[0] & 0x07u) << 18 | (bytes[1] & 0x3Fu) << 12 | (bytes[2] & 0x3Fu) << 6 | (bytes[3] & 0x3Fu);
+    return 4;
+}
+
 /* Writes a code point (no surrogate, at most U+10FFFF) to out; returns its bytes, 1..4. */
 size_t utf8_put(uint32_t code_point, char out[4]);
 

@@ -17,6 +17,7 @@ struct vocab_entry {
     uint32_t size;
     bool exists;
     bool is_special;
+    bool is_added; /* not in the model's own vocabulary */
 };
 
 /* Zero-initialised is empty. */
