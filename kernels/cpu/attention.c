@@ -1,9 +1,13 @@
-/* attention: rotates queries and keys, appends K and V to pages and divides the rows' attention over threads;
- * isa_attention.c has the arithmetic. Both phases read every key and value back from the pages. */
+/* attention: normalises and rotates queries and keys, appends K and V to pages and divides the rows'
+ * attention over threads; isa_attention.c has the arithmetic. Both phases read every key and value back from
+ * the pages. */
 #include "kernels/cpu/bfloat16.h"
 #include "kernels/cpu/context.h"
 
 #include <string.h>
+
+/* A window beyond every position, small enough that sums with it fit 32 bits. */
+enum { ALL_POSITIONS = 1 << 30 };
 
 /* Sizes of one call, and where its operands lie. */
 struct attention {
@@ -16,6 +20,7 @@ struct attention {
     int64_t qkv_cols;  /* (n_heads + 2 n_kv_heads) head_dim */
     int64_t out_cols;  /* n_heads head_dim */
     const float *rope; /* [positions, head_dim] cosines, sines; or NULL */
+    int32_t window;    /* positions that a row sees; ALL_POSITIONS without a window */
     int64_t n_tasks;   /* of the pool_run under way */
 };
 
@@ -47,7 +52,16 @@ static enum status attention_init(struct attention *a, struct backend_context *c
         .qkv_cols = (int64_t)(limits->n_heads + 2 * limits->n_kv_heads) * limits->head_dim,
         .out_cols = (int64_t)limits->n_heads * limits->head_dim,
         .rope = args->rope ? args->rope->data : NULL,
+        .window = args->window ? args->window : ALL_POSITIONS,
     };
+    RETURN_IF(args->window < 0 || !(args->softcap >= 0), STATUS_INTERNAL,
+              "%s: a window of %d positions and a soft cap of %g; both are at least 0", name, args->window,
+              (double)args->softcap);
+    RETURN_IF(!args->q_norm != !args->k_norm, STATUS_INTERNAL, "%s: q_norm and k_norm belong together", name);
+    if (args->q_norm) {
+        TRY(cpu_tensor_check(args->q_norm, name, "q_norm", TENSOR_VECTOR, DTYPE_FLOAT32, 1, a->head_dim));
+        TRY(cpu_tensor_check(args->k_norm, name, "k_norm", TENSOR_VECTOR, DTYPE_FLOAT32, 1, a->head_dim));
+    }
     if (args->rope)
         TRY(check_rope(a, name));
     TRY(cpu_tensor_check(args->qkv, name, "qkv", TENSOR_ROWS, -1, context->batch.n_rows, a->qkv_cols));
@@ -77,11 +91,7 @@ static const int32_t *slot_pages(const struct backend_context *context, int32_t 
     return context->page_table + (int64_t)slot * context->limits.max_pages_per_slot;
 }
 
-/* One head of a row of qkv, a query or a key, as float32, rotated by its position. */
-static void read_rotated(const struct attention *a, int32_t row, int64_t element, float *out) {
-    read_elements(a->args->qkv, element, a->head_dim, out);
-    if (!a->rope)
-        return;
+static void rotate(const struct attention *a, int32_t row, float *out) {
     const int32_t half = a->head_dim / 2;
     const float *cosine = a->rope + (int64_t)a->context->batch.position[row] * a->head_dim;
     const float *sine = cosine + half;
@@ -90,7 +100,24 @@ static void read_rotated(const struct attention *a, int32_t row, int64_t element
         out[i] = low * cosine[i] - high * sine[i];
         out[i + half] = high * cosine[i] + low * sine[i];
     }
-    if (a->args->qkv->dtype == DTYPE_BFLOAT16)
+}
+
+/* One head of a row of qkv, a query or a key, as float32: normalised by norm [head_dim] unless that is NULL,
+ * rotated by its position, rounded to the compute dtype. */
+static void read_prepared(const struct attention *a, const struct tensor *norm, int32_t row, int64_t element,
+                          float *out) {
+    read_elements(a->args->qkv, element, a->head_dim, out);
+    if (norm) {
+        struct norm_job job = {.kind = NORM_RMS,
+                               .weight = norm->data,
+                               .n = a->head_dim,
+                               .epsilon = a->args->norm_epsilon,
+                               .out_dtype = DTYPE_FLOAT32};
+        a->context->isa->norm_row(&job, out, out); /* what is not finite is found further on */
+    }
+    if (a->rope)
+        rotate(a, row, out);
+    if ((norm || a->rope) && a->args->qkv->dtype == DTYPE_BFLOAT16)
         for (int32_t i = 0; i < a->head_dim; i++)
             out[i] = bfloat16_to_float(bfloat16_from_float(out[i]));
 }
@@ -106,7 +133,7 @@ static void append_head(const struct attention *a, int32_t row, int32_t kv_head)
     int64_t key_in = row * a->qkv_cols + a->out_cols + (int64_t)kv_head * a->head_dim;
     int64_t value_in = key_in + (int64_t)a->n_kv_heads * a->head_dim;
     float k[MAX_HEAD_DIM], v[MAX_HEAD_DIM];
-    read_rotated(a, row, key_in, k);
+    read_prepared(a, a->args->k_norm, row, key_in, k);
     read_elements(a->args->qkv, value_in, a->head_dim, v);
     for (int32_t d = 0; d < a->head_dim; d++) {
         size_t key_out = key + (size_t)d * PAGE_TOKENS;
@@ -133,6 +160,7 @@ static struct kv_view view_of(const struct attention *a, int32_t slot, int32_t k
         .head_dim = a->head_dim,
         .dtype = context->limits.kv_dtype,
         .scale = a->args->scale,
+        .softcap = a->args->softcap,
     };
 }
 
@@ -147,7 +175,18 @@ static float *partial_of(const struct attention *a, int32_t row, int32_t head) {
     return a->context->partials + ((size_t)row * (size_t)a->n_heads + (size_t)head) * partial_stride(a);
 }
 
-static int32_t row_chunks(const struct attention *a, int32_t row) {
+/* The first position that a row sees. */
+static int32_t first_visible(const struct attention *a, int32_t row) {
+    int32_t position = a->context->batch.position[row];
+    return position < a->window ? 0 : position + 1 - a->window;
+}
+
+/* The chunks that a row sees anything of: [first_chunk, end_chunk). */
+static int32_t first_chunk(const struct attention *a, int32_t row) {
+    return first_visible(a, row) / DECODE_CHUNK_TOKENS;
+}
+
+static int32_t end_chunk(const struct attention *a, int32_t row) {
     return a->context->batch.position[row] / DECODE_CHUNK_TOKENS + 1;
 }
 
@@ -159,12 +198,14 @@ static void decode_chunk(const struct attention *a, int32_t row, int32_t kv_head
     int32_t end = a->context->batch.position[row] + 1;
     if (end > first + DECODE_CHUNK_TOKENS)
         end = first + DECODE_CHUNK_TOKENS;
+    if (first < first_visible(a, row))
+        first = first_visible(a, row);
     for (int32_t done = 0; done < a->group; done += AT_ONCE) {
         int32_t n = a->group - done < AT_ONCE ? a->group - done : AT_ONCE;
         int32_t head = kv_head * a->group + done;
         for (int32_t i = 0; i < n; i++)
-            read_rotated(a, row, row * a->qkv_cols + (int64_t)(head + i) * a->head_dim,
-                         queries + i * a->head_dim);
+            read_prepared(a, a->args->q_norm, row, row * a->qkv_cols + (int64_t)(head + i) * a->head_dim,
+                          queries + i * a->head_dim);
         float *partial = partial_of(a, row, head) + (size_t)chunk * (size_t)(a->head_dim + 2);
         a->context->isa->attention_decode_chunk(&view, queries, n, first, end, partial, partial_stride(a));
     }
@@ -172,9 +213,11 @@ static void decode_chunk(const struct attention *a, int32_t row, int32_t kv_head
 
 static void combine_heads(const struct attention *a, int32_t row, int32_t kv_head) {
     float out[MAX_HEAD_DIM];
+    const size_t chunk_floats = (size_t)(a->head_dim + 2);
+    int32_t first = first_chunk(a, row);
     for (int32_t head = kv_head * a->group; head < (kv_head + 1) * a->group; head++) {
-        a->context->isa->attention_combine(partial_of(a, row, head), (size_t)(a->head_dim + 2),
-                                           row_chunks(a, row), a->head_dim, out);
+        a->context->isa->attention_combine(partial_of(a, row, head) + (size_t)first * chunk_floats,
+                                           chunk_floats, end_chunk(a, row) - first, a->head_dim, out);
         write_elements(a->args->out, row * a->out_cols + (int64_t)head * a->head_dim, a->head_dim, out);
     }
 }
@@ -198,10 +241,10 @@ static void decode_chunk_task(void *argument, int64_t task, int thread) {
     int32_t chunk = (int32_t)(task % a->context->layout.max_chunks);
     int64_t pair = task / a->context->layout.max_chunks;
     int32_t row = (int32_t)(pair / a->n_kv_heads), kv_head = (int32_t)(pair % a->n_kv_heads);
-    int32_t n_chunks = row_chunks(a, row);
-    if (is_padding(a, row) || chunk >= n_chunks)
+    int32_t end = end_chunk(a, row);
+    if (is_padding(a, row) || chunk < first_chunk(a, row) || chunk >= end)
         return;
-    if (chunk == n_chunks - 1)
+    if (chunk == end - 1)
         append_head(a, row, kv_head);
     decode_chunk(a, row, kv_head, chunk);
 }
@@ -227,7 +270,7 @@ static void decode_head(const struct attention *a, int32_t row, int32_t kv_head)
         return;
     }
     append_head(a, row, kv_head);
-    for (int32_t chunk = 0; chunk < row_chunks(a, row); chunk++)
+    for (int32_t chunk = first_chunk(a, row); chunk < end_chunk(a, row); chunk++)
         decode_chunk(a, row, kv_head, chunk);
     combine_heads(a, row, kv_head);
 }
@@ -277,9 +320,10 @@ static void prefill_block(const struct attention *a, const struct segment *segme
     float out[PREFILL_BLOCK * MAX_HEAD_DIM];
     struct kv_view view = view_of(a, segment->slot, head / a->group);
     for (int32_t i = 0; i < n; i++)
-        read_rotated(a, row + i, (row + i) * a->qkv_cols + (int64_t)head * a->head_dim,
-                     queries + (int64_t)i * a->head_dim);
-    a->context->isa->attention_prefill_block(&view, queries, n, segment->position + row - segment->row, out);
+        read_prepared(a, a->args->q_norm, row + i, (row + i) * a->qkv_cols + (int64_t)head * a->head_dim,
+                      queries + (int64_t)i * a->head_dim);
+    a->context->isa->attention_prefill_block(&view, queries, n, segment->position + row - segment->row,
+                                             a->window, out);
     for (int32_t i = 0; i < n; i++)
         write_elements(a->args->out, (row + i) * a->out_cols + (int64_t)head * a->head_dim, a->head_dim,
                        out + (int64_t)i * a->head_dim);

@@ -1,20 +1,20 @@
-/* embed: hidden = token embedding + position embedding. An embedding row is read out of the packed weight:
- * one lane of a panel, PANEL_OUTPUTS elements apart. */
+/* embed: hidden = scale * token embedding + position embedding. An embedding row is read out of the packed
+ * weight: one lane of a panel, PANEL_OUTPUTS elements apart. */
 #include "kernels/cpu/bfloat16.h"
 #include "kernels/cpu/context.h"
 
-/* out[i] = row `row` of the table, or out[i] += that. */
-static void read_row(const struct tensor *table, int64_t row, float *out, bool add) {
+/* out[i] = scale times row `row` of the table, or out[i] += the row. */
+static void read_row(const struct tensor *table, int64_t row, float *out, float scale, bool add) {
     int64_t first = row / PANEL_OUTPUTS * table->cols * PANEL_OUTPUTS + row % PANEL_OUTPUTS;
     if (table->dtype == DTYPE_FLOAT32) {
         const float *from = (const float *)table->data + first;
         for (int64_t i = 0; i < table->cols; i++)
-            out[i] = add ? out[i] + from[i * PANEL_OUTPUTS] : from[i * PANEL_OUTPUTS];
+            out[i] = add ? out[i] + from[i * PANEL_OUTPUTS] : scale * from[i * PANEL_OUTPUTS];
     } else {
         const uint16_t *from = (const uint16_t *)table->data + first;
         for (int64_t i = 0; i < table->cols; i++) {
             float x = bfloat16_to_float(from[i * PANEL_OUTPUTS]);
-            out[i] = add ? out[i] + x : x;
+            out[i] = add ? out[i] + x : scale * x;
         }
     }
 }
@@ -55,13 +55,14 @@ static void embed_rows(void *argument, int64_t task, int thread) {
     const struct embed_args *args = job->args;
     const struct batch *batch = &job->context->batch;
     int64_t n_embd = args->token_embedding->cols;
+    const float scale = args->scale == 0 ? 1 : args->scale;
     int64_t end = pool_share(batch->n_rows, job->n_tasks, task + 1);
     for (int64_t r = pool_share(batch->n_rows, job->n_tasks, task); r < end; r++) {
         int32_t token = batch->token[r] < 0 ? job->context->last_token[batch->slot[r]] : batch->token[r];
         float *hidden = (float *)args->hidden->data + r * n_embd;
-        read_row(args->token_embedding, token, hidden, false);
+        read_row(args->token_embedding, token, hidden, scale, false);
         if (args->position_embedding)
-            read_row(args->position_embedding, batch->position[r], hidden, true);
+            read_row(args->position_embedding, batch->position[r], hidden, 1, true);
     }
 }
 

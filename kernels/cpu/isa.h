@@ -37,6 +37,7 @@ struct matmul_job {
     enum dtype out_dtype;
     enum activation activation;
     bool accumulate;
+    float softcap; /* 0: none */
 };
 
 /* One row of a norm. */
@@ -47,6 +48,7 @@ struct norm_job {
     int64_t n;
     float epsilon;
     enum dtype out_dtype;
+    bool accumulate; /* out, float32, += */
 };
 
 /* One (layer, key/value head) of the paged cache. On the CPU the keys of a page lie transposed,
@@ -60,6 +62,7 @@ struct kv_view {
     int32_t head_dim;
     enum dtype dtype;
     float scale;
+    float softcap; /* 0: none */
 };
 
 struct cpu_isa {
@@ -68,21 +71,21 @@ struct cpu_isa {
     /* Panels [first, end) of a matmul, all rows; first is a multiple of PANEL_STEP. */
     void (*matmul_panels)(const struct matmul_job *job, int64_t first, int64_t end);
 
-    /* in [n] float32 -> out [n] out_dtype. False when a sum is not finite. */
+    /* in [n] float32 -> out [n] out_dtype; out may be in. False when a sum is not finite. */
     bool (*norm_row)(const struct norm_job *job, const float *in, void *out);
 
     /* n_queries (1..8) queries of one decode row that share a key/value head, against the positions
-     * [first, end) of one chunk (first a multiple of DECODE_CHUNK_TOKENS). queries [n_queries, head_dim]
+     * [first, end) of the chunk of DECODE_CHUNK_TOKENS that first lies in. queries [n_queries, head_dim]
      * float32. Writes partials: query i at partial + i * stride, each [head_dim] unnormalised values,
      * maximum, sum. */
     void (*attention_decode_chunk)(const struct kv_view *view, const float *queries, int32_t n_queries,
                                    int32_t first, int32_t end, float *partial, size_t stride);
     /* Combines n chunks' partials of one query in ascending order into out [head_dim] float32. */
     void (*attention_combine)(const float *partial, size_t stride, int32_t n, int32_t head_dim, float *out);
-    /* n (1..PREFILL_BLOCK) consecutive prompt positions from position on, one head.
-     * queries [n, head_dim] float32 -> out [n, head_dim] float32. */
+    /* n (1..PREFILL_BLOCK) consecutive prompt positions from position on, one head; each sees the last
+     * `window` positions up to its own. queries [n, head_dim] float32 -> out [n, head_dim] float32. */
     void (*attention_prefill_block)(const struct kv_view *view, const float *queries, int32_t n,
-                                    int32_t position, float *out);
+                                    int32_t position, int32_t window, float *out);
 
     /* The largest of each LOGIT_BLOCK values; false when a value is not finite. maxima [ceil(n /
      * LOGIT_BLOCK)]. */

@@ -1,14 +1,15 @@
 /* isa_attention: softmax(scale * q . K) . V over the pages of one key/value head.
  *
  * Numerics: a score is one chain of fused multiply-adds over head_dim in ascending order, then times scale. A
- * value is one chain over positions in ascending order. Maxima do not depend on order. decode   per chunk of
- * DECODE_CHUNK_TOKENS positions: its maximum, exp(score - maximum), their sum (vectors of 16 positions added
- * in ascending order, then the fixed tree), their chain of values; chunks are combined in ascending order.
+ * value is one chain over positions in ascending order. Maxima do not depend on order.
+ *   decode   per chunk of DECODE_CHUNK_TOKENS positions: its maximum, exp(score - maximum), their sum
+ * (vectors of 16 positions added in ascending order, then the fixed tree), their chain of values; chunks are
+ *            combined in ascending order.
  *   prefill  per page in ascending order, each row by itself: new maximum, old sum and values times
  *            exp(old - new maximum), then the page's chain goes on.
  * A row's bits depend on its own position alone: rows share only loads of keys and values. Positions beyond a
- * row's own are given the weight zero before the exponential and are not visited in V, so nothing they hold
- * is seen. */
+ * row's own and in front of its window are given the weight zero before the exponential and are not visited
+ * in V, so nothing they hold is seen. */
 #include "kernels/cpu/isa_kernels.h"
 
 #include <math.h>
@@ -219,21 +220,36 @@ static void add_values_ahead(const struct kv_view *view, const void *page, const
         value_page(view, page, ahead, DTYPE_BFLOAT16, weights, 0, n_positions, values, 1);
 }
 
+/* n scores, rounded up to whole vectors. */
+static void cap_scores(const struct kv_view *view, float *scores, int n) {
+    for (int i = 0; i < n; i += V16_LANES)
+        v16_store(scores + i, v16_softcap(v16_load(scores + i), view->softcap));
+}
+
+/* A page's rows from row `from` on. */
+static const void *from_row(const struct kv_view *view, const void *page, int from) {
+    return (const char *)page + (size_t)from * (size_t)view->head_dim * dtype_bytes(view->dtype);
+}
+
 /* ---- decode ---- */
 
-/* scores [n] -> weights exp(score - maximum) in place, zero up to the next multiple of 16. */
-static void chunk_weights(float *scores, int n, float *maximum, float *sum) {
+/* scores [skip, n) -> weights exp(score - maximum) in place, zero from the last multiple of 16 below skip and
+ * up to the next one above n. */
+static void chunk_weights(float *scores, int skip, int n, float *maximum, float *sum) {
     const v16 minus_infinity = v16_set1(-INFINITY);
+    const int first = skip / V16_LANES * V16_LANES;
     v16 largest = minus_infinity;
-    for (int i = 0; i < n; i += V16_LANES) {
+    for (int i = first; i < n; i += V16_LANES) {
         v16 s = v16_keep_first(v16_load(scores + i), n - i, minus_infinity);
+        if (i < skip)
+            s = v16_keep_first(minus_infinity, skip - i, s);
         v16_store(scores + i, s);
         largest = v16_max(s, largest);
     }
     *maximum = v16_largest(largest);
     v16 center = v16_set1(*maximum);
     v16 total = v16_zero();
-    for (int i = 0; i < n; i += V16_LANES) {
+    for (int i = first; i < n; i += V16_LANES) {
         v16 weight = v16_exp(v16_sub(v16_load(scores + i), center));
         v16_store(scores + i, weight);
         total = v16_add(total, weight);
@@ -246,12 +262,14 @@ void CPU_SYMBOL(cpu_attention_decode_chunk)(const struct kv_view *view, const fl
                                             size_t stride) {
     _Alignas(64) float scores[TILE_QUERIES][DECODE_CHUNK_TOKENS];
     _Alignas(64) float values[TILE_QUERIES][MAX_HEAD_DIM];
-    int n = end - first;
+    const int skip = first % DECODE_CHUNK_TOKENS; /* positions of the chunk in front of the window */
+    const int skipped_pages = skip / PAGE_TOKENS;
+    int n = end - first + skip;
     int n_pages = (n + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    int first_page = first / PAGE_TOKENS;
+    int first_page = (first - skip) / PAGE_TOKENS;
     size_t head_bytes = (size_t)PAGE_TOKENS * (size_t)view->head_dim * dtype_bytes(view->dtype);
     const void *keys[CHUNK_PAGES], *chunk_values[CHUNK_PAGES];
-    for (int p = 0; p < n_pages; p++) {
+    for (int p = skipped_pages; p < n_pages; p++) {
         keys[p] = page_of(view, view->keys, first_page + p);
         chunk_values[p] = page_of(view, view->values, first_page + p);
     }
@@ -259,7 +277,7 @@ void CPU_SYMBOL(cpu_attention_decode_chunk)(const struct kv_view *view, const fl
     for (int32_t done = 0; done < n_queries;) {
         int width = n_queries - done < TILE_QUERIES ? n_queries - done : TILE_QUERIES;
         const float *tile_queries = queries + (size_t)done * (size_t)view->head_dim;
-        for (int p = 0; p < n_pages;) {
+        for (int p = skipped_pages; p < n_pages;) {
             if (width > 1) {
                 score_page(view, keys + p, tile_queries, width, &scores[0][p * PAGE_TOKENS],
                            DECODE_CHUNK_TOKENS);
@@ -276,18 +294,21 @@ void CPU_SYMBOL(cpu_attention_decode_chunk)(const struct kv_view *view, const fl
         memset(values, 0, (size_t)width * sizeof values[0]);
         for (int q = 0; q < width; q++) {
             float *out = partial + (size_t)(done + q) * stride + view->head_dim;
-            chunk_weights(scores[q], n, &out[0], &out[1]);
+            if (view->softcap > 0)
+                cap_scores(view, scores[q] + skipped_pages * PAGE_TOKENS, n - skipped_pages * PAGE_TOKENS);
+            chunk_weights(scores[q], skip, n, &out[0], &out[1]);
         }
-        for (int p = 0; p < n_pages; p++) {
-            int left = n - p * PAGE_TOKENS;
-            int positions = left < PAGE_TOKENS ? left : PAGE_TOKENS;
-            const float *weights = &scores[0][p * PAGE_TOKENS];
+        for (int p = skipped_pages; p < n_pages; p++) {
+            int left = n - p * PAGE_TOKENS, from = p == skipped_pages ? skip % PAGE_TOKENS : 0;
+            int positions = (left < PAGE_TOKENS ? left : PAGE_TOKENS) - from;
+            const float *weights = &scores[0][p * PAGE_TOKENS + from];
+            const void *page = from_row(view, chunk_values[p], from);
             /* Beside the last queries' values come the next head's keys, which the caller works on next. */
             if (width == 1)
-                add_values_ahead(view, chunk_values[p], (const char *)keys[p] + head_bytes, weights,
-                                 positions, values[0]);
+                add_values_ahead(view, page, (const char *)keys[p] + head_bytes, weights, positions,
+                                 values[0]);
             else
-                add_values(view, chunk_values[p], weights, DECODE_CHUNK_TOKENS, positions, values[0], width);
+                add_values(view, page, weights, DECODE_CHUNK_TOKENS, positions, values[0], width);
         }
         for (int q = 0; q < width; q++)
             memcpy(partial + (size_t)(done + q) * stride, values[q], (size_t)view->head_dim * sizeof(float));
@@ -329,10 +350,15 @@ struct prefill_rows {
     float sum[PREFILL_BLOCK + V16_LANES];
 };
 
-/* One page for rows [row, row + n) of the block; limit[i] positions of the page are visible to row + i
- * (0..32). */
+/* The positions of a page that a row sees: [first, limit), 0 <= first, limit <= 32. */
+struct visible {
+    int first;
+    int limit;
+};
+
+/* One page for rows [row, row + n) of the block, which see [i] of it. */
 static void prefill_page(const struct kv_view *view, int32_t page_idx, const float *queries, int row, int n,
-                         const int *limit, struct prefill_rows *rows) {
+                         const struct visible *visible, struct prefill_rows *rows) {
     _Alignas(64) float scores[TILE_QUERIES][PAGE_TOKENS];
     float larger[V16_LANES] = {0}, factor[V16_LANES];
     const void *keys = page_of(view, view->keys, page_idx);
@@ -342,12 +368,16 @@ static void prefill_page(const struct kv_view *view, int32_t page_idx, const flo
 
     bool whole = true;
     for (int i = 0; i < n; i++) {
+        const int first = visible[i].first, limit = visible[i].limit;
+        if (view->softcap > 0)
+            cap_scores(view, scores[i], PAGE_TOKENS);
         v16 low = v16_load(scores[i]);
         v16 high = v16_load(scores[i] + V16_LANES);
-        if (limit[i] < PAGE_TOKENS) {
+        if (first > 0 || limit < PAGE_TOKENS) {
             whole = false;
-            low = v16_keep_first(low, limit[i], minus_infinity);
-            high = v16_keep_first(high, limit[i] - V16_LANES, minus_infinity);
+            low = v16_keep_first(minus_infinity, first, v16_keep_first(low, limit, minus_infinity));
+            high = v16_keep_first(minus_infinity, first - V16_LANES,
+                                  v16_keep_first(high, limit - V16_LANES, minus_infinity));
             v16_store(scores[i], low);
             v16_store(scores[i] + V16_LANES, high);
         }
@@ -359,7 +389,7 @@ static void prefill_page(const struct kv_view *view, int32_t page_idx, const flo
     v16_store(factor, v16_exp(v16_sub(old, v16_load(larger))));
 
     for (int i = 0; i < n; i++) {
-        if (limit[i] == 0)
+        if (visible[i].first >= visible[i].limit)
             continue;
         v16 center = v16_set1(larger[i]);
         v16 low = v16_exp(v16_sub(v16_load(scores[i]), center));
@@ -379,12 +409,16 @@ static void prefill_page(const struct kv_view *view, int32_t page_idx, const flo
         add_values(view, values, scores[0], PAGE_TOKENS, PAGE_TOKENS, rows->values[row], n);
         return;
     }
-    for (int i = 0; i < n; i++)
-        add_values(view, values, scores[i], PAGE_TOKENS, limit[i], rows->values[row + i], 1);
+    for (int i = 0; i < n; i++) {
+        const int first = visible[i].first, n_visible = visible[i].limit - first;
+        if (n_visible > 0)
+            add_values(view, from_row(view, values, first), scores[i] + first, PAGE_TOKENS, n_visible,
+                       rows->values[row + i], 1);
+    }
 }
 
 void CPU_SYMBOL(cpu_attention_prefill_block)(const struct kv_view *view, const float *queries, int32_t n,
-                                             int32_t position, float *out) {
+                                             int32_t position, int32_t window, float *out) {
     struct prefill_rows rows;
     for (int i = 0; i < PREFILL_BLOCK + V16_LANES; i++) {
         rows.maximum[i] = -INFINITY;
@@ -393,17 +427,20 @@ void CPU_SYMBOL(cpu_attention_prefill_block)(const struct kv_view *view, const f
     memset(rows.values, 0, (size_t)n * sizeof rows.values[0]);
 
     int32_t last_page = (position + n - 1) / PAGE_TOKENS;
-    for (int32_t page = 0; page <= last_page; page++) {
-        int visible = position + 1 - page * PAGE_TOKENS; /* to row 0 */
+    int32_t first_page = position < window ? 0 : (position + 1 - window) / PAGE_TOKENS;
+    for (int32_t page = first_page; page <= last_page; page++) {
         for (int row = 0; row < n;) {
             int width = n - row < TILE_QUERIES ? n - row : TILE_QUERIES;
-            int limit[TILE_QUERIES];
+            struct visible visible[TILE_QUERIES];
             for (int i = 0; i < width; i++) {
-                int positions = visible + row + i;
-                limit[i] = positions < 0 ? 0 : positions > PAGE_TOKENS ? PAGE_TOKENS : positions;
+                int limit = position + row + i + 1 - page * PAGE_TOKENS, first = limit - window;
+                visible[i].first = first < 0 ? 0 : first;
+                visible[i].limit = limit < 0 ? 0 : limit > PAGE_TOKENS ? PAGE_TOKENS : limit;
             }
-            if (limit[width - 1] > 0)
-                prefill_page(view, page, queries, row, width, limit, &rows);
+            /* What is visible moves up from row to row: the page is nobody's when the last row does not
+             * reach it yet, or the first row's window has left it. */
+            if (visible[width - 1].limit > 0 && visible[0].first < PAGE_TOKENS)
+                prefill_page(view, page, queries, row, width, visible, &rows);
             row += width;
         }
     }

@@ -13,7 +13,7 @@ void CPU_SYMBOL(cpu_attention_decode_chunk)(const struct kv_view *view, const fl
 void CPU_SYMBOL(cpu_attention_combine)(const float *partial, size_t stride, int32_t n, int32_t head_dim,
                                        float *out);
 void CPU_SYMBOL(cpu_attention_prefill_block)(const struct kv_view *view, const float *queries, int32_t n,
-                                             int32_t position, float *out);
+                                             int32_t position, int32_t window, float *out);
 bool CPU_SYMBOL(cpu_sample_block_maxima)(const float *values, int64_t n, float *maxima);
 double CPU_SYMBOL(cpu_sample_exp_sum)(const float *values, int64_t n, float largest, float factor);
 void CPU_SYMBOL(cpu_sample_exp)(const float *values, int64_t n, float largest, float factor, float *out);

@@ -1,10 +1,10 @@
 /* isa_matmul: out[r, o] = epilogue(sum over k of weight[o, k] * in[r, k]).
  *
  * Numerics: one chain of fused multiply-adds in float32 per output, from zero, k ascending; then + bias,
- * activation, + out. A gated activation has two chains per output, which meet in silu(gate) * up. Lanes run
- * over the 16 outputs of a panel. Tiles, blocks of k (between which the accumulators rest in memory as
- * float32) and threads only choose which chains advance together, so they change no bit. bfloat16 operands
- * are widened exactly.
+ * activation, + out. A gated activation has two chains per output, which meet in silu(gate) * up, or
+ * gelu(gate) * up. Lanes run over the 16 outputs of a panel. Tiles, blocks of k (between which the
+ * accumulators rest in memory as float32) and threads only choose which chains advance together, so they
+ * change no bit. bfloat16 operands are widened exactly.
  *
  * Blocking: a tile is P panels times R rows of accumulators in registers. Few rows stream each weight once
  * over the whole of k, which is bound by memory. Many rows keep a block of k of the tile's panels in the L1
@@ -164,7 +164,9 @@ SIMD_INLINE void finish(const struct matmul_job *job, v16 sum, int64_t row, int6
         sum = v16_add(sum,
                       n == V16_LANES ? v16_load(job->bias + output) : v16_load_first(job->bias + output, n));
     if (job->activation == ACTIVATION_GELU_TANH)
-        sum = v16_gelu_tanh(sum); /* SILU_GATED is done: its sums met before they came here */
+        sum = v16_gelu_tanh(sum); /* gated ones are done: their sums met before they came here */
+    if (job->softcap > 0)
+        sum = v16_softcap(sum, job->softcap);
     if (job->out_dtype == DTYPE_BFLOAT16) {
         uint16_t *narrow = (uint16_t *)job->out + row * job->n_out + output;
         if (n == V16_LANES)
@@ -240,7 +242,9 @@ static void group(const struct matmul_job *job, int64_t first, int n_panels, int
                          &ahead);
         }
     }
-    const int panels_each = job->activation == ACTIVATION_SILU_GATED ? 2 : 1; /* that become 16 outputs */
+    const bool is_silu = job->activation == ACTIVATION_SILU_GATED;
+    const int panels_each =
+        is_silu || job->activation == ACTIVATION_GELU_TANH_GATED ? 2 : 1; /* make 16 outputs */
     for (int r = 0; r < n_rows; r++) {
         for (int p = 0; p < n_panels; p += panels_each) {
             int64_t output = (first + p) / panels_each * PANEL_OUTPUTS;
@@ -248,7 +252,8 @@ static void group(const struct matmul_job *job, int64_t first, int n_panels, int
             const float *sum = sums + r * GROUP_OUTPUTS + p * PANEL_OUTPUTS;
             v16 result = v16_load(sum);
             if (panels_each == 2)
-                result = v16_mul(v16_silu(result), v16_load(sum + PANEL_OUTPUTS));
+                result = v16_mul(is_silu ? v16_silu(result) : v16_gelu_tanh(result),
+                                 v16_load(sum + PANEL_OUTPUTS));
             finish(job, result, row + r, output, n);
         }
     }

@@ -3,7 +3,8 @@
  * Numerics: each sum (of x, then of (x - mean)^2; of an RMS norm only of x^2, as about a mean of zero) is
  * formed per NORM_CHUNK consecutive features: four vectors of 16 lanes added in ascending order, then the
  * fixed tree of v16_sum; the chunks' sums are added in ascending order. A last, partial chunk is padded with
- * zeros. Then (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the last two in one fma. */
+ * zeros. Then (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, the last two in one fma;
+ * added to out where the job says so. */
 #include "kernels/cpu/isa_kernels.h"
 
 #include <math.h>
@@ -58,6 +59,8 @@ bool CPU_SYMBOL(cpu_norm_row)(const struct norm_job *job, const float *in, void 
         v16 x = v16_mul(v16_sub(load_padded(in, i, n), center), scale);
         v16 bias = job->bias ? load_padded(job->bias, i, n) : v16_zero();
         v16 y = v16_fma(x, load_padded(job->weight, i, n), bias);
+        if (job->accumulate)
+            y = v16_add(load_padded(out, i, n), y);
         if (job->out_dtype == DTYPE_BFLOAT16 && width == V16_LANES)
             v16_store_bf16((uint16_t *)out + i, y);
         else if (job->out_dtype == DTYPE_BFLOAT16)

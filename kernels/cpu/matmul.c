@@ -65,12 +65,16 @@ static void matmul_range(void *argument, int64_t task, int thread) {
 enum status cpu_matmul(struct backend_context *context, const struct matmul_args *args) {
     int64_t n_out = args->weight->rows;
     int64_t n_in = args->weight->cols;
-    bool is_gated = args->activation == ACTIVATION_SILU_GATED;
+    bool is_gated =
+        args->activation == ACTIVATION_SILU_GATED || args->activation == ACTIVATION_GELU_TANH_GATED;
     TRY(cpu_tensor_check(args->weight, "matmul", "weight", TENSOR_WEIGHT, -1, n_out, n_in));
     RETURN_IF(is_gated != (args->weight->pair_rows > 0), STATUS_INTERNAL,
               "matmul: a gated activation and a weight made by weight_pair_new belong together");
     RETURN_IF(is_gated && (args->bias || args->accumulate), STATUS_INTERNAL,
               "matmul: a gated activation takes neither a bias nor a residual");
+    RETURN_IF(args->softcap != 0 && (!(args->softcap > 0) || args->activation || args->accumulate),
+              STATUS_INTERNAL,
+              "matmul: a soft cap is above 0 and takes neither an activation nor a residual");
     TRY(cpu_tensor_check(args->in, "matmul", "in", TENSOR_ROWS, -1, args->n_rows, n_in));
     TRY(cpu_tensor_check(args->out, "matmul", "out", TENSOR_ROWS, args->accumulate ? DTYPE_FLOAT32 : -1,
                          args->n_rows, n_out));
@@ -92,6 +96,7 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
                 .out_dtype = args->out->dtype,
                 .activation = args->activation,
                 .accumulate = args->accumulate,
+                .softcap = args->softcap,
             },
         .isa = context->isa,
         .n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS * (is_gated ? 2 : 1),

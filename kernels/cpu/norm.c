@@ -40,7 +40,10 @@ enum status cpu_norm(struct backend_context *context, const struct norm_args *ar
     if (args->bias)
         TRY(cpu_tensor_check(args->bias, "norm", "bias", TENSOR_VECTOR, DTYPE_FLOAT32, 1, n_embd));
     TRY(cpu_tensor_check(args->hidden, "norm", "hidden", TENSOR_ROWS, DTYPE_FLOAT32, batch->n_rows, n_embd));
-    TRY(cpu_tensor_check(args->out, "norm", "out", TENSOR_ROWS, -1, n, n_embd));
+    RETURN_IF(args->accumulate && (args->sampled_rows || args->out == args->hidden), STATUS_INTERNAL,
+              "norm: accumulate is for all rows, and out is not hidden");
+    TRY(cpu_tensor_check(args->out, "norm", "out", TENSOR_ROWS, args->accumulate ? DTYPE_FLOAT32 : -1, n,
+                         n_embd));
 
     struct norm_call call = {
         .context = context,
@@ -53,6 +56,7 @@ enum status cpu_norm(struct backend_context *context, const struct norm_args *ar
                 .n = n_embd,
                 .epsilon = args->epsilon,
                 .out_dtype = args->out->dtype,
+                .accumulate = args->accumulate,
             },
         .n = n,
         /* A feature costs about as much as four multiply-adds. */

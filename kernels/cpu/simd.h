@@ -449,9 +449,20 @@ SIMD_INLINE float v16_first(v16 x) {
 /* Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
 #define V16_ROUNDER 12582912.0f
 
+/* e^r - 1 for |r| <= ln 2 / 2: r + r^2 times a polynomial with minimax coefficients. */
+SIMD_INLINE v16 v16_exp_series(v16 r) {
+    v16 p = v16_set1(1.98756912e-4f);
+    p = v16_fma(p, r, v16_set1(1.39819994e-3f));
+    p = v16_fma(p, r, v16_set1(8.33345171e-3f));
+    p = v16_fma(p, r, v16_set1(4.16657962e-2f));
+    p = v16_fma(p, r, v16_set1(1.66666657e-1f));
+    p = v16_fma(p, r, v16_set1(0.5f));
+    return v16_fma(v16_mul(r, r), p, r);
+}
+
 /* e^x within 1.5 ulp for results that are normal; 0 below the smallest normal number (so e^-inf = 0),
  * +infinity above the largest, NaN for NaN. Cody-Waite reduction by ln 2 in two parts (Cody and Waite, 1980),
- * then the series of e^r - 1 - r on |r| <= ln 2 / 2 with minimax coefficients. */
+ * then the series. */
 SIMD_INLINE v16 v16_exp(v16 x) {
     const v16 rounder = v16_set1(V16_ROUNDER);
     /* max and min return their second operand for NaN. The upper limit keeps 2^n finite: n <= 127. */
@@ -460,14 +471,7 @@ SIMD_INLINE v16 v16_exp(v16 x) {
     v16 n = v16_sub(shifted, rounder);
     v16 r = v16_fma(n, v16_set1(-0.693145752f), inside);
     r = v16_fma(n, v16_set1(-1.42860677e-6f), r);
-    v16 p = v16_set1(1.98756912e-4f);
-    p = v16_fma(p, r, v16_set1(1.39819994e-3f));
-    p = v16_fma(p, r, v16_set1(8.33345171e-3f));
-    p = v16_fma(p, r, v16_set1(4.16657962e-2f));
-    p = v16_fma(p, r, v16_set1(1.66666657e-1f));
-    p = v16_fma(p, r, v16_set1(0.5f));
-    p = v16_fma(v16_mul(r, r), p, r);
-    p = v16_add(p, v16_set1(1.0f));
+    v16 p = v16_add(v16_exp_series(r), v16_set1(1.0f));
     p = v16_scale(p, shifted);
     p = v16_select_less(x, v16_set1(-87.33654f), v16_zero(), p);
     p = v16_select_less(v16_set1(88.3762f), x, v16_set1(INFINITY), p);
@@ -514,6 +518,29 @@ SIMD_INLINE v16 v16_log1p_minus(v16 u) {
 SIMD_INLINE v16 v16_gumbel(v16 u) {
     v16 minus_log = v16_sub(v16_zero(), v16_log1p_minus(u));
     return v16_sub(v16_zero(), v16_log(minus_log));
+}
+
+/* tanh x within 3 ulp, NaN for NaN: with t = e^(-2 |x|) - 1, -t / (t + 2), with the sign of x. t keeps its
+ * relative precision near zero, because 2^n (e^r - 1) + (2^n - 1) has nothing to cancel for n = 0. */
+SIMD_INLINE v16 v16_tanh(v16 x) {
+    const v16 rounder = v16_set1(V16_ROUNDER), zero = v16_zero();
+    v16 size = v16_max(x, v16_sub(zero, x));
+    /* Beyond -35, t is -1. */
+    v16 inside = v16_max(v16_set1(-35.0f), v16_mul(size, v16_set1(-2.0f)));
+    v16 shifted = v16_fma(inside, v16_set1(1.44269504f), rounder);
+    v16 n = v16_sub(shifted, rounder);
+    v16 r = v16_fma(n, v16_set1(-0.693145752f), inside);
+    r = v16_fma(n, v16_set1(-1.42860677e-6f), r);
+    v16 p = v16_exp_series(r);
+    v16 power = v16_scale(v16_set1(1.0f), shifted);
+    v16 t = v16_fma(power, p, v16_sub(power, v16_set1(1.0f)));
+    v16 y = v16_div(t, v16_add(t, v16_set1(2.0f)));
+    return v16_select_less(x, zero, y, v16_sub(zero, y));
+}
+
+/* cap * tanh(x / cap): x bent so that it stays within +-cap. */
+SIMD_INLINE v16 v16_softcap(v16 x, float cap) {
+    return v16_mul(v16_set1(cap), v16_tanh(v16_div(x, v16_set1(cap))));
 }
 
 /* x / (1 + e^-x). */

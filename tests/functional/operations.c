@@ -8,10 +8,13 @@ const struct operation_case operation_cases[] = {
     {"embed", case_embed},
     {"norm", case_norm},
     {"norm RMS", case_norm_rms},
+    {"norm into the residual", case_norm_accumulate},
     {"norm: a row alone = in any batch", case_norm_rows_alone},
     {"matmul float32", case_matmul_float32},
     {"matmul bfloat16", case_matmul_bfloat16},
     {"matmul gated", case_matmul_gated},
+    {"matmul gated by gelu", case_matmul_gelu_gated},
+    {"matmul soft cap", case_matmul_softcap},
     {"matmul gated, extremes", case_matmul_gated_extremes},
     {"matmul: a row alone = in any batch", case_matmul_rows_alone},
     {"matmul: a planted split of K is seen", case_planted_split},
@@ -25,6 +28,14 @@ const struct operation_case operation_cases[] = {
     {"attention: a decode row alone = in any batch", case_attention_decode_alone},
     {"attention: copied pages", case_attention_pages_copy},
     {"attention: further pages", case_attention_slots_extend},
+    {"attention, window, float32", case_attention_window_float32},
+    {"attention, window, bfloat16", case_attention_window_bfloat16},
+    {"attention, window: a prompt cut anywhere", case_attention_window_cuts},
+    {"attention, window: prompts alone, together, cut, around NaN", case_attention_window_prompts},
+    {"attention, window: a decode row alone = in any batch", case_attention_window_decode},
+    {"attention, window: NaN in front of it", case_attention_window_nan},
+    {"attention, soft cap", case_attention_softcap},
+    {"attention, q and k norms", case_attention_norms},
     {"sample greedy", case_sample_greedy},
     {"sample penalties", case_sample_penalties},
     {"sample top_k, top_p, min_p", case_sample_restricted},
@@ -230,6 +241,28 @@ void ops_expect_near(struct operations *ops, float got, double expected, double 
     if (!(fabs(got - expected) <= tolerance)) /* also for NaN */
         OPS_FAIL(ops, "%s: row %lld, column %lld is %.9g, expected %.9g within %.3g", what, (long long)row,
                  (long long)col, (double)got, expected, tolerance);
+}
+
+double ops_storage_rounding(enum dtype dtype) {
+    return dtype == DTYPE_FLOAT32 ? 0x1p-24 : 0x1p-8;
+}
+
+/* ---- rows ---- */
+
+const int32_t ops_row_counts[OPS_N_ROW_COUNTS] = {1, 2, 7, 8, 16, 33, 64, 255, 256};
+
+float *ops_take_rows(struct operations *ops, const float *values, int32_t first, int32_t n, int32_t cols) {
+    float *rows = ops_alloc(ops, (size_t)(n * cols), sizeof *rows);
+    for (int32_t r = 0; r < n; r++)
+        memcpy(rows + r * cols, values + (first + r) % OPS_MOST_ROWS * cols, (size_t)cols * sizeof *rows);
+    return rows;
+}
+
+float *ops_spread_values(struct operations *ops, int32_t n, enum dtype dtype) {
+    float *values = ops_alloc(ops, (size_t)n, sizeof *values);
+    for (int32_t i = 0; i < n; i++)
+        values[i] = ops_round(ops_spread(ops), dtype);
+    return values;
 }
 
 /* ---- steps ---- */

@@ -95,6 +95,17 @@ void ops_expect_equal(struct operations *ops, const float *got, const float *exp
 void ops_expect_near(struct operations *ops, float got, double expected, double tolerance, const char *what,
                      int64_t row, int64_t col);
 
+/* Half a unit in the last place, relative: the rounding of one stored result. */
+double ops_storage_rounding(enum dtype dtype);
+
+/* A row alone and in batches: how many rows, of how many. */
+enum { OPS_N_ROW_COUNTS = 9, OPS_MOST_ROWS = 256 };
+extern const int32_t ops_row_counts[OPS_N_ROW_COUNTS];
+/* Rows [first, first + n) of values [OPS_MOST_ROWS, cols], going round at the end; to be freed. */
+float *ops_take_rows(struct operations *ops, const float *values, int32_t first, int32_t n, int32_t cols);
+/* n values of ops_spread in dtype; to be freed. */
+float *ops_spread_values(struct operations *ops, int32_t n, enum dtype dtype);
+
 /* Sampling parameters with everything off at temperature 1. */
 struct slot_sampling ops_sampling(uint64_t key);
 
@@ -107,10 +118,13 @@ void ops_step_end(struct operations *ops, const struct batch *batch, struct samp
 void case_embed(struct operations *ops);
 void case_norm(struct operations *ops);
 void case_norm_rms(struct operations *ops);
+void case_norm_accumulate(struct operations *ops);
 void case_norm_rows_alone(struct operations *ops);
 void case_matmul_float32(struct operations *ops);
 void case_matmul_bfloat16(struct operations *ops);
 void case_matmul_gated(struct operations *ops);
+void case_matmul_gelu_gated(struct operations *ops);
+void case_matmul_softcap(struct operations *ops);
 void case_matmul_gated_extremes(struct operations *ops);
 void case_matmul_rows_alone(struct operations *ops);
 void case_planted_split(struct operations *ops);
@@ -124,6 +138,14 @@ void case_attention_prompts(struct operations *ops);
 void case_attention_decode_alone(struct operations *ops);
 void case_attention_pages_copy(struct operations *ops);
 void case_attention_slots_extend(struct operations *ops);
+void case_attention_window_float32(struct operations *ops);
+void case_attention_window_bfloat16(struct operations *ops);
+void case_attention_window_cuts(struct operations *ops);
+void case_attention_window_prompts(struct operations *ops);
+void case_attention_window_decode(struct operations *ops);
+void case_attention_window_nan(struct operations *ops);
+void case_attention_softcap(struct operations *ops);
+void case_attention_norms(struct operations *ops);
 void case_sample_greedy(struct operations *ops);
 void case_sample_penalties(struct operations *ops);
 void case_sample_restricted(struct operations *ops);

@@ -94,6 +94,21 @@ static void gelu_is_accurate(void **state) {
     assert_true(isnan(v16_first(v16_gelu_tanh(v16_set1(NAN)))));
 }
 
+static void tanh_is_accurate(void **state) {
+    (void)state;
+    double worst = 0.0;
+    for (int i = 0; i < 400000; i++) {
+        float x = i % 2 ? uniform(-12.0f, 12.0f) : ldexpf(uniform(-1.0f, 1.0f), -(int)(next_random() % 60));
+        worst = fmax(worst, ulps(v16_first(v16_tanh(v16_set1(x))), tanh((double)x)));
+    }
+    assert_true(worst <= 3.0);
+    assert_true(v16_first(v16_tanh(v16_set1(0.0f))) == 0.0f);
+    assert_true(v16_first(v16_tanh(v16_set1(1e30f))) == 1.0f);
+    assert_true(v16_first(v16_tanh(v16_set1(-INFINITY))) == -1.0f);
+    assert_true(isnan(v16_first(v16_tanh(v16_set1(NAN)))));
+    assert_true(fabsf(v16_first(v16_softcap(v16_set1(1e30f), 30.0f)) - 30.0f) == 0.0f);
+}
+
 static void bfloat16_rounds_to_even(void **state) {
     (void)state;
     assert_int_equal(bfloat16_from_float(1.0f), 0x3f80);
@@ -249,11 +264,17 @@ static void unknown_set_is_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exp_within_ulps),           cmocka_unit_test(exp_edges),
-        cmocka_unit_test(log_within_ulps),           cmocka_unit_test(gumbel_is_accurate),
-        cmocka_unit_test(gelu_is_accurate),          cmocka_unit_test(bfloat16_rounds_to_even),
-        cmocka_unit_test(partial_loads_stay_inside), cmocka_unit_test(sum_is_the_tree),
-        cmocka_unit_test(sets_give_equal_bits),      cmocka_unit_test(block_maxima_see_every_value),
+        cmocka_unit_test(exp_within_ulps),
+        cmocka_unit_test(exp_edges),
+        cmocka_unit_test(log_within_ulps),
+        cmocka_unit_test(gumbel_is_accurate),
+        cmocka_unit_test(gelu_is_accurate),
+        cmocka_unit_test(tanh_is_accurate),
+        cmocka_unit_test(bfloat16_rounds_to_even),
+        cmocka_unit_test(partial_loads_stay_inside),
+        cmocka_unit_test(sum_is_the_tree),
+        cmocka_unit_test(sets_give_equal_bits),
+        cmocka_unit_test(block_maxima_see_every_value),
         cmocka_unit_test(unknown_set_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
