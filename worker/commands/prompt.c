@@ -144,6 +144,7 @@ enum status command_prompt(const struct command_options *options) {
         else
             result = generate(&session, &job, &config, options->prompt, &stream, options->start_s);
         buffer_free(&stream.text);
+        detokenizer_free(&stream.detokenizer);
         session_close(&session);
     }
     job_free(&job);
