@@ -101,7 +101,8 @@ static void test_classes(void **state) {
         uint32_t out[4];
     } rows[] = {
         {unicode_space, {'\t', ' ', 0x85, 0x3000}, {'a', 0x200B, 0x180E, 0xFEFF}},
-        {unicode_word, {'_', 'z', 0x301, 0xB2}, {'-', ' ', 0x200D, 0x1F600}},
+        {unicode_word, {'_', 'z', 0x301, 0x4E00}, {'-', ' ', 0x200D, 0xB2}},
+        {unicode_lone_word, {0xB2, 0xB3, 0xB9, 0xBC}, {'1', 0xB4, 0xBB, 0x2070}},
         {unicode_crate_word, {'_', 'z', 0x301, 0x200D}, {'-', ' ', 0xB2, 0x1F600}},
         {unicode_numeric, {'0', 0x660, 0xBD, 0x2167}, {'a', 0x301, 0x4E00, '-'}},
         {unicode_punctuation, {'!', '~', 0x3001, 0xBF}, {'a', ' ', 0x2044, 0xA2}},
