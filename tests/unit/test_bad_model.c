@@ -1,7 +1,6 @@
-/* The table of bad model directories: what is in the files, and the status and message (an extended regular
- * expression; the folder is cut from it) that they are refused with, or that they are accepted. */
+/* The tables of bad model directories: tensor files, their index, a model's tensors. What
+ * config.json may not say is in test_bad_config. */
 #include <math.h>
-#include <regex.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,184 +9,12 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/bad_row.h"
 #include "tests/unit/model_folder.h"
 #include "tests/unit/temp_folder.h"
 #include "worker/base/buffer.h"
 #include "worker/model/model.h"
 #include "worker/model/safetensors.h"
-
-static int n_failed;
-
-/* Compares what happened with the row; counts and prints a difference. */
-static void check_row(const char *table, size_t row, enum status actual, enum status expected,
-                      const char *pattern) {
-    char message[2100] = "";
-    const char *folder = temp_path(""), *from = actual == STATUS_OK ? "" : status_message();
-    for (size_t n = 0, length = strlen(folder); *from && n + 1 < sizeof message;) {
-        if (strncmp(from, folder, length) == 0)
-            from += length;
-        else
-            message[n++] = *from++;
-    }
-    regex_t compiled;
-    assert_int_equal(regcomp(&compiled, pattern, REG_EXTENDED | REG_NOSUB), 0);
-    bool matches =
-        actual == expected && regexec(&compiled, message, 0, NULL, 0) == 0 && !strchr(message, '\n');
-    regfree(&compiled);
-    if (!matches) {
-        print_error("%s row %zu: status %d \"%s\", expected %d matching \"%s\"\n", table, row, (int)actual,
-                    message, (int)expected, pattern);
-        n_failed++;
-    }
-}
-
-/* ---- config.json --------------------------------------------------------------------------------------- */
-
-#define GPT2         "\"model_type\":\"gpt2\""
-#define SIZES        "\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":5"
-#define CONFIG(more) "{" GPT2 "," SIZES more "}"
-
-#define LLAMA3  "\"rope_type\":\"llama3\",\"factor\":8,\"original_max_position_embeddings\":4"
-#define FACTORS ",\"low_freq_factor\":1,\"high_freq_factor\":4"
-#define LLAMA(more)                                                                                          \
-    "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"hidden_size\":16,\"intermediate_size\":24,"         \
-    "\"vocab_size\":5,\"max_position_embeddings\":8," more "}"
-#define HEADS(more) LLAMA("\"num_attention_heads\":2" more)
-
-static const struct {
-    const char *config; /* NULL: no such file */
-    const char *generation_config;
-    enum status status;
-    const char *message;
-} config_rows[] = {
-    {NULL, NULL, STATUS_NO_INPUT, "^config\\.json: No such file"},
-    {"", NULL, STATUS_DATA, "^config\\.json.*not valid JSON"},
-    {"{", NULL, STATUS_DATA, "^config\\.json:1:1: not valid JSON"},
-    {"[]", NULL, STATUS_DATA, "the whole file is a list, expected an object"},
-    {"{} x", NULL, STATUS_DATA, "not valid JSON"},
-    {"{" GPT2 "," GPT2 "}", NULL, STATUS_DATA, "duplicate object key"},
-    {"{\"a\":\"\xFF\"}", NULL, STATUS_DATA, "not valid JSON.*UTF-8|unable to decode byte 0xff"},
-    {"{}", NULL, STATUS_DATA,
-     "model_type is absent, expected the name of an architecture; supported: gpt2, llama"},
-    {"{\"model_type\":\"mamba\"}", NULL, STATUS_DATA,
-     "^config\\.json: model_type: 'mamba' is not supported; supported: gpt2, llama"},
-    {"{\"model_type\":\"a\\nb\"}", NULL, STATUS_DATA, "'a.x0Ab' is not supported"},
-    {"{\"model_type\":3}", NULL, STATUS_DATA, "model_type is a number"},
-    {"{" GPT2 "}", NULL, STATUS_DATA, "n_layer is absent; expected an integer from 1 to"},
-    {"{" GPT2 ",\"n_layer\":0}", NULL, STATUS_DATA, "n_layer: 0, expected an integer from 1 to 4096"},
-    {"{" GPT2 ",\"n_layer\":-1}", NULL, STATUS_DATA, "n_layer: -1"},
-    {"{" GPT2 ",\"n_layer\":1.5}", NULL, STATUS_DATA, "n_layer: 1\\.5"},
-    {"{" GPT2 ",\"n_layer\":\"1\"}", NULL, STATUS_DATA, "n_layer is a string, expected an integer"},
-    {"{" GPT2 ",\"n_layer\":1e30}", NULL, STATUS_DATA, "n_layer: 1e\\+30"},
-    {"{" GPT2 ",\"n_layer\":99999999999999999999}", NULL, STATUS_DATA, "n_layer: 1e\\+20"},
-    {"{" GPT2 ",\"n_layer\":1,\"n_head\":3,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":5}", NULL,
-     STATUS_DATA, "n_embd: 16 is no multiple of n_head, 3"},
-    {"{" GPT2 ",\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"vocab_size\":5}", NULL, STATUS_DATA,
-     "n_positions is absent"},
-    {"{" GPT2 ",\"n_layer\":1,\"n_head\":2,\"n_embd\":16,\"n_positions\":8,\"vocab_size\":2147483647}", NULL,
-     STATUS_DATA, "vocab_size: 2\\.14748e\\+09, expected an integer from 1 to 4194304"},
-    {CONFIG(",\"n_inner\":0"), NULL, STATUS_DATA, "n_inner: 0"},
-    {CONFIG(",\"activation_function\":\"relu\""), NULL, STATUS_DATA,
-     "activation_function: 'relu' is not supported; supported: gelu_new, gelu_pytorch_tanh"},
-    {CONFIG(",\"activation_function\":\"gelu\""), NULL, STATUS_DATA, "'gelu' is not supported"},
-    {CONFIG(",\"scale_attn_weights\":false"), NULL, STATUS_DATA,
-     "scale_attn_weights: false is not supported; supported: true"},
-    {CONFIG(",\"scale_attn_by_inverse_layer_idx\":true"), NULL, STATUS_DATA,
-     "scale_attn_by_inverse_layer_idx: true"},
-    {CONFIG(",\"reorder_and_upcast_attn\":true"), NULL, STATUS_DATA,
-     "reorder_and_upcast_attn: true is not supported"},
-    {CONFIG(",\"add_cross_attention\":true"), NULL, STATUS_DATA,
-     "add_cross_attention: true is not supported"},
-    {CONFIG(",\"add_cross_attention\":1"), NULL, STATUS_DATA,
-     "add_cross_attention is a number, expected true or false"},
-    {CONFIG(",\"layer_norm_epsilon\":0"), NULL, STATUS_DATA, "layer_norm_epsilon: expected a number above 0"},
-    {CONFIG(",\"torch_dtype\":\"int8\""), NULL, STATUS_DATA, "torch_dtype: 'int8' is not supported"},
-    {CONFIG(",\"quantization_config\":{}"), NULL, STATUS_DATA, "quantized weights are not supported"},
-    {CONFIG(",\"eos_token_id\":5"), NULL, STATUS_DATA, "eos_token_id: expected an integer from 0 to 4"},
-    {CONFIG(",\"eos_token_id\":[1,\"2\"]"), NULL, STATUS_DATA, "eos_token_id: expected an integer"},
-    {CONFIG(",\"eos_token_id\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]"), NULL, STATUS_DATA,
-     "lists 17 ids, allowed are 16"},
-    {CONFIG(",\"tie_word_embeddings\":1"), NULL, STATUS_DATA, "tie_word_embeddings is a number"},
-    {CONFIG(""), "{", STATUS_DATA, "^generation_config\\.json.*not valid JSON"},
-    {CONFIG(""), "{\"eos_token_id\":7}", STATUS_DATA, "^generation_config\\.json: eos_token_id"},
-    {CONFIG(""), "{\"temperature\":-1}", STATUS_DATA, "^generation_config\\.json: .*temperature"},
-    {CONFIG(""), "{\"top_p\":1.5}", STATUS_DATA, "^generation_config\\.json: .*top_p"},
-    {CONFIG(""), "{\"top_k\":\"many\"}", STATUS_DATA, "top_k is a string, expected a number"},
-    {CONFIG(""), "{\"do_sample\":0}", STATUS_DATA, "do_sample is a number, expected true or false"},
-    /* Llama */
-    {LLAMA("\"a\":0"), NULL, STATUS_DATA, "num_attention_heads is absent; expected an integer"},
-    {LLAMA("\"num_attention_heads\":3"), NULL, STATUS_DATA,
-     "hidden_size: 16 is no multiple of num_attention_heads, 3, and head_dim is absent"},
-    {LLAMA("\"num_attention_heads\":16"), NULL, STATUS_DATA,
-     "heads of 1; rotary positions need an even size"},
-    {HEADS(",\"head_dim\":7"), NULL, STATUS_DATA, "heads of 7; rotary positions need an even size"},
-    {HEADS(",\"head_dim\":2048"), NULL, STATUS_DATA, "head_dim: 2048, expected an integer from 1 to 1024"},
-    {LLAMA("\"num_attention_heads\":1048576,\"head_dim\":64"), NULL, STATUS_DATA,
-     "1048576 heads of 64 are more than 8388608 wide"},
-    {HEADS(",\"num_key_value_heads\":0"), NULL, STATUS_DATA, "num_key_value_heads: 0, expected"},
-    {LLAMA("\"num_attention_heads\":4,\"num_key_value_heads\":3"), NULL, STATUS_DATA,
-     "num_attention_heads: 4 is no multiple of num_key_value_heads, 3"},
-    {HEADS(",\"hidden_act\":\"gelu\""), NULL, STATUS_DATA,
-     "hidden_act: 'gelu' is not supported; supported: silu"},
-    {HEADS(",\"hidden_act\":1"), NULL, STATUS_DATA, "hidden_act is a number, expected a string"},
-    {HEADS(",\"attention_bias\":true"), NULL, STATUS_DATA, "attention_bias: true is not supported"},
-    {HEADS(",\"mlp_bias\":true"), NULL, STATUS_DATA, "mlp_bias: true is not supported; supported: false"},
-    {HEADS(",\"rms_norm_eps\":-1"), NULL, STATUS_DATA, "rms_norm_eps: expected a number above 0"},
-    {HEADS(",\"rope_theta\":0"), NULL, STATUS_DATA, "rope_theta is out of range; expected a number from 1"},
-    {HEADS(",\"rope_theta\":\"x\""), NULL, STATUS_DATA, "rope_theta is a string; expected a number from 1"},
-    {HEADS(",\"partial_rotary_factor\":0.5"), NULL, STATUS_DATA, "partial_rotary_factor is out of range"},
-    {HEADS(",\"rope_scaling\":[]"), NULL, STATUS_DATA, "rope_scaling is a list, expected an object"},
-    {HEADS(",\"rope_scaling\":{\"rope_type\":\"yarn\"}"), NULL, STATUS_DATA,
-     "rope_scaling\\.rope_type: 'yarn' is not supported; supported: default, linear, llama3"},
-    {HEADS(",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}"), NULL, STATUS_DATA,
-     "'dynamic' is not supported"},
-    {HEADS(",\"rope_scaling\":{\"type\":3}"), NULL, STATUS_DATA, "rope_type is a number, expected a string"},
-    {HEADS(",\"rope_scaling\":{\"type\":\"linear\"}"), NULL, STATUS_DATA,
-     "rope_scaling\\.factor is absent; expected a number from 1"},
-    {HEADS(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}"), NULL, STATUS_DATA,
-     "rope_scaling\\.factor is out of range"},
-    {HEADS(",\"rope_parameters\":{" LLAMA3 "}"), NULL, STATUS_DATA,
-     "rope_parameters\\.low_freq_factor is absent"},
-    {HEADS(",\"rope_parameters\":{" LLAMA3 ",\"low_freq_factor\":4,\"high_freq_factor\":4}"), NULL,
-     STATUS_DATA, "low_freq_factor: 4 is not below high_freq_factor, 4"},
-    {HEADS(",\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":8" FACTORS "}"), NULL, STATUS_DATA,
-     "original_max_position_embeddings is absent"},
-    {HEADS(",\"rope_parameters\":{},\"rope_scaling\":{}"), NULL, STATUS_DATA,
-     "rope_parameters and rope_scaling are both given"},
-    /* accepted */
-    {CONFIG(""), NULL, STATUS_OK, ""},
-    {CONFIG(",\"n_inner\":null,\"n_ctx\":8,\"unknown\":{\"a\":[]}"), NULL, STATUS_OK, ""},
-    {CONFIG(",\"model_max_length\":1000000000000000019884624838656"), NULL, STATUS_OK, ""},
-    {CONFIG(",\"eos_token_id\":4,\"activation_function\":\"gelu_pytorch_tanh\""), "{}", STATUS_OK, ""},
-    {CONFIG(",\"scale_attn_weights\":true,\"add_cross_attention\":false"), "{\"max_length\":20,\"top_k\":-1}",
-     STATUS_OK, ""},
-    {CONFIG(",\"note\":\"\\u0000\""), "{\"temperature\":null}", STATUS_OK, ""},
-    {HEADS(""), NULL, STATUS_OK, ""},
-    {HEADS(",\"num_key_value_heads\":null,\"head_dim\":null,\"pretraining_tp\":1"), NULL, STATUS_OK, ""},
-    {HEADS(",\"rope_scaling\":null,\"rope_parameters\":{" LLAMA3 FACTORS ",\"rope_theta\":5e5}"), NULL,
-     STATUS_OK, ""},
-    {HEADS(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}"), NULL, STATUS_OK, ""},
-};
-
-static void test_config(void **state) {
-    (void)state;
-    n_failed = 0;
-    for (size_t i = 0; i < sizeof config_rows / sizeof config_rows[0]; i++) {
-        struct model_config config;
-        struct sampling defaults;
-        model_folder_remove("config.json");
-        model_folder_remove("generation_config.json");
-        if (config_rows[i].config)
-            temp_text("config.json", config_rows[i].config);
-        if (config_rows[i].generation_config)
-            temp_text("generation_config.json", config_rows[i].generation_config);
-        enum status result = model_config_load(temp_path(""), &config, &defaults);
-        check_row("config", i, result, config_rows[i].status, config_rows[i].message);
-        sampling_free(&defaults);
-    }
-    model_folder_remove("generation_config.json");
-    assert_int_equal(n_failed, 0);
-}
 
 /* ---- safetensors --------------------------------------------------------------------------------------- */
 
@@ -500,8 +327,10 @@ static void test_models(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config), cmocka_unit_test(test_tensors), cmocka_unit_test(test_tensor_lengths),
-        cmocka_unit_test(test_index),  cmocka_unit_test(test_models),
+        cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_tensor_lengths),
+        cmocka_unit_test(test_index),
+        cmocka_unit_test(test_models),
     };
     return cmocka_run_group_tests_name("bad_model", tests, temp_folder_open, temp_folder_close);
 }

@@ -37,7 +37,7 @@ static void test_shapes_and_defaults(void **state) {
     assert_int_equal(config.norm, NORM_LAYER);
     assert_int_equal(config.activation, ACTIVATION_GELU_TANH);
     assert_int_equal(config.rope.kind, ROPE_NONE);
-    assert_true(config.has_biases);
+    assert_true(config.has_mlp_biases);
     assert_int_equal(config.n_layers, 2);
     assert_int_equal(config.n_heads, 4);
     assert_int_equal(config.n_kv_heads, 4);
@@ -94,7 +94,7 @@ static void test_llama(void **state) {
     assert_int_equal(config.norm, NORM_RMS);
     assert_true(config.norm_epsilon == 1e-6f);
     assert_int_equal(config.activation, ACTIVATION_SILU_GATED);
-    assert_false(config.tie_word_embeddings || config.has_biases);
+    assert_false(config.tie_word_embeddings || config.has_mlp_biases);
     assert_int_equal(config.rope.kind, ROPE_DEFAULT);
     assert_true(config.rope.theta == 10000);
     assert_int_equal(config.n_eos, 1);
@@ -122,6 +122,100 @@ static void test_llama(void **state) {
     config = load("{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.5}}", NULL, &defaults);
     assert_int_equal(config.rope.kind, ROPE_LINEAR);
     assert_true(config.rope.theta == 10000 && config.rope.factor == 2.5);
+}
+
+/* The keys that a published checkpoint of each family has, and what follows from them. */
+static void test_mistral(void **state) {
+    (void)state;
+    struct sampling defaults;
+    struct model_config config =
+        load("{\"model_type\":\"mistral\",\"num_hidden_layers\":3}", NULL, &defaults);
+    assert_int_equal(config.n_heads, 32);
+    assert_int_equal(config.n_kv_heads, 8);
+    assert_int_equal(config.head_dim, 128);
+    assert_int_equal(config.n_inner, 14336);
+    assert_int_equal(config.n_positions, 131072);
+    assert_int_equal(config.window, 4096);
+    assert_int_equal(model_config_n_sliding(&config), 3);
+    assert_int_equal(config.eos_ids[0], 2);
+    config = load("{\"model_type\":\"mistral\",\"num_hidden_layers\":3,\"sliding_window\":null,"
+                  "\"rope_theta\":1000000.0,\"num_key_value_heads\":null}",
+                  NULL, &defaults);
+    assert_int_equal(config.window, 0);
+    assert_int_equal(model_config_n_sliding(&config), 0);
+    assert_int_equal(config.n_kv_heads, 32);
+    assert_true(config.rope.theta == 1e6);
+}
+
+static void test_qwen(void **state) {
+    (void)state;
+    struct sampling defaults;
+    struct model_config config = load(
+        "{\"model_type\":\"qwen2\",\"num_hidden_layers\":4,\"hidden_size\":128,\"num_attention_heads\":8,"
+        "\"num_key_value_heads\":2,\"use_sliding_window\":true,\"sliding_window\":77,"
+        "\"max_window_layers\":3,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,"
+        "\"original_max_position_embeddings\":32768}}",
+        NULL, &defaults);
+    assert_true(config.has_qkv_biases && !config.has_attention_bias && !config.has_qk_norms);
+    assert_int_equal(config.head_dim, 16);
+    assert_int_equal(config.window, 77);
+    assert_int_equal(model_config_n_sliding(&config), 1);
+    assert_true(model_config_is_sliding(&config, 3));
+    assert_int_equal(config.n_eos, 0);
+    assert_int_equal(config.rope.kind, ROPE_YARN);
+    assert_true(config.rope.fast_turns == 32 && config.rope.slow_turns == 1 && !config.rope.keeps_fractions);
+    assert_true(fabs(config.rope.amplitude - (0.1 * log(4) + 1)) < 1e-12);
+    config = load("{\"model_type\":\"qwen3\",\"num_hidden_layers\":4,\"hidden_size\":64,"
+                  "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"sliding_window\":4096}",
+                  NULL, &defaults);
+    assert_true(!config.has_qkv_biases && config.has_qk_norms);
+    assert_int_equal(config.head_dim, 128);
+    assert_int_equal(model_config_n_sliding(&config), 0);
+    assert_int_equal(config.window, 0);
+}
+
+static void test_gemma(void **state) {
+    (void)state;
+    struct sampling defaults;
+    struct model_config config = load("{\"model_type\":\"gemma2\",\"num_hidden_layers\":4,"
+                                      "\"query_pre_attn_scalar\":144,\"hidden_size\":576}",
+                                      NULL, &defaults);
+    assert_true(config.has_post_norms && config.norm_weight_offset == 1 && config.tie_word_embeddings);
+    assert_true(config.embedding_scale == 24 && fabsf(config.attention_scale - 1.0f / 12) < 1e-8f);
+    assert_true(config.attention_softcap == 50 && config.logit_softcap == 30);
+    assert_int_equal(config.activation, ACTIVATION_GELU_TANH_GATED);
+    assert_int_equal(config.window, 4096);
+    assert_true(model_config_is_sliding(&config, 0) && !model_config_is_sliding(&config, 1));
+    assert_int_equal(model_config_n_sliding(&config), 2);
+    assert_int_equal(config.sliding_rope.kind, ROPE_NONE);
+    assert_int_equal(config.eos_ids[0], 1);
+
+    /* Gemma 3 as its first files have it, and as transformers 5 writes it. */
+    static const char *const spellings[] = {
+        "\"rope_theta\":1000000,\"rope_local_base_freq\":10000,\"rope_scaling\":{\"factor\":8.0,"
+        "\"rope_type\":\"linear\"},\"sliding_window_pattern\":6",
+        "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":8.0,"
+        "\"rope_theta\":1000000.0},\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":10000.0}},"
+        "\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"sliding_attention\","
+        "\"sliding_attention\",\"sliding_attention\",\"full_attention\",\"sliding_attention\"]"};
+    for (int i = 0; i < 2; i++) {
+        char text[800];
+        snprintf(text, sizeof text,
+                 "{\"model_type\":\"gemma3_text\",\"num_hidden_layers\":7,\"sliding_window\":512,"
+                 "\"eos_token_id\":[1,106],%s}",
+                 spellings[i]);
+        config = load(text, NULL, &defaults);
+        assert_true(config.has_qk_norms && config.has_post_norms);
+        assert_true(config.attention_softcap == 0 && config.logit_softcap == 0);
+        assert_int_equal(config.n_eos, 2);
+        assert_int_equal(config.window, 512);
+        assert_int_equal(model_config_n_sliding(&config), 6);
+        assert_false(model_config_is_sliding(&config, 5));
+        assert_int_equal(config.rope.kind, ROPE_LINEAR);
+        assert_true(config.rope.theta == 1e6 && config.rope.factor == 8);
+        assert_int_equal(config.sliding_rope.kind, ROPE_DEFAULT);
+        assert_true(config.sliding_rope.theta == 1e4);
+    }
 }
 
 static void test_eos(void **state) {
@@ -352,6 +446,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes_and_defaults),
         cmocka_unit_test(test_llama),
+        cmocka_unit_test(test_mistral),
+        cmocka_unit_test(test_qwen),
+        cmocka_unit_test(test_gemma),
         cmocka_unit_test(test_eos),
         cmocka_unit_test(test_sampling_defaults),
         cmocka_unit_test(test_names_and_heads),

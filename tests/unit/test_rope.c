@@ -25,6 +25,23 @@ static const struct rope_config llama_1b = {.kind = ROPE_LLAMA3,
                                             .high_frequency = 4,
                                             .original_positions = 8192};
 
+/* Qwen2.5 beyond 32,768 positions; and one with everything that the file may say. */
+static const struct rope_config yarn_qwen = {.kind = ROPE_YARN,
+                                             .theta = 1000000,
+                                             .factor = 4,
+                                             .original_positions = 32768,
+                                             .fast_turns = 32,
+                                             .slow_turns = 1,
+                                             .amplitude = 1.138629436111989};
+static const struct rope_config yarn_fractions = {.kind = ROPE_YARN,
+                                                  .theta = 10000,
+                                                  .factor = 8,
+                                                  .original_positions = 512,
+                                                  .fast_turns = 16,
+                                                  .slow_turns = 2,
+                                                  .keeps_fractions = true,
+                                                  .amplitude = 1.094179988101349};
+
 /* transformers computes them in float32. */
 static void test_frequencies(void **state) {
     (void)state;
@@ -53,6 +70,17 @@ static void test_frequencies(void **state) {
         {&llama_1b, 64, 16, 0.000429556705},
         {&llama_1b, 64, 21, 5.68723226e-06},
         {&llama_1b, 64, 31, 9.41830649e-08},
+        {&yarn_qwen, 128, 6, 0.273841977},    /* fast */
+        {&yarn_qwen, 128, 24, 0.00537532149}, /* between */
+        {&yarn_qwen, 128, 36, 0.000179841154},
+        {&yarn_qwen, 128, 42, 2.88695483e-05}, /* slow */
+        {&yarn_qwen, 128, 60, 5.92843435e-07},
+        {&yarn_fractions, 64, 3, 0.421696514},
+        {&yarn_fractions, 64, 6, 0.170414031},
+        {&yarn_fractions, 64, 9, 0.0446166471},
+        {&yarn_fractions, 64, 12, 0.00732499827},
+        {&yarn_fractions, 64, 15, 0.00166690187},
+        {&yarn_fractions, 64, 30, 2.22284925e-05},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         double frequency = rope_frequency(rows[i].config, rows[i].head_dim, rows[i].pair);
@@ -87,10 +115,27 @@ static void test_table(void **state) {
     free(table);
 }
 
+/* Yarn's table is larger by its amplitude. */
+static void test_amplitude(void **state) {
+    (void)state;
+    enum { HEAD_DIM = 128, POSITIONS = 40 };
+    float table[POSITIONS * HEAD_DIM];
+    rope_fill(&yarn_qwen, HEAD_DIM, POSITIONS, table);
+    for (int32_t p = 0; p < POSITIONS; p++) {
+        for (int32_t i = 0; i < HEAD_DIM / 2; i++) {
+            double angle = p * rope_frequency(&yarn_qwen, HEAD_DIM, i);
+            assert_true(table[p * HEAD_DIM + i] == (float)(yarn_qwen.amplitude * cos(angle)));
+            assert_true(table[p * HEAD_DIM + HEAD_DIM / 2 + i] == (float)(yarn_qwen.amplitude * sin(angle)));
+        }
+    }
+    assert_true(rope_amplitude(&llama_1b) == 1 && rope_amplitude(&plain) == 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_frequencies),
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_amplitude),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);
 }

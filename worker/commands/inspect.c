@@ -17,13 +17,27 @@ static void print_tensors(struct safetensors *files) {
     }
 }
 
-/* The rest of the line that names the context. */
-static void print_rope(const struct rope_config *rope) {
-    if (rope->kind != ROPE_NONE)
-        printf(", rotary, theta %g", rope->theta);
-    if (rope->kind == ROPE_LINEAR || rope->kind == ROPE_LLAMA3)
-        printf(", %s scaling by %g", rope->kind == ROPE_LINEAR ? "linear" : "llama3", rope->factor);
+static void print_rope(const char *where, const struct rope_config *rope) {
+    static const char *const scalings[] = {
+        [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3", [ROPE_YARN] = "yarn"};
+    if (rope->kind == ROPE_NONE)
+        return;
+    printf("%stheta %g", where, rope->theta);
+    if (rope->kind != ROPE_DEFAULT)
+        printf(", %s scaling by %g", scalings[rope->kind], rope->factor);
+}
+
+static void print_positions(const struct model_config *config) {
+    int32_t n_sliding = model_config_n_sliding(config);
+    printf("context      %d positions", config->n_positions);
+    print_rope(", rotary, ", &config->rope);
+    print_rope("; in layers with a window ", &config->sliding_rope);
     printf("\n");
+    if (n_sliding > 0)
+        printf("window       %d positions in %d of %d layers\n", config->window, n_sliding, config->n_layers);
+    if (config->attention_softcap > 0 || config->logit_softcap > 0)
+        printf("soft caps    %g of scores, %g of logits (0: none)\n", (double)config->attention_softcap,
+               (double)config->logit_softcap);
 }
 
 static enum status inspect(const char *folder, struct tokenizer **tokenizer, struct safetensors **files,
@@ -41,8 +55,7 @@ static enum status inspect(const char *folder, struct tokenizer **tokenizer, str
     printf("shape        %d layers, %d wide, %d heads of %d (%d for keys and values), MLP %d\n",
            config.n_layers, config.n_embd, config.n_heads, config.head_dim, config.n_kv_heads,
            config.n_inner);
-    printf("context      %d positions", config.n_positions);
-    print_rope(&config.rope);
+    print_positions(&config);
     printf("vocabulary   %d tokens\n", config.n_vocab);
     printf("parameters   %.2fM per token, %.2fM of them in the head%s\n", (double)(body + head) / 1e6,
            (double)head / 1e6, config.tie_word_embeddings ? " (tied to the embedding)" : "");

@@ -7,16 +7,6 @@
 #include "worker/base/file.h"
 #include "worker/model/family.h"
 
-static const struct model_family *const families[] = {&gpt2_family, &llama_family};
-
-static const struct model_family *find_family(const char *model_type) {
-    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
-        if (strcmp(families[i]->model_type, model_type) == 0)
-            return families[i];
-    }
-    return NULL;
-}
-
 /* ---- sizes ---- */
 
 static size_t saturating_add(size_t a, size_t b) {
@@ -58,11 +48,15 @@ size_t model_weight_bytes(const struct model_config *config, enum dtype dtype) {
     const int64_t n_embd = config->n_embd, n_inner = config->n_inner, qkv = qkv_width(config);
     size_t layer = matrix_bytes(qkv, n_embd, dtype);
     layer = saturating_add(layer, matrix_bytes(n_embd, attention_width(config), dtype));
-    size_t n_up = config->activation == ACTIVATION_SILU_GATED ? 2 : 1;
+    size_t n_up = model_config_is_gated(config) ? 2 : 1;
     layer = saturating_add(layer, saturating_multiply(n_up, matrix_bytes(n_inner, n_embd, dtype)));
     layer = saturating_add(layer, matrix_bytes(n_embd, n_inner, dtype));
-    int64_t n_biases = config->has_biases ? qkv + 4 * n_embd + n_inner : 0;
-    layer = saturating_add(layer, rows_bytes(1, 2 * n_embd + n_biases, DTYPE_FLOAT32));
+    int64_t n_vectors = 2 * n_embd; /* elements of all the layer's vectors: norms, then biases */
+    n_vectors +=
+        (config->has_post_norms ? 2 * n_embd : 0) + (config->has_qk_norms ? 2 * config->head_dim : 0);
+    n_vectors += (config->has_norm_biases ? 2 * n_embd : 0) + (config->has_qkv_biases ? qkv : 0);
+    n_vectors += (config->has_attention_bias ? n_embd : 0) + (config->has_mlp_biases ? n_inner + n_embd : 0);
+    layer = saturating_add(layer, rows_bytes(1, n_vectors, DTYPE_FLOAT32));
     layer = saturating_add(layer, (size_t)8 * TENSOR_OVERHEAD_BYTES); /* of the vectors just counted as one */
     size_t total = saturating_multiply(layer, (size_t)config->n_layers);
     size_t tables = config->tie_word_embeddings ? 1 : 2;
@@ -87,15 +81,19 @@ size_t model_activation_bytes(const struct model_config *config, enum dtype dtyp
     total = saturating_add(total, rows_bytes(limits->max_rows, qkv_width(config), dtype));
     total = saturating_add(total, rows_bytes(limits->max_rows, attention_width(config), dtype));
     total = saturating_add(total, rows_bytes(limits->max_rows, config->n_inner, dtype));
-    if (config->rope.kind != ROPE_NONE)
-        total = saturating_add(total,
-                               rows_bytes(rope_positions(config, limits), config->head_dim, DTYPE_FLOAT32));
+    const enum rope_kind ropes[] = {config->rope.kind, config->sliding_rope.kind};
+    for (int i = 0; i < 2; i++)
+        if (ropes[i] != ROPE_NONE)
+            total = saturating_add(
+                total, rows_bytes(rope_positions(config, limits), config->head_dim, DTYPE_FLOAT32));
+    if (config->has_post_norms)
+        total = saturating_add(total, rows_bytes(limits->max_rows, config->n_embd, DTYPE_FLOAT32));
     return saturating_add(total, rows_bytes(limits->logit_rows, config->n_vocab, DTYPE_FLOAT32));
 }
 
 void model_parameter_counts(const struct model_config *config, int64_t *body, int64_t *head) {
     const int64_t n_embd = config->n_embd;
-    int64_t n_mlp = config->activation == ACTIVATION_SILU_GATED ? 3 : 2;
+    int64_t n_mlp = model_config_is_gated(config) ? 3 : 2;
     int64_t layer =
         qkv_width(config) * n_embd + n_embd * attention_width(config) + n_mlp * config->n_inner * n_embd;
     *body = config->n_layers * layer;
@@ -165,6 +163,8 @@ static enum status load_files(struct model *model, const char *folder, char *fin
         result = check_all_used(source.files, model->family);
     if (result == STATUS_OK && fingerprint)
         result = folder_fingerprint(folder, source.files, fingerprint);
+    if (result == STATUS_OK)
+        weight_source_report(&source);
     safetensors_close(source.files);
     buffer_free(&source.scratch);
     return result;
@@ -174,7 +174,7 @@ static enum status load_files(struct model *model, const char *folder, char *fin
 static enum status model_new(const struct model_config *config, enum dtype dtype, struct backend *backend,
                              struct model **out) {
     *out = NULL;
-    const struct model_family *family = find_family(config->model_type);
+    const struct model_family *family = model_family_find(config->model_type);
     RETURN_IF(!family, STATUS_DATA, "model_type \"%s\" is not supported", config->model_type);
     struct model *model = calloc(1, sizeof *model);
     RETURN_IF(!model, STATUS_INTERNAL, "out of host memory");
@@ -228,18 +228,19 @@ enum status model_list_tensors(const struct model_config *config, enum dtype dty
     return result;
 }
 
-/* The table of rotary positions, in backend memory. */
-static enum status prepare_rope(struct model *model) {
+/* A table of rotary positions, in backend memory; none for ROPE_NONE. */
+static enum status prepare_rope(struct model *model, const struct rope_config *angles, struct tensor **rope) {
     struct backend *backend = model->backend;
     const struct model_config *config = &model->config;
     int32_t n_positions = rope_positions(config, &model->limits);
     size_t bytes;
+    if (angles->kind == ROPE_NONE)
+        return STATUS_OK;
     RETURN_IF(!size_multiply((size_t)n_positions, (size_t)config->head_dim * sizeof(float), &bytes),
               STATUS_NO_FIT, "a table of %d rotary positions", (int)n_positions);
     float *table = malloc(bytes);
     RETURN_IF(!table, STATUS_INTERNAL, "out of host memory");
-    rope_fill(&config->rope, config->head_dim, n_positions, table);
-    struct tensor **rope = &model->activations.rope;
+    rope_fill(angles, config->head_dim, n_positions, table);
     enum status result =
         backend->tensor_new(backend->context, DTYPE_FLOAT32, n_positions, config->head_dim, rope);
     if (result == STATUS_OK)
@@ -273,7 +274,11 @@ enum status model_prepare(struct model *model, const struct model_limits *limits
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++)
         TRY(backend->tensor_new(backend->context, tensors[i].dtype, tensors[i].rows, tensors[i].columns,
                                 tensors[i].out));
-    return config->rope.kind == ROPE_NONE ? STATUS_OK : prepare_rope(model);
+    if (config->has_post_norms)
+        TRY(backend->tensor_new(backend->context, DTYPE_FLOAT32, limits->max_rows, config->n_embd,
+                                &on->projected));
+    TRY(prepare_rope(model, &config->rope, &on->rope));
+    return prepare_rope(model, &config->sliding_rope, &on->sliding_rope);
 }
 
 enum status model_forward(struct model *model, const struct batch *batch) {
@@ -304,15 +309,20 @@ void model_close(struct model *model) {
                                on->attended,
                                on->inner,
                                on->logits,
-                               on->rope};
+                               on->rope,
+                               on->sliding_rope,
+                               on->projected};
     for (size_t i = 0; i < sizeof single / sizeof single[0]; i++)
         backend->tensor_free(backend->context, single[i]);
     for (int32_t i = 0; weights->layers && i < model->config.n_layers; i++) {
         struct layer_weights *layer = &weights->layers[i];
-        struct tensor *tensors[] = {layer->norm1_weight, layer->norm1_bias,       layer->qkv_weight,
-                                    layer->qkv_bias,     layer->attention_weight, layer->attention_bias,
-                                    layer->norm2_weight, layer->norm2_bias,       layer->up_weight,
-                                    layer->up_bias,      layer->down_weight,      layer->down_bias};
+        struct tensor *tensors[] = {
+            layer->norm1_weight,     layer->norm1_bias,       layer->qkv_weight,
+            layer->qkv_bias,         layer->attention_weight, layer->attention_bias,
+            layer->norm2_weight,     layer->norm2_bias,       layer->up_weight,
+            layer->up_bias,          layer->down_weight,      layer->down_bias,
+            layer->q_norm_weight,    layer->k_norm_weight,    layer->post_norm1_weight,
+            layer->post_norm2_weight};
         for (size_t t = 0; t < sizeof tensors / sizeof tensors[0]; t++)
             backend->tensor_free(backend->context, tensors[t]);
     }

@@ -12,10 +12,36 @@ enum {
     MAX_PAIRS = 512          /* model_config_load lets no wider heads in */
 };
 
+/* Yarn: how much of pair i keeps its frequency: 1 up to the pair that turns fast_turns times within the
+ * original context, 0 from the one that turns slow_turns times, linear between. */
+static double yarn_share(const struct rope_config *config, int32_t head_dim, int32_t pair) {
+    double per_turn = head_dim / (2 * log(config->theta));
+    double low = per_turn * log(config->original_positions / (config->fast_turns * 2 * M_PI));
+    double high = per_turn * log(config->original_positions / (config->slow_turns * 2 * M_PI));
+    if (!config->keeps_fractions) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = fmax(low, 0);
+    high = fmin(high, head_dim - 1);
+    if (low == high)
+        high += 0.001; /* as the reference does against a division by zero */
+    double ramp = (pair - low) / (high - low);
+    return 1 - (ramp < 0 ? 0 : ramp > 1 ? 1 : ramp);
+}
+
+double rope_amplitude(const struct rope_config *config) {
+    return config->kind == ROPE_YARN ? config->amplitude : 1;
+}
+
 double rope_frequency(const struct rope_config *config, int32_t head_dim, int32_t pair) {
     double frequency = pow(config->theta, -2.0 * pair / head_dim);
     if (config->kind == ROPE_LINEAR)
         return frequency / config->factor;
+    if (config->kind == ROPE_YARN) {
+        double share = yarn_share(config, head_dim, pair);
+        return (1 - share) * frequency / config->factor + share * frequency;
+    }
     if (config->kind != ROPE_LLAMA3)
         return frequency;
     /* 0 for pairs that turn low_frequency times or less within the original context, 1 from high_frequency
@@ -29,6 +55,7 @@ double rope_frequency(const struct rope_config *config, int32_t head_dim, int32_
 /* A table, for the threads: a task is TASK_POSITIONS rows. */
 struct rope_job {
     double frequency[MAX_PAIRS];
+    double amplitude;
     int32_t head_dim;
     int32_t n_positions;
     float *table;
@@ -42,14 +69,17 @@ static void fill_rows(void *argument, int64_t task) {
         float *row = job->table + position * job->head_dim;
         for (int32_t i = 0; i < half; i++) {
             double angle = (double)position * job->frequency[i];
-            row[i] = (float)cos(angle);
-            row[half + i] = (float)sin(angle);
+            row[i] = (float)(job->amplitude * cos(angle));
+            row[half + i] = (float)(job->amplitude * sin(angle));
         }
     }
 }
 
 void rope_fill(const struct rope_config *config, int32_t head_dim, int32_t n_positions, float *table) {
-    struct rope_job job = {.head_dim = head_dim, .n_positions = n_positions, .table = table};
+    struct rope_job job = {.amplitude = rope_amplitude(config),
+                           .head_dim = head_dim,
+                           .n_positions = n_positions,
+                           .table = table};
     for (int32_t i = 0; i < head_dim / 2 && i < MAX_PAIRS; i++)
         job.frequency[i] = rope_frequency(config, head_dim, i);
     bool threads = (int64_t)n_positions * (head_dim / 2) > SERIAL_ANGLES;

@@ -60,7 +60,7 @@ static float vector_value(const struct synthesis *synthesis, const struct synthe
 void synthesis_values(const struct synthesis *synthesis, const struct synthetic_tensor *tensor,
                       enum dtype dtype, size_t first, size_t n, float *out) {
     if (tensor->n_dims == 1) {
-        float value = vector_value(synthesis, tensor);
+        float value = vector_value(synthesis, tensor) - tensor->offset;
         for (size_t i = 0; i < n; i++)
             out[i] = value;
     } else {

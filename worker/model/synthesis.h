@@ -13,6 +13,7 @@ struct synthetic_tensor {
     char name[SYNTHETIC_NAME_BYTES];
     int32_t n_dims;   /* 1 or 2 */
     int64_t shape[2]; /* outermost first; 1 behind the last */
+    float offset;     /* that its reader adds to every element */
 };
 
 /* What a family asked for, in order, each name once. Zero-initialised is empty. */
@@ -25,8 +26,9 @@ enum status synthetic_list_add(struct synthetic_list *list, const struct synthet
 void synthetic_list_free(struct synthetic_list *list);
 
 /* The tensor's elements [first, first + n), in stored order, rounded to dtype: normal, mean 0, standard
- * deviation 0.02 (the families' initializer_range) for a matrix; 0 for a bias; 1 for the weight of a norm,
- * and for that behind the last layer the gain that the synthesis asks for. out: float32, values of dtype. */
+ * deviation 0.02 (the families' initializer_range) for a matrix; 0 for a bias; for the weight of a
+ * norm 1, and for that behind the last layer the gain that the synthesis asks for, less the tensor's offset.
+ * out: float32, values of dtype. */
 void synthesis_values(const struct synthesis *synthesis, const struct synthetic_tensor *tensor,
                       enum dtype dtype, size_t first, size_t n, float *out);
 

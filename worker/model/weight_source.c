@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "worker/base/arith.h"
+#include "worker/base/log.h"
 #include "worker/base/parallel.h"
 #include "worker/model/float_convert.h"
 
@@ -138,6 +139,7 @@ static enum status create(struct weight_source *source, const char *name, int32_
               name);
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
     tensor->n_dims = n_dims;
+    tensor->offset = source->offset;
     tensor->shape[0] = n_dims == 1 || is_transposed ? n_in : n_out;
     tensor->shape[1] = n_dims == 1 ? 1 : is_transposed ? n_out : n_in;
     if (source->asked)
@@ -260,10 +262,49 @@ const char *weight_source_prefix(const struct weight_source *source, const char 
     return "";
 }
 
-enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n,
+enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n, float offset,
                                  struct tensor **out) {
     TRY(reserve(source, name, 1, n, DTYPE_FLOAT32));
-    TRY(weight_source_read(source, name, 1, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32, source->scratch.data));
-    return source->backend->vector_new(source->backend->context, n,
-                                       (const float *)(void *)source->scratch.data, out);
+    float *values = (float *)(void *)source->scratch.data;
+    source->offset = offset;
+    enum status result = weight_source_read(source, name, 1, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32, values);
+    source->offset = 0;
+    TRY(result);
+    for (int64_t i = 0; offset != 0 && !source->asked && i < n; i++)
+        values[i] += offset;
+    return source->backend->vector_new(source->backend->context, n, values, out);
+}
+
+enum status weight_source_vector_stack(struct weight_source *source, const struct weight_part *parts,
+                                       int32_t n_parts, struct tensor **out) {
+    int64_t n = 0;
+    for (int32_t i = 0; i < n_parts; i++)
+        n += parts[i].n_out;
+    TRY(reserve(source, parts[0].name, 1, n, DTYPE_FLOAT32));
+    float *values = (float *)(void *)source->scratch.data;
+    int64_t at = 0;
+    for (int32_t i = 0; i < n_parts; i++) {
+        float *to = source->asked ? NULL : values + at;
+        TRY(weight_source_read(source, parts[i].name, 1, WEIGHT_OUT_IN, 1, parts[i].n_out, DTYPE_FLOAT32,
+                               to));
+        at += parts[i].n_out;
+    }
+    return source->backend->vector_new(source->backend->context, n, values, out);
+}
+
+void weight_source_report(const struct weight_source *source) {
+    static const char *const stored_names[] = {[STORED_F32] = "F32", [STORED_F16] = "F16"};
+    for (int stored = STORED_F32; stored <= STORED_F16; stored++) {
+        int32_t n = 0;
+        const struct stored_tensor *first = NULL;
+        for (int32_t i = 0; i < safetensors_count(source->files); i++) {
+            const struct stored_tensor *tensor = safetensors_at(source->files, i);
+            bool counts = tensor->used && tensor->n_dims == 2 && (int)tensor->dtype == stored;
+            first = counts && n == 0 ? tensor : first;
+            n += counts;
+        }
+        if (n > 0 && (stored == STORED_F16 || source->dtype == DTYPE_BFLOAT16))
+            log_info("%s: %d matrices stored as %s are computed in %s", first->file, (int)n,
+                     stored_names[stored], source->dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16");
+    }
 }

@@ -17,6 +17,7 @@ struct weight_source {
     struct backend *backend;
     enum dtype dtype;
     bool hashes;           /* hash each tensor while its pages are at hand */
+    float offset;          /* that the reader of the next vector adds: made-up norms are 1 with it */
     struct buffer scratch; /* one tensor, converted; freed by the owner of the source */
 };
 
@@ -33,6 +34,8 @@ struct stored_tensor *weight_source_find(struct weight_source *source, const cha
 enum status weight_source_read(struct weight_source *source, const char *name, int32_t n_dims,
                                enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
                                void *out);
+/* Says once, for people, when files hold matrices as F16, or as F32 that bfloat16 is computed from. */
+void weight_source_report(const struct weight_source *source);
 
 /* A matrix [n_out, n_in] in the source's dtype. STATUS_DATA when it is missing, has another shape or dtype,
  * or values that are not finite. */
@@ -58,9 +61,13 @@ enum status weight_source_embedding(struct weight_source *source, const char *ta
 /* prefix where some tensor's name begins with it (the checkpoint of a model with its head), "" where none
  * does (that of the body alone). Made-up weights have their heads. */
 const char *weight_source_prefix(const struct weight_source *source, const char *prefix);
-/* A float32 vector [n]. */
-enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n,
+/* A float32 vector [n], offset added to each element in float32: 1 for norms that are stored as w of 1 + w.
+ */
+enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n, float offset,
                                  struct tensor **out);
+/* One float32 vector of the parts' elements in order (biases of matrices that become one). */
+enum status weight_source_vector_stack(struct weight_source *source, const struct weight_part *parts,
+                                       int32_t n_parts, struct tensor **out);
 
 /* The conversion alone: tensor, stored in `layout`, to out [n_out, n_in] of dtype. *n_bad counts the elements
  * of out that are NaN or infinite. Large ones are shared by threads; each element is rounded to nearest even
