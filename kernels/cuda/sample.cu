@@ -200,12 +200,20 @@ __device__ uint64_t best_score(row_part &row, const row_scale &scale, prefix_end
         if (!__any_sync(ALL_LANES, near[0] || near[1] || near[2] || near[3]))
             continue;
         float lead = (top - threshold + margin) * LOG2_E;
+        uint32_t words[4];
+        if (row.ids) {
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                words[j] = near[j] ? philox_word(sampling.key, position, (uint32_t)row.ids[i + j]) : 0;
+        } else { /* four neighbours, from a multiple of four on */
+            philox_block(sampling.key, position, (uint32_t)(row.first + i) / 4, words);
+        }
         float u[4];
         bool hit = false;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             if (near[j]) {
-                u[j] = philox_uniform(philox_word(sampling.key, position, (uint32_t)row.id(i + j)));
+                u[j] = philox_uniform(words[j]);
                 /* gumbel <= -log(u), because -log1p(-u) >= u */
                 near[j] = !(u[j] > ptx_exp2(lead - scale.distance(y[j]) * scale.nats_log2));
             }
