@@ -41,8 +41,11 @@ static const struct {
 } tokenizer_rows[] = {
     {NULL, STATUS_NO_INPUT, "^tokenizer\\.json: No such file"},
     {"{", STATUS_DATA, "^tokenizer\\.json:1:1: not valid JSON"},
-    {"{}", STATUS_DATA, "decoder is null, which puts a space between"},
-    {"{\"decoder\":{\"type\":\"WordPiece\"}}", STATUS_DATA,
+    {"{}", STATUS_DATA, "model is absent, expected an object"},
+    {"version https://git-lfs.github.com/spec/v1\nsize 9\n", STATUS_DATA,
+     "^tokenizer\\.json: a Git LFS pointer, not the file itself; fetch that with git lfs pull$"},
+    {"{\"model\":{" BPE "}}", STATUS_DATA, "decoder is null, which puts a space between"},
+    {DECODER("{\"type\":\"WordPiece\"}"), STATUS_DATA,
      "decoder 'WordPiece' is not supported; supported: ByteLevel, ByteFallback, Fuse, Replace, Strip, "
      "Metaspace, "
      "Sequence"},
@@ -64,7 +67,7 @@ static const struct {
      "decoder\\.content: expected one character"},
     {DECODER("{\"type\":\"Metaspace\",\"replacement\":\"\"}"), STATUS_DATA,
      "decoder\\.replacement: expected one character"},
-    {"{\"decoder\":7}", STATUS_DATA, "decoder is a number without a \"type\""},
+    {DECODER("7"), STATUS_DATA, "decoder is a number without a \"type\""},
     {NORMALIZER("{\"type\":\"StripAccents\"}"), STATUS_DATA,
      "normalizer 'StripAccents' is not supported; supported: null, NFC, NFD"},
     {NORMALIZER("{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AA==\"}"), STATUS_DATA,
@@ -135,6 +138,9 @@ static const struct {
     {"{" FUSE "}", STATUS_DATA, "model is absent, expected an object"},
     {MODEL(""), STATUS_DATA, "model is an object without a \"type\"; supported: BPE"},
     {MODEL("\"type\":\"Unigram\""), STATUS_DATA, "model 'Unigram' is not supported; supported: BPE"},
+    /* … whatever else is unknown in its file. */
+    {"{\"normalizer\":{\"type\":\"Precompiled\"},\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", STATUS_DATA,
+     "model 'Unigram' is not supported; supported: BPE"},
     {MODEL("\"type\":\"BPE\",\"merges\":[]"), STATUS_DATA, "model\\.vocab is absent, expected an object"},
     {MODEL("\"type\":\"BPE\",\"vocab\":{},\"merges\":[]"), STATUS_DATA, "model\\.vocab is empty"},
     {MODEL("\"type\":\"BPE\",\"vocab\":{\"a\":0}"), STATUS_DATA, "model\\.merges is absent, expected a list"},

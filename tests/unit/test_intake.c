@@ -293,6 +293,13 @@ static void test_vocabulary(void **state) {
     assert_true(record.n_prompt_tokens > 1 && record.request.prompt_token_ids != NULL);
     assert_null(record.request.prompt.bytes); /* waiting records hold no text that nobody reads */
     record_free(&record);
+    /* Ids that the record did not give are not its fault. */
+    fixture.model.n_vocab = 1;
+    expect_error(
+        &fixture, "{\"prompt\":\"hello\"}", "invalid_value",
+        "prompt: token 0 of it is 258, outside the model's vocabulary of 1 tokens; tokenizer.json and "
+        "config.json do not belong together");
+    fixture.model.n_vocab = N_VOCAB;
     /* An error that the reader found stays, and nothing else is looked at. */
     expect_error(&fixture, "{\"prompt\":\"a\",\"nonsense\":1}", "unknown_key", "nonsense");
     fixture_close(&fixture);

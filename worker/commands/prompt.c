@@ -140,7 +140,11 @@ enum status command_prompt(const struct command_options *options) {
     if (result == STATUS_OK) {
         struct stream stream = {.tokenizer = session.tokenizer};
         if (!session.tokenizer)
-            result = status_fail(STATUS_NO_INPUT, "%s: has no tokenizer.json", options->target);
+            result =
+                status_fail(STATUS_NO_INPUT,
+                            "%s: has no tokenizer.json, which a prompt in text needs; transformers writes "
+                            "one: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+                            options->target);
         else
             result = generate(&session, &job, &config, options->prompt, &stream, options->start_s);
         buffer_free(&stream.text);

@@ -97,10 +97,17 @@ static enum status check_values(const struct intake_options *options, const stru
     RETURN_IF(!options->tokenizer && request->sampling.n_stop > 0, STATUS_RECORD,
               "stop: the model has no tokenizer.json, so there is no text to find a stop string in; use "
               "stop_token_ids");
-    for (int32_t i = 0; i < request->n_prompt_token_ids; i++)
-        RETURN_IF(request->prompt_token_ids[i] < 0 || request->prompt_token_ids[i] >= n_vocab, STATUS_RECORD,
-                  "prompt_token_ids[%d]: %d is outside the vocabulary of %d tokens", i,
-                  request->prompt_token_ids[i], n_vocab);
+    for (int32_t i = 0; i < request->n_prompt_token_ids; i++) {
+        int32_t id = request->prompt_token_ids[i];
+        if (id >= 0 && id < n_vocab)
+            continue;
+        RETURN_IF(request->has_token_ids, STATUS_RECORD,
+                  "prompt_token_ids[%d]: %d is outside the vocabulary of %d tokens", i, id, n_vocab);
+        return status_fail(STATUS_RECORD,
+                           "prompt: token %d of it is %d, outside the model's vocabulary of %d tokens; "
+                           "tokenizer.json and config.json do not belong together",
+                           i, id, n_vocab);
+    }
     for (int32_t i = 0; i < request->sampling.n_stop_token_ids; i++)
         RETURN_IF(request->sampling.stop_token_ids[i] >= n_vocab, STATUS_RECORD,
                   "stop_token_ids[%d]: %d is outside the vocabulary of %d tokens", i,

@@ -39,9 +39,13 @@ static enum status render_text(const struct tokenizer *tokenizer, const struct r
     /* The token that ended the sample is counted, but is no text. */
     if (completion->finish_reason == FINISH_STOP)
         n--;
-    for (int32_t i = 0; i < n; i++)
-        TRY(detokenizer_add(&detokenizer, tokenizer, completion->token_ids[i], &completion->text));
-    return detokenizer_finish(&detokenizer, &completion->text);
+    enum status result = STATUS_OK;
+    for (int32_t i = 0; i < n && result == STATUS_OK; i++)
+        result = detokenizer_add(&detokenizer, tokenizer, completion->token_ids[i], &completion->text);
+    if (result == STATUS_OK)
+        result = detokenizer_finish(&detokenizer, &completion->text);
+    detokenizer_free(&detokenizer);
+    return result;
 }
 
 static void count_record(struct run_metrics *counted, const struct record *record, int64_t prompt_tokens,

@@ -116,15 +116,20 @@ static enum status read_added_tokens(struct tokenizer *tokenizer, const char *pa
     return STATUS_OK;
 }
 
-static enum status read_model(struct tokenizer *tokenizer, const struct tokenizer_file *file,
-                              const struct component *component) {
+/* Asked first: a file of another model has components that nothing is known of either, and it is the model
+ * that says why. */
+static enum status check_model_type(const struct component *component) {
     RETURN_IF(!json_is_object(component->object), STATUS_DATA, "%s: model is %s, expected an object",
               component->path, json_kind(component->object));
     /* GPT-2's published file, of the format's first year, names no type. */
     bool is_untyped =
         !json_object_get(component->object, "type") && json_object_get(component->object, "merges");
-    if (!is_untyped && !component_has_type(component, "BPE"))
-        return component_refuse(component, "BPE");
+    return is_untyped || component_has_type(component, "BPE") ? STATUS_OK
+                                                              : component_refuse(component, "BPE");
+}
+
+static enum status read_model(struct tokenizer *tokenizer, const struct tokenizer_file *file,
+                              const struct component *component) {
     TRY(read_vocab(tokenizer, file, component->object));
     return bpe_model_read(&tokenizer->model, component, file, &tokenizer->vocab,
                           tokenizer->pre_tokenizer.is_byte_level);
@@ -231,6 +236,7 @@ enum status tokenizer_read(struct tokenizer *tokenizer, const struct tokenizer_f
     const char *path = file->path;
     const json_t *root = file->root;
 #define COMPONENT(name) (&(const struct component){path, name, json_object_get(root, name)})
+    TRY(check_model_type(COMPONENT("model")));
     TRY(refuse_lengths(path, root));
     TRY(normalizer_read(&tokenizer->normalizer, COMPONENT("normalizer")));
     TRY(pre_tokenizer_read(&tokenizer->pre_tokenizer, COMPONENT("pre_tokenizer")));
