@@ -26,6 +26,7 @@ const struct operation_case operation_cases[] = {
     {"attention: a prompt cut anywhere", case_attention_cuts},
     {"attention: prompts alone, together, cut, and in front of NaN", case_attention_prompts},
     {"attention: a decode row alone = in any batch", case_attention_decode_alone},
+    {"attention: decode rows by the hundred", case_attention_decode_many},
     {"attention: copied pages", case_attention_pages_copy},
     {"attention: further pages", case_attention_slots_extend},
     {"attention, window, float32", case_attention_window_float32},

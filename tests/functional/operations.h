@@ -136,6 +136,7 @@ void case_attention_rope_bfloat16(struct operations *ops);
 void case_attention_cuts(struct operations *ops);
 void case_attention_prompts(struct operations *ops);
 void case_attention_decode_alone(struct operations *ops);
+void case_attention_decode_many(struct operations *ops);
 void case_attention_pages_copy(struct operations *ops);
 void case_attention_slots_extend(struct operations *ops);
 void case_attention_window_float32(struct operations *ops);

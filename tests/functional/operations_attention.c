@@ -216,6 +216,8 @@ void case_attention_prompts(struct operations *ops) {
                       &plain_attention);
     attention_prompts(ops, (struct rig_model){4, 1, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
                       &plain_attention);
+    attention_prompts(ops, (struct rig_model){4, 2, 256, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
+                      &plain_attention);
     attention_prompts(ops, (struct rig_model){4, 2, 64, DTYPE_FLOAT32, DTYPE_BFLOAT16, true},
                       &plain_attention);
 }
@@ -252,32 +254,73 @@ void attention_decode_alone(struct operations *ops, struct rig_model model,
     rig_free(&rig);
 }
 
-/* So many rows that no backend divides a row's chunks any more, against each of the long ones alone. */
-static void decode_many_one(struct operations *ops, struct rig_model model) {
-    enum { SLOTS = 36, POSITIONS = 320, LONG = 6 };
-    static const int32_t positions[LONG] = {254, 255, 256, 257, 287, 319};
-    struct rig rig;
-    if (!rig_init(&rig, ops, model, &plain_attention, SLOTS, POSITIONS, 640))
-        return;
-    struct part parts[SLOTS];
-    for (int32_t s = 0; s < SLOTS; s++) {
-        int32_t position = s % LONG == 0 ? positions[s / LONG] : s * 7 % 40;
-        struct part prompt = {s, 0, position, false};
-        if (prompt.n_rows > 0)
-            free(rig_step(&rig, &prompt, 1, NULL));
-        parts[s] = (struct part){s, position, 1, true};
+/* The first rows [0, n_tokens[s]) of all slots, several slots a step. */
+static void prefill_slots(struct rig *rig, const int32_t *n_tokens) {
+    enum { MAX_PARTS = 32 };
+    struct part parts[MAX_PARTS];
+    int32_t n_parts = 0, n_rows = 0;
+    for (int32_t s = 0; s < rig->n_slots; s++) {
+        if (n_tokens[s] == 0)
+            continue;
+        if (n_parts == MAX_PARTS || n_rows + n_tokens[s] > rig->max_rows) {
+            free(rig_step(rig, parts, n_parts, NULL));
+            n_parts = n_rows = 0;
+        }
+        parts[n_parts++] = (struct part){s, 0, n_tokens[s], false};
+        n_rows += n_tokens[s];
     }
-    float *together = rig_step(&rig, parts, SLOTS, NULL);
-    for (int32_t s = 0; s < SLOTS; s++) {
-        rig_expect_row(&rig, s, parts[s].position, together + s * rig.out_cols);
-        if (s % LONG != 0)
+    if (n_parts > 0)
+        free(rig_step(rig, parts, n_parts, NULL));
+}
+
+/* How many rows are generated together, and the positions of every sixth, around borders; the others are
+ * below position 40. */
+enum { MANY_EDGES = 6 };
+struct many_rows {
+    int32_t n_slots;
+    int32_t edges[MANY_EDGES]; /* ascending */
+};
+
+/* So many that no backend divides a row's chunks any more: around the border of a chunk. */
+static const struct many_rows many_rows = {36, {254, 255, 256, 257, 287, 319}};
+/* So many that a block of a backend may take several kv heads: around the border of a page. */
+static const struct many_rows crowd_of_rows = {300, {30, 31, 32, 33, 62, 63}};
+
+/* Many rows together, against the reference and against some of them alone. */
+static void decode_many_one(struct operations *ops, struct rig_model model, const struct many_rows *many) {
+    const int32_t n_slots = many->n_slots, n_positions = many->edges[MANY_EDGES - 1] + 1;
+    struct rig rig;
+    if (!rig_init(&rig, ops, model, &plain_attention, n_slots, n_positions, 640))
+        return;
+    int32_t *positions = ops_alloc(ops, (size_t)n_slots, sizeof *positions);
+    struct part *parts = ops_alloc(ops, (size_t)n_slots, sizeof *parts);
+    for (int32_t s = 0; s < n_slots; s++) {
+        positions[s] = s % 6 == 0 ? many->edges[s / 6 % MANY_EDGES] : s * 7 % 40;
+        parts[s] = (struct part){s, positions[s], 1, true};
+    }
+    prefill_slots(&rig, positions);
+    float *together = rig_step(&rig, parts, n_slots, NULL);
+    for (int32_t s = 0; s < n_slots; s++) {
+        rig_expect_row(&rig, s, positions[s], together + s * rig.out_cols);
+        if (s % 6 != 0)
             continue;
         float *alone = rig_step(&rig, &parts[s], 1, NULL);
         ops_expect_equal(ops, alone, together + s * rig.out_cols, rig.out_cols, "decode beside many rows");
         free(alone);
     }
     free(together);
+    free(parts);
+    free(positions);
     rig_free(&rig);
+}
+
+void case_attention_decode_many(struct operations *ops) {
+    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true}, &many_rows);
+    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false}, &many_rows);
+    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
+                    &crowd_of_rows);
+    decode_many_one(ops, (struct rig_model){4, 4, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false}, &crowd_of_rows);
+    decode_many_one(ops, (struct rig_model){8, 4, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true}, &crowd_of_rows);
 }
 
 void case_attention_decode_alone(struct operations *ops) {
@@ -299,8 +342,6 @@ void case_attention_decode_alone(struct operations *ops) {
                            &plain_attention);
     attention_decode_alone(ops, (struct rig_model){2, 1, 256, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
                            &plain_attention);
-    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true});
-    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false});
 }
 
 /* A second slot shares the whole pages of a prompt, has a copy of its last page, and decodes the same;
