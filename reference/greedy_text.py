@@ -1,7 +1,7 @@
 """Golden greedy texts of the PyTorch twin as JSON lines: greedy_text.py MODEL GOLDEN.safetensors [MAX_CASES]
 
 Each line: {"prompt_token_ids": [...], "prompt": text, "token_ids": [...], "text": text}. Texts are those of a
-character tokenizer (each token is its text). Standard library only.
+character tokenizer (each token is its text); a model without a tokenizer has none. Standard library only.
 """
 
 import json
@@ -24,19 +24,19 @@ def read_int32_tensors(path):
 
 
 def main(model, golden, max_cases=1000):
-    vocab = json.loads((Path(model) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    characters = {token_id: token for token, token_id in vocab.items()}
+    tokenizer, characters = Path(model) / "tokenizer.json", None
+    if tokenizer.exists():
+        vocab = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
+        characters = {token_id: token for token, token_id in vocab.items()}
     tensors = read_int32_tensors(golden)
     for i in range(int(max_cases)):
         if f"case{i}.prompt" not in tensors:
             break
         prompt, greedy = tensors[f"case{i}.prompt"], tensors[f"case{i}.greedy"]
-        case = {
-            "prompt_token_ids": prompt,
-            "prompt": "".join(characters[j] for j in prompt),
-            "token_ids": greedy,
-            "text": "".join(characters[j] for j in greedy),
-        }
+        case = {"prompt_token_ids": prompt, "token_ids": greedy}
+        if characters:
+            case["prompt"] = "".join(characters[j] for j in prompt)
+            case["text"] = "".join(characters[j] for j in greedy)
         print(json.dumps(case, ensure_ascii=False))
 
 
