@@ -60,7 +60,9 @@ static enum status refuse_foreign(struct json_source source) {
         const char *why;
     } foreign[] = {
         {"quantization_config", "quantized weights are not supported; use the original model"},
-        {"vision_config", "models that take images are not supported; use the text model alone"},
+        {"vision_config",
+         "models that take images are not supported; use the text model alone (of a Gemma 3: "
+         "reference/gemma3_text.py writes it)"},
         {"audio_config", "models that take sound are not supported; use the text model alone"},
         {"auto_map", "models that bring their own code are not supported"},
     };

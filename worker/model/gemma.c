@@ -4,9 +4,11 @@
  * layers. Gemma 2: soft caps on scores and logits. Gemma 3: norms of q and k, and slower rotary positions in
  * the layers without a window. Tensors: llama_tensors.c. Forward pass: decoder.c. */
 #include <math.h>
+#include <string.h>
 
-#include "worker/model/family.h"
 #include "worker/base/json_file.h"
+#include "worker/model/family.h"
+#include "worker/text/quote.h"
 
 /* Every nth layer sees everything; the others have the window. */
 static void set_pattern(struct model_config *config, int32_t n) {
@@ -65,13 +67,27 @@ static enum status gemma3_read_rope(struct json_source source, struct model_conf
     } types[] = {{"full_attention", "rope_parameters.full_attention.", "rope_theta", 1e6},
                  {"sliding_attention", "rope_parameters.sliding_attention.", "rope_local_base_freq", 1e4}};
     struct rope_config *ropes[] = {&config->rope, &config->sliding_rope};
+    double rotated_part = 1;
+    TRY(config_real(source, "partial_rotary_factor", 1, 1, &rotated_part));
     const json_t *parameters = config_get(source, "rope_parameters");
     const json_t *scaling = config_get(source, "rope_scaling");
     RETURN_IF(parameters && scaling, STATUS_DATA,
               "%s: rope_parameters and rope_scaling are both given; keep one", source.path);
     RETURN_IF(parameters && !json_is_object(parameters), STATUS_DATA,
               "%s: rope_parameters is %s, expected an object", source.path, json_kind(parameters));
+    const char *key;
+    json_t *value;
+    char shown_key[QUOTE_BYTES];
+    json_object_foreach((json_t *)parameters, key, value) {
+        RETURN_IF(strcmp(key, types[0].name) != 0 && strcmp(key, types[1].name) != 0, STATUS_DATA,
+                  "%s: rope_parameters.%s: expected an object for full_attention and one for "
+                  "sliding_attention",
+                  source.path, quote(key, strlen(key), shown_key));
+    }
     for (int i = 0; i < 2; i++) {
+        RETURN_IF(json_object_get(scaling, types[i].name), STATUS_DATA,
+                  "%s: rope_scaling.%s: rotary positions by layer type belong in rope_parameters",
+                  source.path, types[i].name);
         *ropes[i] = (struct rope_config){.kind = ROPE_DEFAULT, .theta = types[i].default_theta};
         TRY(config_real(source, types[i].theta, 1, 1e15, &ropes[i]->theta));
         const json_t *block = parameters ? json_object_get(parameters, types[i].name) : i ? NULL : scaling;
@@ -82,12 +98,6 @@ static enum status gemma3_read_rope(struct json_source source, struct model_conf
                   parameters ? types[i].name : "rope_scaling", json_kind(block));
         TRY(config_rope_block((struct json_source){source.path, shown, block}, config, ropes[i]));
     }
-    RETURN_IF(parameters &&
-                  (json_object_get(parameters, "rope_type") || json_object_get(parameters, "type") ||
-                   json_object_get(parameters, "rope_theta")),
-              STATUS_DATA,
-              "%s: rope_parameters: expected an object for full_attention and one for sliding_attention",
-              source.path);
     return STATUS_OK;
 }
 
