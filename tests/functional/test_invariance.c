@@ -17,6 +17,10 @@
 static const struct invariance_model shakespeare = {"shakespeare", "weights/shakespeare", 200};
 static const struct invariance_model tiny = {"tiny", "tests/models/tiny", 2000};
 static const struct invariance_model tiny_llama = {"tiny_llama", "tests/models/tiny_llama", 900};
+static const struct invariance_model tiny_mistral = {"tiny_mistral", "tests/models/tiny_mistral", 900};
+static const struct invariance_model tiny_qwen2 = {"tiny_qwen2", "tests/models/tiny_qwen2", 900};
+static const struct invariance_model tiny_gemma2 = {"tiny_gemma2", "tests/models/tiny_gemma2", 900};
+static const struct invariance_model tiny_gemma3 = {"tiny_gemma3", "tests/models/tiny_gemma3_64", 900};
 
 static const struct invariance_variant baseline_variant = {.name = "baseline"};
 
@@ -188,13 +192,35 @@ static void test_tiny_llama_bfloat16(void **state) {
     check_model(&tiny_llama, DTYPE_BFLOAT16);
 }
 
+static void test_tiny_mistral_bfloat16(void **state) {
+    (void)state;
+    check_model(&tiny_mistral, DTYPE_BFLOAT16);
+}
+
+static void test_tiny_qwen2_bfloat16(void **state) {
+    (void)state;
+    check_model(&tiny_qwen2, DTYPE_BFLOAT16);
+}
+
+static void test_tiny_gemma2_bfloat16(void **state) {
+    (void)state;
+    check_model(&tiny_gemma2, DTYPE_BFLOAT16);
+}
+
+static void test_tiny_gemma3_bfloat16(void **state) {
+    (void)state;
+    check_model(&tiny_gemma3, DTYPE_BFLOAT16);
+}
+
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
         return 77;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tiny_float32),        cmocka_unit_test(test_tiny_bfloat16),
-        cmocka_unit_test(test_tiny_llama_float32),  cmocka_unit_test(test_tiny_llama_bfloat16),
-        cmocka_unit_test(test_shakespeare_float32), cmocka_unit_test(test_shakespeare_bfloat16),
+        cmocka_unit_test(test_tiny_float32),          cmocka_unit_test(test_tiny_bfloat16),
+        cmocka_unit_test(test_tiny_llama_float32),    cmocka_unit_test(test_tiny_llama_bfloat16),
+        cmocka_unit_test(test_tiny_mistral_bfloat16), cmocka_unit_test(test_tiny_qwen2_bfloat16),
+        cmocka_unit_test(test_tiny_gemma2_bfloat16),  cmocka_unit_test(test_tiny_gemma3_bfloat16),
+        cmocka_unit_test(test_shakespeare_float32),   cmocka_unit_test(test_shakespeare_bfloat16),
     };
     return cmocka_run_group_tests_name("invariance", tests, NULL, NULL);
 }
