@@ -17,7 +17,7 @@ enum { RELAY_AHEAD = 2, SPLIT_ABOVE_ROWS = 8 };
 
 struct relay_options {
     bool is_late;  /* max_steps_in_flight 2 over an inner backend that has 1 */
-    bool splits_k; /* residual matmuls of more than SPLIT_ABOVE_ROWS rows add K in two halves */
+    bool splits_k; /* linear matmuls into float32 of more than SPLIT_ABOVE_ROWS rows add K in two halves */
 };
 
 /* What went through, since relay_open. */
@@ -184,15 +184,19 @@ static inline enum status relay_add_columns(struct relay *relay, const struct ma
     free(kept);
     struct matmul_args part = *args;
     part.in = relay->half;
-    if (begin > 0)
+    if (begin > 0) {
         part.bias = NULL;
+        part.accumulate = true;
+    }
     return result == STATUS_OK ? inner->matmul(inner->context, &part) : result;
 }
 
 static inline enum status relay_matmul(struct backend_context *context, const struct matmul_args *args) {
     struct relay *relay = relay_of(context);
     struct backend *inner = &relay->inner;
-    if (!relay->options.splits_k || !args->accumulate || args->n_rows <= SPLIT_ABOVE_ROWS)
+    bool is_linear =
+        args->out->dtype == DTYPE_FLOAT32 && args->activation == ACTIVATION_NONE && args->softcap == 0;
+    if (!relay->options.splits_k || !is_linear || args->n_rows <= SPLIT_ABOVE_ROWS)
         return inner->matmul(inner->context, args);
     const struct tensor *in = args->in;
     if (relay->half)

@@ -312,6 +312,8 @@ static enum status load_model(const char *more, const char *config_text, bool is
 static void test_models(void **state) {
     (void)state;
     n_failed = 0;
+    /* Mistral's directories hold their weights a second time, under names that no index has. */
+    temp_text("consolidated.safetensors", "not read");
     for (size_t i = 0; i < sizeof model_rows / sizeof model_rows[0]; i++) {
         const struct model_folder_options *options = &model_rows[i].options;
         enum status result = load_model(model_rows[i].more, model_folder_config, false, options);

@@ -20,6 +20,7 @@ static const struct floor plain = {.limits = {.read_bytes_per_s = 1e6, .flops = 
                                    .head = 1e3,
                                    .bytes_per_parameter = 2,
                                    .kv_bytes_per_position = 100,
+                                   .kv_read_bytes = 100,
                                    .attention_flops = 1000,
                                    .memory_bytes = 1e5};
 
@@ -89,6 +90,45 @@ static double tokens_per_s(struct model_config config, enum dtype dtype) {
     return 4096 * 128 / floor_of_job(&floor, &work);
 }
 
+/* The parameters that the other shapes multiply with; their cards count the norms too. */
+static void test_parameters(void **state) {
+    (void)state;
+    static const struct {
+        const char *path;
+        int64_t body, head;
+    } rows[] = {
+        {"configs/models/qwen2.5-7b/config.json",
+         28 * (3584LL * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584LL * 18944), 152064LL * 3584},
+        {"configs/models/mistral-7b/config.json",
+         32 * (4096LL * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096LL * 14336), 32768LL * 4096},
+        {"configs/models/gemma-2-2b/config.json",
+         26 * (2304LL * (2048 + 2 * 1024) + 2048 * 2304 + 3 * 2304LL * 9216), 256000LL * 2304},
+        {"configs/models/gemma-3-1b/config.json",
+         26 * (1152LL * (1024 + 2 * 256) + 1024 * 1152 + 3 * 1152LL * 6912), 262144LL * 1152},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct model_config config;
+        if (model_config_load_file(rows[i].path, &config) != STATUS_OK)
+            fail_msg("%s", status_message());
+        int64_t body, head;
+        model_parameter_counts(&config, &body, &head);
+        assert_int_equal(body, rows[i].body);
+        assert_int_equal(head, rows[i].head);
+    }
+}
+
+/* Layers with a window count as memory, and not as what a long sequence must read. */
+static void test_windows(void **state) {
+    (void)state;
+    struct model_config config;
+    struct plan plan = {.kv_dtype = DTYPE_BFLOAT16};
+    assert_int_equal(model_config_load_file("configs/models/gemma-3-1b/config.json", &config), STATUS_OK);
+    struct floor floor = floor_of(&config, &plan, &(struct device_limits){1, 1});
+    assert_true(floor.kv_bytes_per_position == 26 * 2 * 256 * 2);
+    assert_true(floor.kv_read_bytes == 4 * 2 * 256 * 2);
+    assert_true(floor.attention_flops == 4 * 4 * 4 * 256);
+}
+
 /* The shapes that are shipped to measure with: parameters, and the floors that were worked out for them by
  * others. */
 static void test_published_shapes(void **state) {
@@ -118,10 +158,9 @@ static void test_published_shapes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_sums_of_a_job),
-        cmocka_unit_test(test_jobs),
-        cmocka_unit_test(test_published_shapes),
+        cmocka_unit_test(test_steps),      cmocka_unit_test(test_sums_of_a_job),
+        cmocka_unit_test(test_jobs),       cmocka_unit_test(test_published_shapes),
+        cmocka_unit_test(test_parameters), cmocka_unit_test(test_windows),
     };
     return cmocka_run_group_tests_name("floor", tests, NULL, NULL);
 }

@@ -56,6 +56,20 @@ static void test_distribution(void **state) {
     assert_memory_not_equal(values, again, sizeof values);
 }
 
+/* A norm that is stored as w of 1 + w is made up as 0, so that it multiplies with 1. */
+static void test_offset(void **state) {
+    (void)state;
+    struct synthetic_tensor tensor = {
+        .name = "model.layers.0.input_layernorm.weight", .n_dims = 1, .shape = {4, 1}, .offset = 1};
+    float values[4];
+    synthesis_values(&seven, &tensor, DTYPE_FLOAT32, 0, 4, values);
+    for (int i = 0; i < 4; i++)
+        assert_true(values[i] == 0);
+    tensor.offset = 0;
+    synthesis_values(&seven, &tensor, DTYPE_FLOAT32, 0, 4, values);
+    assert_true(values[3] == 1);
+}
+
 static float first_value(const char *name, bool peaked) {
     struct synthetic_tensor tensor = {.n_dims = 1, .shape = {64, 1}};
     strcpy(tensor.name, name);
@@ -163,6 +177,7 @@ static void test_written_is_what_is_in_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_offset),
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_written_is_what_is_in_memory),
     };

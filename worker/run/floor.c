@@ -8,14 +8,16 @@ struct floor floor_of(const struct model_config *config, const struct plan *plan
                       const struct device_limits *limits) {
     int64_t body, head;
     model_parameter_counts(config, &body, &head);
-    double heads = (double)config->n_layers * config->n_heads * config->head_dim;
-    double kv_heads = (double)config->n_layers * config->n_kv_heads * config->head_dim;
+    double n_full = config->n_layers - model_config_n_sliding(config);
+    double heads = n_full * config->n_heads * config->head_dim;
+    double kv_bytes = 2.0 * config->n_kv_heads * config->head_dim * (double)dtype_bytes(plan->kv_dtype);
     double taken = (double)plan->weight_bytes + (double)plan->activation_bytes;
     return (struct floor){.limits = *limits,
                           .body = (double)body,
                           .head = (double)head,
                           .bytes_per_parameter = (double)dtype_bytes(plan->dtype),
-                          .kv_bytes_per_position = 2 * kv_heads * (double)dtype_bytes(plan->kv_dtype),
+                          .kv_bytes_per_position = config->n_layers * kv_bytes,
+                          .kv_read_bytes = n_full * kv_bytes,
                           .attention_flops = 4 * heads, /* a multiply-add for q.k and one for p.v */
                           .memory_bytes = larger((double)plan->budget_bytes - taken, 0)};
 }
@@ -27,15 +29,14 @@ static double weight_bytes(const struct floor *floor, bool samples) {
 double floor_of_step(const struct floor *floor, const struct step_work *work) {
     double flops = 2 * floor->body * (double)work->n_rows + 2 * floor->head * (double)work->n_samples;
     double attention = floor->attention_flops * (double)work->prompt_positions / floor->limits.flops;
-    double kv = floor->kv_bytes_per_position * (double)work->decode_positions;
+    double kv = floor->kv_read_bytes * (double)work->decode_positions;
     return larger(flops / floor->limits.flops,
                   weight_bytes(floor, work->n_samples > 0) / floor->limits.read_bytes_per_s) +
            attention + kv / floor->limits.read_bytes_per_s;
 }
 
 double floor_step_bytes(const struct floor *floor, const struct step_work *work) {
-    return weight_bytes(floor, work->n_samples > 0) +
-           floor->kv_bytes_per_position * (double)work->decode_positions;
+    return weight_bytes(floor, work->n_samples > 0) + floor->kv_read_bytes * (double)work->decode_positions;
 }
 
 /* 1 + 2 + ... + n */
@@ -71,7 +72,7 @@ double floor_of_job(const struct floor *floor, const struct job_work *work) {
                           2 * floor->head * (double)work->n_sequences +
                           floor->attention_flops * (double)work->prompt_positions;
     double decode_flops = 2 * (floor->body + floor->head) * rows;
-    double kv = floor->kv_bytes_per_position * (double)work->decode_positions;
+    double kv = floor->kv_read_bytes * (double)work->decode_positions;
     double prompts =
         larger(prompt_flops / limits->flops, weight_bytes(floor, true) / limits->read_bytes_per_s);
     return prompts +

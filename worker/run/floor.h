@@ -11,8 +11,10 @@ struct floor {
     double body; /* parameters that every row multiplies with */
     double head; /* of the LM head: sampled rows */
     double bytes_per_parameter;
-    double kv_bytes_per_position; /* K and V of one position, all layers */
-    double attention_flops;       /* of one query position and one key position, all layers and heads */
+    double kv_bytes_per_position; /* K and V of one position, all layers: what they take in memory */
+    double kv_read_bytes;         /* the same of the layers that see every position; a window's are left out,
+                                     so that the floor stays one whatever the lengths */
+    double attention_flops;       /* of one query position and one key position, all heads of those layers */
     double memory_bytes;          /* that KV may take beside weights and activations */
 };
 struct floor floor_of(const struct model_config *config, const struct plan *plan,
