@@ -273,7 +273,7 @@ struct backend_context; /* private to the backend */
 struct backend {
     struct backend_context *context;
     const char *kind;            /* "cpu", "cuda" */
-    char numerics_class[32];     /* "cpu-1", "cuda-mma-3-sm90": part of a job's identity */
+    char numerics_class[32];     /* "cpu-2", "cuda-mma-3-sm90": part of a job's identity */
     char device[128];            /* for people: "AMD EPYC, 2 threads, avx512"; "NVIDIA H100 80GB HBM3" */
     int32_t max_steps_in_flight; /* 1: step_end returns with the step done; 2: it runs beside the host */
 

@@ -14,9 +14,9 @@
 #define PHILOX_INLINE static inline
 #endif
 
-/* First 32-bit word of the block for counter (index, position, 0, 0). */
-PHILOX_INLINE uint32_t philox_word(uint64_t key, uint32_t position, uint32_t index) {
-    uint32_t c0 = index, c1 = position, c2 = 0, c3 = 0;
+/* The four 32-bit words of the block for counter (block, position, 0, 0). */
+PHILOX_INLINE void philox_block(uint64_t key, uint32_t position, uint32_t block, uint32_t words[4]) {
+    uint32_t c0 = block, c1 = position, c2 = 0, c3 = 0;
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0;
@@ -30,7 +30,15 @@ PHILOX_INLINE uint32_t philox_word(uint64_t key, uint32_t position, uint32_t ind
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return c0;
+    words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
+}
+
+/* The word of an index: word index % 4 of block index / 4. So four neighbours in the vocabulary cost one
+ * block. */
+PHILOX_INLINE uint32_t philox_word(uint64_t key, uint32_t position, uint32_t index) {
+    uint32_t words[4];
+    philox_block(key, position, index / 4, words);
+    return index & 2 ? (index & 1 ? words[3] : words[2]) : (index & 1 ? words[1] : words[0]);
 }
 
 /* A uniform in (0, 1 - 2^-24]: (x + 0.5) 2^-32, rounded to float32 and kept below 1. */

@@ -424,7 +424,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
     *out = (struct backend){
         .context = context,
         .kind = "cpu",
-        .numerics_class = "cpu-1",
+        .numerics_class = "cpu-2",
         .max_steps_in_flight = 1,
         .close = cpu_close,
         .memory_info = cpu_memory_info,

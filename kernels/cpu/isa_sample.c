@@ -67,11 +67,16 @@ int32_t CPU_SYMBOL(cpu_sample_gumbel)(const float *values, const int32_t *ids, i
         x = v16_mul(v16_sub(x, v16_set1(largest)), v16_set1(factor));
         if (v16_largest(x) + LARGEST_GUMBEL < best)
             continue;
+        uint32_t words[V16_LANES];
+        if (ids)
+            for (int lane = 0; lane < V16_LANES; lane++)
+                words[lane] = philox_word(key, position, (uint32_t)ids[lane < width ? i + lane : i]);
+        else
+            for (int lane = 0; lane < V16_LANES; lane += 4)
+                philox_block(key, position, (uint32_t)(i + lane) / 4, words + lane);
         float uniform[V16_LANES];
-        for (int lane = 0; lane < V16_LANES; lane++) {
-            uint32_t id = ids ? (uint32_t)ids[lane < width ? i + lane : i] : (uint32_t)(i + lane);
-            uniform[lane] = philox_uniform(philox_word(key, position, id));
-        }
+        for (int lane = 0; lane < V16_LANES; lane++)
+            uniform[lane] = philox_uniform(words[lane]);
         float score[V16_LANES];
         v16_store(score, v16_add(x, v16_gumbel(v16_load(uniform))));
         for (int lane = 0; lane < width; lane++) {

@@ -10,7 +10,7 @@ static constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
 
 /* Sum over groups of LANES consecutive lanes as a butterfly; every lane of the group receives it. Addition
  * commutes, so all lanes hold the same bits. */
-template <int LANES> static __device__ __forceinline__ float lanes_sum(float x) {
+template <int LANES, typename T> static __device__ __forceinline__ T lanes_sum(T x) {
 #pragma unroll
     for (int offset = LANES / 2; offset > 0; offset /= 2)
         x += __shfl_xor_sync(ALL_LANES, x, offset);

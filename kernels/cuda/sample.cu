@@ -117,18 +117,20 @@ __device__ float top_k_distance(const row_part &row, const row_scale &scale, flo
         row_store(row, i / of_block, shared.group + row.part * of_block + i % of_block,
                   shared.own_group[i % of_block]);
     row_barrier(row); /* maxima of all groups */
-    for (int group = thread; group < n_groups; group += blockDim.x) {
-        float mine = shared.group[group];
-        int before = 0;
+    /* A block ranks its own groups, the threads of each together. */
+    const int group = row.part * of_block + thread / GROUP_LANES;
+    const float mine = shared.group[group];
+    int before = 0;
 #pragma unroll 8
-        for (int other = 0; other < n_groups; other++) {
-            float theirs = shared.group[other];
-            before += theirs > mine || (theirs == mine && other < group);
-        }
-        if (before == k - 1) /* true of one group */
-            shared.bound = mine;
+    for (int other = thread % GROUP_LANES; other < n_groups; other += GROUP_LANES) {
+        float theirs = shared.group[other];
+        before += theirs > mine || (theirs == mine && other < group);
     }
-    __syncthreads(); /* the bound */
+    before = lanes_sum<GROUP_LANES>(before);
+    if (before == k - 1 && thread % GROUP_LANES == 0) /* true of one thread of the row */
+        for (int part = 0; part < row.n_parts; part++)
+            row_store(row, part, &shared.bound, mine);
+    row_barrier(row); /* the bound */
     return scale.distance(shared.bound);
 }
 
@@ -200,12 +202,20 @@ __device__ uint64_t best_score(row_part &row, const row_scale &scale, prefix_end
         if (!__any_sync(ALL_LANES, near[0] || near[1] || near[2] || near[3]))
             continue;
         float lead = (top - threshold + margin) * LOG2_E;
+        uint32_t words[4];
+        if (row.ids) {
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                words[j] = near[j] ? philox_word(sampling.key, position, (uint32_t)row.ids[i + j]) : 0;
+        } else { /* four neighbours, from a multiple of four on */
+            philox_block(sampling.key, position, (uint32_t)(row.first + i) / 4, words);
+        }
         float u[4];
         bool hit = false;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             if (near[j]) {
-                u[j] = philox_uniform(philox_word(sampling.key, position, (uint32_t)row.id(i + j)));
+                u[j] = philox_uniform(words[j]);
                 /* gumbel <= -log(u), because -log1p(-u) >= u */
                 near[j] = !(u[j] > ptx_exp2(lead - scale.distance(y[j]) * scale.nats_log2));
             }
@@ -241,6 +251,7 @@ __device__ int choose_token(row_part &row, float largest, float largest_of_threa
     bool top_k = sampling.top_k > 0 && sampling.top_k < n_vocab, top_p = sampling.top_p < 1;
     prefix_end end = {0, INT32_MAX};
     uint64_t total = 0;
+    bool found = false; /* the bin of the distance at which top_p's prefix ends is in shared.found_* */
     auto add_total = [&]() {
         row.for_each([&](float y, int i) {
             if (end.holds(order_bits(y), row.id(i)))
@@ -254,26 +265,32 @@ __device__ int choose_token(row_part &row, float largest, float largest_of_threa
         if (top_k && sampling.top_k <= n_groups / 4 * 3) {
             distance = top_k_distance(row, scale, largest_of_thread, sampling.top_k, shared);
         } else if (top_k) {
-            find_bin<false>(row, scale, (uint64_t)sampling.top_k, shared,
-                            [&](float y, int) { return scale.bin(y); });
+            find_bin<false>(
+                row, scale, [&](uint64_t) { return (uint64_t)sampling.top_k; }, shared,
+                [&](float y, int) { return scale.bin(y); });
             distance = scale.bin_distance(shared.found_bin);
             top_k = shared.found_bin > 0; /* else those left out have no weight and cannot win */
         }
         if (!top_k && top_p) {
-            add_total();
-            find_bin<true>(row, scale, top_p_weight(sampling.top_p, total), shared,
-                           [&](float y, int) { return scale.bin(y); });
+            total = find_bin<true>(
+                row, scale, [&](uint64_t all) { return top_p_weight(sampling.top_p, all); }, shared,
+                [&](float y, int) { return scale.bin(y); });
             distance = scale.bin_distance(shared.found_bin);
+            found = true;
         }
-        if ((top_k || top_p) && list_candidates(row, scale, distance, shared) && row.part > 0)
-            return 0;
+        if ((top_k || top_p) && list_candidates(row, scale, distance, shared)) {
+            if (row.part > 0)
+                return 0;
+            found = false; /* by the list */
+        }
     }
     if (top_k)
-        end = select_prefix<false>(row, scale, end, (uint64_t)sampling.top_k, n_vocab, shared);
+        end = select_prefix<false>(row, scale, end, (uint64_t)sampling.top_k, n_vocab, false, shared);
     if (top_p) {
         if (total == 0)
             add_total();
-        end = select_prefix<true>(row, scale, end, top_p_weight(sampling.top_p, total), n_vocab, shared);
+        end =
+            select_prefix<true>(row, scale, end, top_p_weight(sampling.top_p, total), n_vocab, found, shared);
     }
     return candidate_id(best_score(row, scale, end, sampling, position, shared));
 }

@@ -297,11 +297,11 @@ __device__ __forceinline__ uint64_t block_scan(uint64_t x, uint64_t *shared, uin
     return before;
 }
 
-/* The bin, from the highest down, at which the weight of the row reaches target: shared.found_*. digit(y, i)
- * gives a token's bin, or -1. */
-template <bool WEIGHTED, typename Digit>
-__device__ void find_bin(row_part &row, const row_scale &scale, uint64_t target, sample_shared &shared,
-                         const Digit &digit) {
+/* The bin, from the highest down, at which the weight of the row reaches target(weight of all that have a
+ * bin): shared.found_*. digit(y, i) gives a token's bin, or -1. Returns that weight of all. */
+template <bool WEIGHTED, typename Target, typename Digit>
+__device__ uint64_t find_bin(row_part &row, const row_scale &scale, const Target &target_of,
+                             sample_shared &shared, const Digit &digit) {
     __syncthreads(); /* the previous use of the bins is over */
 #pragma unroll 1
     for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x)
@@ -339,6 +339,7 @@ __device__ void find_bin(row_part &row, const row_scale &scale, uint64_t target,
     for (int bin = first; bin > first - each; bin--)
         sum += bin_sum(bin);
     uint64_t before = block_scan(sum, shared.reduce, &total);
+    const uint64_t target = target_of(total);
     if (before < target && before + sum >= target) { /* true of one thread */
 #pragma unroll 1
         for (int bin = first; bin > first - each; bin--) {
@@ -353,6 +354,7 @@ __device__ void find_bin(row_part &row, const row_scale &scale, uint64_t target,
         }
     }
     row_barrier(row); /* the bin for all; and no other block reads these bins any more */
+    return total;
 }
 
 /* End of the smallest prefix of the tokens before `bound` whose weight reaches target (at least 1, at most
@@ -382,59 +384,64 @@ __device__ prefix_end select_ranked(const row_part &row, const row_scale &scale,
     return shared.end;
 }
 
-/* The same for any row. */
+/* The same for any row. found: shared.found_* is the bin of the distance already. */
 template <bool WEIGHTED>
 __device__ prefix_end select_binned(row_part &row, const row_scale &scale, prefix_end bound, uint64_t target,
-                                    int n_vocab, sample_shared &shared) {
-    find_bin<WEIGHTED>(row, scale, target, shared, [&](float y, int i) {
-        return bound.holds(order_bits(y), row.id(i)) ? scale.bin(y) : -1;
-    });
+                                    int n_vocab, bool found, sample_shared &shared) {
+    auto target_of = [&](uint64_t) { return target; };
+    if (!found)
+        find_bin<WEIGHTED>(row, scale, target_of, shared, [&](float y, int i) {
+            return bound.holds(order_bits(y), row.id(i)) ? scale.bin(y) : -1;
+        });
     int coarse = shared.found_bin;
     if (!WEIGHTED && coarse == 0) /* those left out have no weight and cannot win */
         return bound;
     target -= shared.found_above;
-    uint32_t found = 0, mask = 0; /* the bits of the end's order that are known */
+    uint32_t order_found = 0, mask = 0; /* the bits of the end's order that are known */
     for (int width, top = 32; top > 0; top -= width) {
         width = min(top, (int)BIN_BITS);
         int shift = top - width;
         uint32_t digits = (1u << width) - 1;
-        find_bin<WEIGHTED>(row, scale, target, shared, [&](float y, int i) {
+        find_bin<WEIGHTED>(row, scale, target_of, shared, [&](float y, int i) {
             uint32_t order = order_bits(y);
-            bool in = scale.bin(y) == coarse && (order & mask) == found && bound.holds(order, row.id(i));
+            bool in =
+                scale.bin(y) == coarse && (order & mask) == order_found && bound.holds(order, row.id(i));
             return in ? (int)(order >> shift & digits) : -1;
         });
         target -= shared.found_above;
-        found |= (uint32_t)shared.found_bin << shift;
+        order_found |= (uint32_t)shared.found_bin << shift;
         mask |= digits << shift;
     }
     /* Tokens of exactly this y weigh the same. */
-    uint64_t each = token_weight<WEIGHTED>(scale, order_float(found));
+    uint64_t each = token_weight<WEIGHTED>(scale, order_float(order_found));
     if (target > shared.found_inside - each)
-        return {found, found == bound.order ? bound.id : INT32_MAX};
+        return {order_found, order_found == bound.order ? bound.id : INT32_MAX};
     uint32_t id_found = 0, id_mask = 0; /* of the complement of the end's id: lower ids come first */
     int id_bits = 32 - __clz(n_vocab);
     for (int width, top = id_bits; top > 0; top -= width) {
         width = min(top, (int)BIN_BITS);
         int shift = top - width;
         uint32_t digits = (1u << width) - 1, all = (1u << id_bits) - 1;
-        find_bin<WEIGHTED>(row, scale, target, shared, [&](float y, int i) {
+        find_bin<WEIGHTED>(row, scale, target_of, shared, [&](float y, int i) {
             uint32_t order = order_bits(y), reversed = all - (uint32_t)row.id(i);
-            bool in = order == found && (reversed & id_mask) == id_found && bound.holds(order, row.id(i));
+            bool in =
+                order == order_found && (reversed & id_mask) == id_found && bound.holds(order, row.id(i));
             return in ? (int)(reversed >> shift & digits) : -1;
         });
         target -= shared.found_above;
         id_found |= (uint32_t)shared.found_bin << shift;
         id_mask |= digits << shift;
     }
-    return {found, (int)(((1u << id_bits) - 1) - id_found)};
+    return {order_found, (int)(((1u << id_bits) - 1) - id_found)};
 }
 
 template <bool WEIGHTED>
 __device__ __forceinline__ prefix_end select_prefix(row_part &row, const row_scale &scale, prefix_end bound,
-                                                    uint64_t target, int n_vocab, sample_shared &shared) {
+                                                    uint64_t target, int n_vocab, bool found,
+                                                    sample_shared &shared) {
     if (row.n_parts == 1 && row.n <= RANKED)
         return select_ranked<WEIGHTED>(row, scale, bound, target, shared);
-    return select_binned<WEIGHTED>(row, scale, bound, target, n_vocab, shared);
+    return select_binned<WEIGHTED>(row, scale, bound, target, n_vocab, found, shared);
 }
 
 } // namespace
