@@ -26,6 +26,11 @@ static void test_every_code_point(void **state) {
         }
         assert_int_equal(length, size);
         assert_int_equal(found, code_point);
+        char behind[9] = "\xC3\xA9\xE6\xBC\xA2"; /* other characters in front of it */
+        memcpy(behind + 5, text, size);
+        assert_int_equal(utf8_last(behind, 5 + size, &found), 5);
+        assert_int_equal(found, code_point);
+        assert_int_equal(utf8_last(text, size, &found), 0);
         for (size_t cut = 1; cut < size; cut++) { /* every beginning of it is cut, none is invalid */
             assert_int_equal(utf8_scan(text, cut, &length, NULL), UTF8_CUT);
             assert_int_equal(length, cut);

@@ -62,20 +62,11 @@ static size_t space_at_start(const char *text, size_t size) {
     return at;
 }
 
-/* The character that ends with text[size - 1]; size >= 1. Returns where it begins. */
-static size_t last_character(const char *text, size_t size, uint32_t *code_point) {
-    size_t begin = size - 1;
-    while (begin > 0 && ((uint8_t)text[begin] & 0xC0) == 0x80)
-        begin--;
-    utf8_decode(text + begin, code_point);
-    return begin;
-}
-
 /* Where the white space at the end of text begins. */
 static size_t space_at_end(const char *text, size_t size) {
     while (size > 0) {
         uint32_t code_point;
-        size_t begin = last_character(text, size, &code_point);
+        size_t begin = utf8_last(text, size, &code_point);
         if (!unicode_is_space(code_point))
             break;
         size = begin;
@@ -86,7 +77,7 @@ static size_t space_at_end(const char *text, size_t size) {
 static bool is_in_word(const char *text, size_t size, size_t begin, size_t end) {
     uint32_t code_point;
     if (begin > 0) {
-        last_character(text, begin, &code_point);
+        utf8_last(text, begin, &code_point);
         if (code_ranges_contain(unicode_crate_word(), code_point))
             return true;
     }

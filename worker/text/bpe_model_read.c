@@ -73,16 +73,15 @@ static bool read_halves(struct json_reader *reader, const char *half[2], size_t 
 /* The symbol that a token of text begins (or ends) with when it was merged from symbols; -1 when it cannot
  * be. */
 static int32_t edge_symbol(const struct bpe_model *model, int32_t id, bool is_end) {
-    size_t size, at = 0;
+    size_t size;
     const char *token = vocab_token(model->vocab, id, &size);
     uint32_t code_point;
     if (size == 0)
         return -1;
     if (is_end)
-        for (at = size - 1; at > 0 && ((uint8_t)token[at] & 0xC0) == 0x80;)
-            at--;
-    if (utf8_next(token + at, size - at, &code_point) == 0)
-        return -1;
+        utf8_last(token, size, &code_point);
+    else
+        utf8_decode(token, &code_point);
     if (model->is_byte_level) {
         int byte = byte_level_byte(code_point);
         return byte < 0 ? -1 : model->byte_symbol[byte];

@@ -5,6 +5,7 @@
 
 #include "worker/base/json_file.h"
 #include "worker/text/quote.h"
+#include "worker/text/utf8.h"
 
 bool component_is_absent(const json_t *value) {
     return !value || json_is_null(value);
@@ -49,6 +50,17 @@ enum status component_require_string(const struct component *component, const ch
               component->where, key, json_kind(value));
     *out = json_string_value(value);
     *size = json_string_length(value);
+    return STATUS_OK;
+}
+
+enum status component_require_character(const struct component *component, const char *key, char out[5]) {
+    const char *text = NULL;
+    size_t size = 0;
+    TRY(component_require_string(component, key, &text, &size));
+    RETURN_IF(size == 0 || size > 4 || utf8_next(text, size, NULL) != size, STATUS_DATA,
+              "%s: %s.%s: expected one character", component->path, component->where, key);
+    memset(out, 0, 5);
+    memcpy(out, text, size);
     return STATUS_OK;
 }
 

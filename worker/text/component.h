@@ -32,6 +32,8 @@ enum status component_read_bool(const struct component *component, const char *k
 /* A string that must be there; a view that the JSON value owns. */
 enum status component_require_string(const struct component *component, const char *key, const char **out,
                                      size_t *size);
+/* A string of one character that must be there; padded with zeros. */
+enum status component_require_character(const struct component *component, const char *key, char out[5]);
 /* A whole number from 0 to most that must be there. */
 enum status component_require_count(const struct component *component, const char *key, size_t most,
                                     size_t *out);

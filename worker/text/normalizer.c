@@ -142,10 +142,7 @@ static void strip(const struct normalizer_step *step, const char **text, size_t 
         *size -= length;
     }
     while (step->strips_right && *size > 0) {
-        size_t begin = *size - 1;
-        while (begin > 0 && ((uint8_t)(*text)[begin] & 0xC0) == 0x80)
-            begin--;
-        utf8_decode(*text + begin, &code_point);
+        size_t begin = utf8_last(*text, *size, &code_point);
         if (!unicode_is_space(code_point))
             break;
         *size = begin;

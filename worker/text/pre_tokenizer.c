@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "worker/text/quote.h"
-#include "worker/text/utf8.h"
 
 enum step_kind { STEP_SPLIT, STEP_METASPACE, STEP_BYTE_LEVEL };
 
@@ -67,10 +66,7 @@ static enum status read_metaspace(struct pre_tokenizer_step *step, const struct 
     const char *text;
     size_t size;
     bool splits;
-    TRY(component_require_string(component, "replacement", &text, &size));
-    RETURN_IF(size == 0 || size > 4 || utf8_next(text, size, NULL) != size, STATUS_DATA,
-              "%s: %s.replacement: expected one character", component->path, component->where);
-    memcpy(step->replacement, text, size);
+    TRY(component_require_character(component, "replacement", step->replacement));
     TRY(component_read_bool(component, "split", true, &splits));
     const json_t *scheme = json_object_get(component->object, "prepend_scheme");
     if (!scheme) { /* files from before the scheme */

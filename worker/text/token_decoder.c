@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "worker/text/byte_level.h"
-#include "worker/text/utf8.h"
 
 enum step_kind { STEP_REPLACE, STEP_STRIP, STEP_METASPACE };
 
@@ -49,23 +48,11 @@ static enum status read_replace(struct token_decoder *decoder, const struct comp
     return buffer_append(&step->content, content, size);
 }
 
-/* A string of one character. */
-static enum status read_character(const struct component *component, const char *key, char out[5]) {
-    const char *text;
-    size_t size;
-    TRY(component_require_string(component, key, &text, &size));
-    RETURN_IF(size == 0 || size > 4 || utf8_next(text, size, NULL) != size, STATUS_DATA,
-              "%s: %s.%s: expected one character", component->path, component->where, key);
-    memset(out, 0, 5);
-    memcpy(out, text, size);
-    return STATUS_OK;
-}
-
 static enum status read_strip(struct token_decoder *decoder, const struct component *component) {
     enum { MOST = 1 << 20 };
     size_t n_left, n_right;
     char content[5];
-    TRY(read_character(component, "content", content));
+    TRY(component_require_character(component, "content", content));
     TRY(component_require_count(component, "start", MOST, &n_left));
     TRY(component_require_count(component, "stop", MOST, &n_right));
     /* Behind ByteLevel there is one text, too. */
@@ -92,7 +79,7 @@ static enum status read_metaspace(struct token_decoder *decoder, const struct co
     struct token_decoder_step *step = NULL;
     char replacement[5];
     TRY(add_step(decoder, component, STEP_METASPACE, &step));
-    TRY(read_character(component, "replacement", replacement));
+    TRY(component_require_character(component, "replacement", replacement));
     TRY(buffer_append_byte(&step->content, ' '));
     TRY(regex_compile_literal(replacement, strlen(replacement), &step->regex));
     const json_t *scheme = json_object_get(component->object, "prepend_scheme");

@@ -46,6 +46,15 @@ static inline size_t utf8_decode(const char *text, uint32_t *code_point) {
     return 4;
 }
 
+/* Where the last character of text[0..size), size >= 1, begins; the text must be whole and valid. */
+static inline size_t utf8_last(const char *text, size_t size, uint32_t *code_point) {
+    size_t begin = size - 1;
+    while (begin > 0 && ((uint8_t)text[begin] & 0xC0) == 0x80)
+        begin--;
+    utf8_decode(text + begin, code_point);
+    return begin;
+}
+
 /* Writes a code point (no surrogate, at most U+10FFFF) to out; returns its bytes, 1..4. */
 size_t utf8_put(uint32_t code_point, char out[4]);
 
