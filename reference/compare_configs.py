@@ -1,13 +1,14 @@
-"""Runs the worker beside transformers on many spellings of config.json: python reference/compare_configs.py build/pressrun
+"""Runs the worker beside transformers on many spellings of config.json:
 
-Each case is a config.json as some version of transformers, or a hand, may have written it: keys absent, null, in the old
-spelling or the new, every rope kind, windows by pattern or by layer. transformers reads it, makes a tiny random model of
-it, and computes in float32; the worker gets the same directory. Compared are the log-probability of each prompt token
-(prompt attention) and of each token that the worker generates greedily (decode), which must be the best one or within
-GAP of it. Lengths pass every window. A case with a `refused` pattern is one that the worker must refuse with a message
-that matches. A case takes a second or two. Exit 0 when all agree, 1 otherwise.
-
+    python reference/compare_configs.py build/pressrun
     python reference/compare_configs.py build/pressrun gemma3      # cases whose name holds "gemma3"
+
+Each case is a config.json as some version of transformers, or a hand, may have written it: keys absent, null, in
+the old spelling or the new, every rope kind, windows by pattern or by layer. transformers reads it, makes a tiny
+random model of it, and computes in float32; the worker gets the same directory. Compared are the log-probability of
+each prompt token (prompt attention) and of each token that the worker generates greedily (decode), which must be the
+best one or within GAP of it. Lengths pass every window. A case with a `refused` pattern is one that the worker must
+refuse with a message that matches. Exit 0 when all agree, 1 otherwise.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Writes the text model of a Gemma 3 that takes images, for the worker: python reference/gemma3_text.py MODEL OUT
 
 MODEL is a directory whose config.json has model_type gemma3 (the published 4b, 12b and 27b). OUT gets the language
-model as model_type gemma3_text, in the dtype of the files, and MODEL's tokenizer and generation_config.json. The whole
-model is held in memory once, and its text part a second time. Gemma3ForCausalLM does not read MODEL by itself: the names
-of its tensors are others, and transformers would go on with random weights.
+model as model_type gemma3_text, in the dtype of the files, and MODEL's tokenizer and generation_config.json. The
+whole model is held in memory once, and its text part a second time. Gemma3ForCausalLM does not read MODEL by itself:
+its tensors have other names, and transformers would go on with random weights.
 """
 
 import argparse
