@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from golden import save_cases
 
-MODELS = {"tiny": "tests/models/tiny", "tiny_llama": "tests/models/tiny_llama", "shakespeare": "weights/shakespeare"}
+TINY = ["tiny", "tiny_llama", "tiny_mistral", "tiny_qwen2", "tiny_qwen3", "tiny_gemma2", "tiny_gemma3"]
+MODELS = {name: f"tests/models/{name}" for name in TINY} | {"shakespeare": "weights/shakespeare"}
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ static const struct network_model models[] = {
     {"shakespeare", "weights/shakespeare", 3e-2},
     {"tiny", "tests/models/tiny", 3e-2},
 #define TINY(name)                                                                                           \
-    { #name, "tests/models/" #name, 9e-2 }
+    { #name, "tests/models/" #name, 8e-2 }
     TINY(tiny_llama),
     TINY(tiny_llama_linear),
     TINY(tiny_llama_yarn),

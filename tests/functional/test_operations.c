@@ -26,6 +26,8 @@ static void run_case(void **state) {
     operations_run(&ops, run->operation_case);
     if (run->first)
         *run->digest = ops.digest;
+    else if (*run->digest == 0)
+        print_message("the pattern leaves the first run out: bits are not compared with it\n");
     else if (ops.digest != *run->digest)
         fail_msg("seed %llu: bits differ from those of the first run", (unsigned long long)SEED);
 }
