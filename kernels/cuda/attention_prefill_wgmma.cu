@@ -33,8 +33,10 @@
  * fenced (ptx_fence_for_copies) by each writer before the barrier.
  *
  * compute-sanitizer's racecheck does not follow these barriers: it reports the items that the producer hands
- * to the consumers, which q_empty and q_full order. (st.async, which it would not report, is an illegal
- * instruction on a device where the block is no part of a cluster.)
+ * to the consumers, which q_empty and q_full order, and the votes of clean_values, which the named barrier of
+ * all consumers orders: a warp writes a set of votes again only behind the barrier of the call in between,
+ * which every warp reaches after it has read that set. st.async for the items, which racecheck would not see,
+ * ended as an illegal instruction on an H100 (blocks here are no part of a cluster).
  *
  * Numerics. Scores are raw dot products, scaled inside the exponent: weight = 2^(fma(s, scale, -m)), with m
  * the row's running maximum times scale, rounded. When a tile does not raise the maximum, the row is rescaled
