@@ -112,6 +112,7 @@ static void test_tensor_lengths(void **state) {
         {"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF{}", 10,
          "a header of 18446744073709551615 bytes, allowed are 104857600"},
         {"\1\0\x40\6\0\0\0\0{}", 10, "a header of 104857601 bytes, allowed are"},
+        {"version https://git-lfs.github.com/spec/v1\n", 43, "a Git LFS pointer, .* git lfs pull"},
     };
     n_failed = 0;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

@@ -77,6 +77,13 @@ void file_map_close(struct file_map *map) {
     *map = (struct file_map){0};
 }
 
+enum status file_refuse_pointer(const char *path, const void *bytes, size_t size) {
+    static const char pointer[] = "version https://git-lfs.github.com/";
+    RETURN_IF(size >= sizeof pointer - 1 && memcmp(bytes, pointer, sizeof pointer - 1) == 0, STATUS_DATA,
+              "%s: a Git LFS pointer, not the file itself; fetch that with git lfs pull", path);
+    return STATUS_OK;
+}
+
 bool file_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;

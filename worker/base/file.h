@@ -22,6 +22,10 @@ struct file_map {
 enum status file_map_open(const char *path, struct file_map *out);
 void file_map_close(struct file_map *map);
 
+/* Refuses what a clone leaves in place of a large file when Git LFS is not installed: STATUS_DATA, how to get
+ * the file. `bytes` is its beginning, or all of it. */
+enum status file_refuse_pointer(const char *path, const void *bytes, size_t size);
+
 bool file_exists(const char *path);
 bool file_is_directory(const char *path);
 

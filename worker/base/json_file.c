@@ -10,10 +10,7 @@ enum status json_parse(const char *name, const char *bytes, size_t size, size_t 
     *out = json_loadb(bytes, size, flags | JSON_REJECT_DUPLICATES, &error);
     if (*out)
         return STATUS_OK;
-    /* What a clone leaves in place of a large file when Git LFS is not installed. */
-    static const char pointer[] = "version https://git-lfs.github.com/";
-    RETURN_IF(size >= sizeof pointer - 1 && memcmp(bytes, pointer, sizeof pointer - 1) == 0, STATUS_DATA,
-              "%s: a Git LFS pointer, not the file itself; fetch that with git lfs pull", name);
+    TRY(file_refuse_pointer(name, bytes, size));
     /* The parser's words quote the file, and a message is one line. */
     for (char *at = error.text; *at; at++) {
         if ((unsigned char)*at < 0x20 || *at == 0x7F)

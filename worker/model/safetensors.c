@@ -173,6 +173,7 @@ static enum status read_header(struct tensor_file *file, size_t *header_bytes) {
     size_t size = file->map.size;
     RETURN_IF(size < LENGTH_BYTES, STATUS_DATA, "%s: %zu bytes are too few for a safetensors file", path,
               size);
+    TRY(file_refuse_pointer(path, file->map.data, size));
     uint64_t length = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) /* little-endian */
         length = length << 8 | file->map.data[i];
