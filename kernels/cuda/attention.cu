@@ -533,6 +533,7 @@ struct attention_params attention_params_for(struct backend_context *context,
     p.tiles = context->step.tiles;
     p.tile_rows = context->prefill_tile_rows;
     p.next_item = context->state.prefill_next;
+    p.handed = context->state.prefill_handed;
     return p;
 }
 

@@ -38,6 +38,7 @@ struct attention_params {
     const struct segment *tiles;
     int32_t tile_rows;   /* at most, of a tile */
     uint32_t *next_item; /* [1] prefill: items taken behind the first of each block */
+    int32_t *handed;     /* [blocks, PREFILL_MAX_CONSUMERS] prefill: what a block's warpgroups work on */
 };
 
 /* The rope table's row of a position; NULL without a table. */

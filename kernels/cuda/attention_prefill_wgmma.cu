@@ -27,16 +27,11 @@
  * The barriers. k_full[s], v_full[s]: completed by the bytes of stage s. k_empty[s], v_empty[s]: one arrival
  * of every consumer warp when the products that read stage s are complete; the producer waits for it before
  * it fills s again. q_full[c]: completed by the bytes of warpgroup c's q; behind it items[c] says which item
- * that is (-1: no more). q_empty[c]: one arrival of each of its warps, when its last q . K^T is complete.
- * Named barrier 1 + c: warpgroup c alone, for q that it rotates in place; 1 + CONSUMERS: all consumers, for V
- * that they clean in place. What threads write there and wgmma reads, or the copy engine writes next, is
- * fenced (ptx_fence_for_copies) by each writer before the barrier.
- *
- * compute-sanitizer's racecheck does not follow these barriers: it reports the items that the producer hands
- * to the consumers, which q_empty and q_full order, and the votes of clean_values, which the named barrier of
- * all consumers orders: a warp writes a set of votes again only behind the barrier of the call in between,
- * which every warp reaches after it has read that set. st.async for the items, which racecheck would not see,
- * ended as an illegal instruction on an H100 (blocks here are no part of a cluster).
+ * that is (-1: no more; a word of global memory, since compute-sanitizer's racecheck watches words in shared
+ * memory and does not follow these barriers). q_empty[c]: one arrival of each of its warps, when its last
+ * q . K^T is complete. Named barrier 1 + c: warpgroup c alone, for q that it rotates in place; 1 + CONSUMERS:
+ * all consumers, for V that they clean in place. What threads write there and wgmma reads, or the copy engine
+ * writes next, is fenced (ptx_fence_for_copies) by each writer before the barrier.
  *
  * Numerics. Scores are raw dot products, scaled inside the exponent: weight = 2^(fma(s, scale, -m)), with m
  * the row's running maximum times scale, rounded. When a tile does not raise the maximum, the row is rescaled
@@ -72,7 +67,6 @@ template <int HEAD_DIM_, int CONSUMERS_, int STAGES_, int KEYS_> struct prefill_
     static_assert(KEY_PAGES * PAGE_TOKENS == KEYS, "whole pages");
     static constexpr int SCORES = KEYS / 2; /* that a thread holds */
     static constexpr int STEPS = KEYS / 16;
-    static constexpr int CONSUMER_WARPS = CONSUMERS * WARPGROUP / WARP_LANES;
     static constexpr int BOXES = (HEAD_DIM + BOX_COLUMNS - 1) / BOX_COLUMNS; /* beside each other */
     static constexpr int COLUMNS = BOXES * BOX_COLUMNS; /* of V: zeros, and not written, behind head_dim */
     static constexpr int OUT = COLUMNS / 2;             /* accumulators of out that a thread holds */
@@ -92,7 +86,7 @@ template <int HEAD_DIM_, int CONSUMERS_, int STAGES_, int KEYS_> struct prefill_
     static constexpr int SHARED_BYTES = V_RING + STAGES * KEY_BYTES + ATOM_BYTES;
     static_assert(Q_BOX_BYTES % ATOM_BYTES == 0 && PAGE_BYTES % ATOM_BYTES == 0, "boxes are aligned");
     static_assert(OUT + SCORES + 4 * STEPS <= CONSUMER_REGISTERS - 32, "sums, scores and weights fit");
-    static_assert(CONSUMER_WARPS <= WARP_LANES, "a lane for every warp's vote");
+    static_assert(CONSUMERS <= PREFILL_MAX_CONSUMERS, "a word for every warpgroup's item");
     static_assert(HEAD_DIM % 32 == 0, "whole steps of k, and of what four lanes write");
 };
 
@@ -288,12 +282,11 @@ __device__ __forceinline__ void norm_queries(unsigned char *q, int n_rows, const
  * key become zero, whatever was there. Where V of a key in front of it is not finite, zero times it must not
  * reach the rows that do not see this key: the rows that do become NaN here, and V is made zero. All
  * consumers call it, each with its own rows. Those of out see `span` positions up to their own, which are
- * negative where there is no row. votes: [CONSUMER_WARPS] shared; two calls in a row take different ones, so
- * that one barrier lies between their uses. */
+ * negative where there is no row. */
 template <typename Shape>
 __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, int n_keys,
                                              float (&out)[Shape::OUT], int span, const int (&position)[2],
-                                             uint32_t *votes, int lane) {
+                                             int lane) {
     constexpr int CHUNKS = Shape::KEY_BYTES / 16;
     bool found = false;
     for (int i = threadIdx.x; i < CHUNKS; i += Shape::CONSUMER_THREADS) {
@@ -306,13 +299,9 @@ __device__ __forceinline__ void clean_values(unsigned char *v, int first_key, in
                     bfloat16_pair_is_nonfinite(x.z) || bfloat16_pair_is_nonfinite(x.w);
         }
     }
-    found = __any_sync(ALL_LANES, found);
-    if (lane == 0)
-        votes[threadIdx.x / WARP_LANES] = found;
     ptx_fence_for_copies();
-    ptx_named_barrier(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS); /* all of V has been looked at */
-    if (!__any_sync(ALL_LANES, lane < Shape::CONSUMER_WARPS && votes[lane] != 0))
-        return;
+    if (!ptx_named_barrier_or(1 + Shape::CONSUMERS, Shape::CONSUMER_THREADS, found))
+        return; /* all of V has been looked at */
 #pragma unroll 1
     for (int key = 0; key < Shape::KEYS && first_key + key <= position[1]; key++) {
         const bool sees[2] = {(unsigned)(position[0] - first_key - key) < (unsigned)span,
@@ -452,7 +441,7 @@ __device__ __forceinline__ void write_rows(bfloat16 *to, int64_t next, int n_val
 template <typename Shape, bool GENERAL>
 __device__ __forceinline__ void consume(const attention_params &p, const prefill_items &all, uint32_t shared,
                                         const prefill_barriers<Shape> &barriers,
-                                        const volatile int32_t *items, uint32_t *votes) {
+                                        const volatile int32_t *items) {
     constexpr int HEAD_DIM = Shape::HEAD_DIM;
     const int c = threadIdx.x / WARPGROUP, thread = threadIdx.x % WARPGROUP;
     const int lane = thread % WARP_LANES, warp = thread / WARP_LANES;
@@ -470,7 +459,6 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
     const bool capped = GENERAL && p.softcap != 0;
     const float scale = capped ? p.softcap : p.scale;
     ring_position<Shape::STAGES> at_k, at_v;
-    uint32_t *next_votes = votes;
     for (uint32_t q_parity = 0;; q_parity ^= 1) {
         ptx_barrier_wait(barriers.q_full + 8 * c, q_parity, "prefill q full");
         const int index = items[c];
@@ -504,8 +492,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
             if ((t + 1) * Shape::KEYS > item.tile.position + 1 ||
                 (GENERAL && t * Shape::KEYS < window_first(n_keys - 1, window))) {
                 clean_values<Shape>(generic(shared + Shape::V_RING + at_v.stage * Shape::KEY_BYTES),
-                                    t * Shape::KEYS, n_keys, out, span, position, next_votes, lane);
-                next_votes = next_votes == votes ? votes + Shape::CONSUMER_WARPS : votes;
+                                    t * Shape::KEYS, n_keys, out, span, position, lane);
             }
         };
         auto release_v = [&]() {
@@ -611,10 +598,9 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ unsigned char dynamic[];
     __shared__ __align__(8) uint64_t barrier_memory[prefill_barriers<Shape>::COUNT];
-    __shared__ volatile int32_t items[Shape::CONSUMERS];
-    __shared__ uint32_t votes[2 * Shape::CONSUMER_WARPS];
     const uint32_t shared = (ptx_shared_address(dynamic) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
     const prefill_barriers<Shape> barriers(ptx_shared_address(barrier_memory));
+    volatile int32_t *items = p.handed + blockIdx.x * PREFILL_MAX_CONSUMERS;
     if (threadIdx.x == 0)
         barriers.init();
     __syncthreads(); /* the barriers are initialised */
@@ -626,7 +612,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
             produce<Shape, GENERAL>(p, maps, all, shared, barriers, items);
     } else {
         ptx_registers_raise<Shape::CONSUMER_REGISTERS>();
-        consume<Shape, GENERAL>(p, all, shared, barriers, items, votes);
+        consume<Shape, GENERAL>(p, all, shared, barriers, items);
     }
 #endif
 }

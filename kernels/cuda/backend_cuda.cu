@@ -167,13 +167,14 @@ enum status state_init(struct backend_context *context, const struct state_limit
     context->max_chunks = layout.max_chunks;
     context->max_decode_rows = layout.max_decode_rows;
     TRY(device_allocate(context, layout.total, "the KV cache and the state", &context->arena));
+    const size_t n_arrivals = (size_t)context->max_decode_rows * (size_t)limits->n_heads;
+    const size_t n_handed = (size_t)context->n_multiprocessors * PREFILL_MAX_CONSUMERS;
     void *arrivals = nullptr;
-    TRY(device_allocate(context,
-                        ((size_t)context->max_decode_rows * (size_t)limits->n_heads + 1) * sizeof(uint32_t),
-                        "the counters of attention", &arrivals));
+    TRY(device_allocate(context, (n_arrivals + 1 + n_handed) * sizeof(uint32_t), "the counters of attention",
+                        &arrivals));
     context->state.arrivals = static_cast<uint32_t *>(arrivals);
-    context->state.prefill_next =
-        context->state.arrivals + (size_t)context->max_decode_rows * (size_t)limits->n_heads;
+    context->state.prefill_next = context->state.arrivals + n_arrivals;
+    context->state.prefill_handed = reinterpret_cast<int32_t *>(context->state.prefill_next + 1);
     context->prefill_tile_rows = attention_prefill_tile_rows(context);
 
     size_t max_tiles = (size_t)limits->max_rows / PREFILL_STRIP_ROWS + (size_t)limits->max_segments;

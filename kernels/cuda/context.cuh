@@ -25,8 +25,9 @@
 enum {
     RING_ENTRIES = 4, /* pinned buffers of steps and results: more than steps in flight */
     STEPS_IN_FLIGHT = 2,
-    MAX_GRAPHS = 256,        /* recorded steps; all are dropped when one more is wanted */
-    PREFILL_STRIP_ROWS = 64, /* prompt rows of one segment and query head that attention takes together */
+    MAX_GRAPHS = 256,          /* recorded steps; all are dropped when one more is wanted */
+    PREFILL_STRIP_ROWS = 64,   /* prompt rows of one segment and query head that attention takes together */
+    PREFILL_MAX_CONSUMERS = 4, /* strips that a block works on at once, at most */
     MAX_HEAD_DIM = 256,
     MAX_NORM_WIDTH = 16384
 };
@@ -61,11 +62,12 @@ struct state_view {
     struct slot_sampling *sampling; /* [n_slots + 1] */
     int32_t *last_token;            /* [n_slots + 1] */
     unsigned long long *fault;      /* [n_slots + 1] smallest (position << 32 | site), or NO_FAULT */
-    float *partials;        /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
-    uint32_t *arrivals;     /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
-                               between kernels. An allocation of its own */
-    uint32_t *prefill_next; /* [1] how many items of prefill attention have been taken */
-    unsigned char *step;    /* the arrays of step_view */
+    float *partials;         /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
+    uint32_t *arrivals;      /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
+                                between kernels. An allocation of its own */
+    uint32_t *prefill_next;  /* [1] how many items of prefill attention have been taken */
+    int32_t *prefill_handed; /* [n_multiprocessors, PREFILL_MAX_CONSUMERS] items that blocks are working on */
+    unsigned char *step;     /* the arrays of step_view */
 };
 
 struct recorded_step {

@@ -336,6 +336,22 @@ static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/* The same, and whether `mine` is true in any of the threads (PTX ISA, "bar, barrier": red). */
+static __device__ __forceinline__ bool ptx_named_barrier_or(uint32_t number, uint32_t threads, bool mine) {
+    uint32_t any;
+    __syncwarp();
+    asm volatile("{\n"
+                 ".reg .pred mine, any;\n"
+                 "setp.ne.u32 mine, %3, 0;\n"
+                 "bar.red.or.pred any, %1, %2, mine;\n"
+                 "selp.u32 %0, 1, 0, any;\n"
+                 "}\n"
+                 : "=r"(any)
+                 : "r"(number), "r"(threads), "r"((uint32_t)mine)
+                 : "memory");
+    return any != 0;
+}
+
 /* 2^x, relative error 2^-22, 2^-infinity = 0 (PTX ISA, "Floating Point Instructions: ex2"). */
 static __device__ __forceinline__ float ptx_exp2(float x) {
     float y;
