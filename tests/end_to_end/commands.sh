@@ -214,6 +214,12 @@ expect 0 "$pressrun" verify "$work/run/out.jsonl.gz"
 # Half precision is computed in the job's dtype, and that is said once.
 expect 0 "$pressrun" run "$work/run/job.yaml" --restart --set model=tests/models/tiny_llama_linear --set max_tokens=2
 [[ $(grep -c 'matrices stored as F16 are computed in' "$work/stderr") == 1 ]] || fail "F16: $(cat "$work/stderr")"
+for dtype in auto bfloat16; do
+    expect 0 "$pressrun" check "$work/run/job.yaml" --set model=tests/models/tiny_llama_linear --set dtype=$dtype
+    computed=${dtype/auto/float32}
+    prints "^model .*, $computed, KV cache $computed,"
+    [[ $(grep -c "float16 is computed in $computed$" "$work/stderr") == 1 ]] || fail "F16: $(cat "$work/stderr")"
+done
 
 # A prompt that is too long: an error, or cut from the left to leave room for the answer.
 jq -nc '{prompt_token_ids: [range(40) | . + 1], max_tokens: 4}, {prompt_token_ids: [range(36) | . + 5], max_tokens: 4}' \

@@ -36,7 +36,7 @@ family() {
 
 n_families=0
 family tiny_llama llama '^context +1024 positions, .*llama3 scaling by 8$'
-family tiny_llama_linear llama '^context .*linear scaling by 4$' ' F16 '
+family tiny_llama_linear llama '^context .*linear scaling by 4$' ' F16 ' '^dtype +float16 \(computed as float32'
 family tiny_llama_yarn llama '^context .*yarn scaling by 4$' 'tied to the embedding'
 family tiny_llama_64x4 llama '^shape .* 8 heads of 64 \(2 for keys and values\)'
 family tiny_mistral mistral '^window +40 positions in 2 of 2 layers$' '^tensors +21$'

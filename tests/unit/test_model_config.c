@@ -73,7 +73,8 @@ static void test_shapes_and_defaults(void **state) {
     assert_int_equal(config.n_positions, 64);
     assert_int_equal(config.dtype, DTYPE_FLOAT32);
     config = load("{" SIZES ",\"n_positions\":64,\"torch_dtype\":\"torch.float16\"}", NULL, &defaults);
-    assert_false(config.has_dtype);
+    assert_true(config.is_float16 && !config.has_dtype);
+    assert_int_equal(config.dtype, DTYPE_FLOAT32);
 }
 
 #define LLAMA                                                                                                \

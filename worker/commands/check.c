@@ -72,12 +72,15 @@ static double mib(size_t bytes) {
     return (double)bytes / (1 << 20);
 }
 
+static const char *dtype_name(enum dtype dtype) {
+    return dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16";
+}
+
 static void print_plan(const struct job *job, const struct plan *plan, const char *device,
                        const struct totals *totals) {
     printf("job            %s\n", job->path);
     printf("model          %s, %s, KV cache %s, at most %d tokens per sequence\n", job->model,
-           plan->dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16",
-           plan->kv_dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16", plan->max_model_len);
+           dtype_name(plan->dtype), dtype_name(plan->kv_dtype), plan->max_model_len);
     printf("device         %s, %.1f MiB may be used\n", device, mib(plan->budget_bytes));
     printf("memory         %.1f MiB: weights %.1f, activations %.1f, KV cache %.1f, other state %.1f\n",
            mib(plan->weight_bytes + plan->activation_bytes + plan->state_bytes), mib(plan->weight_bytes),
@@ -124,6 +127,8 @@ static enum status check(const struct command_options *options, struct job *job,
     }
     struct plan plan;
     TRY(plan_make(job, config, &model, &device, &plan));
+    if (model.is_float16)
+        log_info("%s/config.json: float16 is computed in %s", job->model, dtype_name(plan.dtype));
     struct scheduler_limits limits = session_scheduler_limits(&plan);
     TRY(step_bound_init(&totals->steps, &limits));
     struct intake_options intake = {.job = job,

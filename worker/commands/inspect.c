@@ -59,7 +59,9 @@ static enum status inspect(const char *folder, struct tokenizer **tokenizer, str
     printf("vocabulary   %d tokens\n", config.n_vocab);
     printf("parameters   %.2fM per token, %.2fM of them in the head%s\n", (double)(body + head) / 1e6,
            (double)head / 1e6, config.tie_word_embeddings ? " (tied to the embedding)" : "");
-    printf("dtype        %s\n", !config.has_dtype               ? "not given"
+    printf("dtype        %s\n", config.is_float16
+                                    ? "float16 (computed as float32, or as the job's dtype says)"
+                                : !config.has_dtype             ? "not given (float32)"
                                 : config.dtype == DTYPE_FLOAT32 ? "float32"
                                                                 : "bfloat16");
     printf("weights      %.1f MiB as float32, %.1f MiB as bfloat16\n",

@@ -44,10 +44,10 @@ static enum status read_dtype(struct json_source source, struct model_config *co
     RETURN_IF(!name, STATUS_DATA, "%s: %s is %s, expected a string", source.path, key, json_kind(value));
     if (strncmp(name, "torch.", 6) == 0)
         name += 6;
-    /* float16 weights are computed in bfloat16's range or in float32; the file then has no say. */
     config->has_dtype = strcmp(name, "float32") == 0 || strcmp(name, "bfloat16") == 0;
+    config->is_float16 = strcmp(name, "float16") == 0;
     config->dtype = strcmp(name, "bfloat16") == 0 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
-    RETURN_IF(!config->has_dtype && strcmp(name, "float16") != 0, STATUS_DATA,
+    RETURN_IF(!config->has_dtype && !config->is_float16, STATUS_DATA,
               "%s: %s: %s is not supported; supported: float32, bfloat16, float16", source.path, key,
               quote(name, strlen(name), shown));
     return STATUS_OK;

@@ -41,7 +41,8 @@ struct model_config {
     struct rope_config sliding_rope; /* of the sliding layers; ROPE_NONE: rope is theirs too */
     bool tie_word_embeddings;
     bool has_dtype;   /* the file names a dtype that is computed in: float32 or bfloat16 */
-    enum dtype dtype; /* "dtype" or "torch_dtype" of the file */
+    bool is_float16;  /* the file names float16, which is not */
+    enum dtype dtype; /* "dtype" or "torch_dtype" of the file; else float32 */
     int32_t eos_ids[MAX_EOS_IDS];
     int32_t n_eos;
 };
