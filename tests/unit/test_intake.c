@@ -234,6 +234,53 @@ static void test_too_long_is_cut_from_the_left(void **state) {
     fixture_close(&fixture);
 }
 
+/* What the tokenizer puts around a text, here <s> and </s>, stays; the text between them is cut. Token ids
+ * that a record gives have no such frame. */
+static void test_special_tokens_are_not_cut(void **state) {
+    (void)state;
+    struct fixture fixture;
+    struct tokenizer *framing;
+    int32_t max_tokens;
+    fixture_open(&fixture);
+    assert_int_equal(tokenizer_open("tests/tokenizers/template", &framing), STATUS_OK);
+    fixture.options.tokenizer = framing;
+    fixture.options.max_model_len = 1000;
+    static const char line[] = "{\"prompt\":\"abcdefghijklmnopqrstuvwxyz0123456789 zyxwvutsrqponm\","
+                               "\"max_tokens\":10}";
+    struct record whole = prepare(&fixture, line, &max_tokens);
+    int32_t n = whole.n_prompt_tokens;
+    const int32_t *ids = whole.request.prompt_token_ids;
+    assert_null(whole.request.error_code);
+    assert_true(n > 30 && ids[0] == 0 && ids[n - 1] == 1);
+    fixture.job.on_too_long = ON_TOO_LONG_TRUNCATE_LEFT;
+    for (int32_t length = 1; length <= n; length++) {
+        fixture.options.max_model_len = length;
+        struct record cut = prepare(&fixture, line, &max_tokens);
+        int32_t kept = length - (length / 2 < 10 ? length / 2 : 10);
+        if (kept <= 2 || length == 1) {
+            assert_string_equal(cut.request.error_code, "prompt_too_long");
+            assert_non_null(strstr(cut.request.error_message, "special tokens"));
+        } else {
+            assert_null(cut.request.error_code);
+            assert_int_equal(cut.n_prompt_tokens, kept);
+            assert_int_equal(cut.n_truncated_tokens, n - kept);
+            assert_int_equal(cut.request.prompt_token_ids[0], 0);
+            assert_memory_equal(cut.request.prompt_token_ids + 1, ids + 1 + n - kept,
+                                (size_t)(kept - 1) * sizeof *ids);
+        }
+        record_free(&cut);
+    }
+    fixture.options.max_model_len = 8;
+    struct record given =
+        prepare(&fixture, "{\"prompt_token_ids\":[0,2,3,4,5,6,7,8,9,1],\"max_tokens\":3}", &max_tokens);
+    assert_int_equal(given.n_prompt_tokens, 5);
+    assert_int_equal(given.request.prompt_token_ids[0], 6);
+    record_free(&given);
+    record_free(&whole);
+    tokenizer_close(framing);
+    fixture_close(&fixture);
+}
+
 /* ---- tokens ---- */
 
 /* Scoring: every position may be prompt; sampling keys, the record's too, are passed over. */
@@ -463,6 +510,7 @@ int main(void) {
         cmocka_unit_test(test_max_tokens_is_cut_to_the_room),
         cmocka_unit_test(test_too_long_is_an_error),
         cmocka_unit_test(test_too_long_is_cut_from_the_left),
+        cmocka_unit_test(test_special_tokens_are_not_cut),
         cmocka_unit_test(test_scored),
         cmocka_unit_test(test_vocabulary),
         cmocka_unit_test(test_without_a_tokenizer),

@@ -115,16 +115,24 @@ static enum status check_values(const struct intake_options *options, const stru
     return STATUS_OK;
 }
 
-/* Leaves the last `keep` tokens of the prompt, where it has more. */
-static void cut_left(struct record *record, int32_t keep) {
+/* Leaves `keep` tokens of the prompt, where it has more. Its text is cut at the beginning; the special tokens
+ * that the tokenizer put around it stay, as they do with truncation_side="left" in transformers. */
+static enum status cut_left(const struct intake_options *options, struct record *record, int32_t keep) {
     struct request *request = &record->request;
-    int32_t n = request->n_prompt_token_ids;
+    int32_t n = request->n_prompt_token_ids, n_before = 0, n_behind = 0;
     if (n <= keep)
-        return;
-    record->n_truncated_tokens = n - keep;
-    memmove(request->prompt_token_ids, request->prompt_token_ids + (n - keep),
-            (size_t)keep * sizeof *request->prompt_token_ids);
+        return STATUS_OK;
+    if (!request->has_token_ids)
+        tokenizer_n_around(options->tokenizer, &n_before, &n_behind);
+    RETURN_IF(keep <= n_before + n_behind, STATUS_RECORD,
+              "prompt: max_model_len %d has no room for a prompt%s", options->max_model_len,
+              n_before + n_behind ? " beside the tokenizer's special tokens" : "");
+    int32_t n_cut = n - keep;
+    int32_t *text = request->prompt_token_ids + n_before;
+    memmove(text, text + n_cut, (size_t)(keep - n_before) * sizeof *text);
+    record->n_truncated_tokens = n_cut;
     request->n_prompt_token_ids = keep;
+    return STATUS_OK;
 }
 
 /* Cuts prompt and max_tokens to the model's length as on_too_long says. */
@@ -137,20 +145,16 @@ static enum status fit_length(const struct intake_options *options, struct recor
                   "prompt: %d tokens are more than the %d positions of the model; shorten it, or set "
                   "on_too_long: truncate_left",
                   n, length);
-        cut_left(record, length);
-        return STATUS_OK;
+        return cut_left(options, record, length);
     }
     if (n >= length) {
         RETURN_IF(options->job->on_too_long == ON_TOO_LONG_ERROR, STATUS_RECORD,
                   "prompt: %d tokens leave no room in the %d positions of the model; shorten it, or set "
-                  "on_too_long: "
-                  "truncate_left",
+                  "on_too_long: truncate_left",
                   n, length);
         /* Room for max_tokens, but never more than half of the length is given up. */
         int32_t room = request->sampling.max_tokens < length / 2 ? request->sampling.max_tokens : length / 2;
-        int32_t keep = length - (room > 0 ? room : 1);
-        RETURN_IF(keep < 1, STATUS_RECORD, "prompt: max_model_len %d has no room for a prompt", length);
-        cut_left(record, keep);
+        TRY(cut_left(options, record, length - (room > 0 ? room : 1)));
         n = request->n_prompt_token_ids;
     }
     *max_tokens = request->sampling.max_tokens < length - n ? request->sampling.max_tokens : length - n;

@@ -50,6 +50,11 @@ int32_t tokenizer_n_vocab(const struct tokenizer *tokenizer) {
     return tokenizer->vocab.n_ids;
 }
 
+void tokenizer_n_around(const struct tokenizer *tokenizer, int32_t *n_before, int32_t *n_behind) {
+    *n_before = (int32_t)tokenizer->post_processor.before.n;
+    *n_behind = (int32_t)tokenizer->post_processor.behind.n;
+}
+
 const char *tokenizer_description(const struct tokenizer *tokenizer) {
     return tokenizer->description.data;
 }

@@ -37,6 +37,9 @@ void tokenizer_scratch_free(struct tokenizer_scratch *scratch);
 enum status tokenizer_encode(const struct tokenizer *tokenizer, struct tokenizer_scratch *scratch,
                              const char *text, size_t size, struct token_list *out);
 
+/* How many special tokens tokenizer_encode puts in front of every text, and behind it. */
+void tokenizer_n_around(const struct tokenizer *tokenizer, int32_t *n_before, int32_t *n_behind);
+
 /* Bytes of one token as the decoder shows them (before any UTF-8 repair across tokens). NULL and size 0 for
  * an id outside the vocabulary (models round their vocabulary up). Special tokens have *is_special true; they
  * are left out of the text of a record. */
