@@ -56,7 +56,6 @@ static const struct bad_line json_rows[] = {
     {"{\"prompt\":5}", "invalid_value", "^prompt: a number is not allowed; expected a string$"},
     {"{\"prompt\":null}", "invalid_value", "^prompt: null is not allowed"},
     {"{\"prompt\":[1,2]}", "invalid_value", "^prompt: an array .*token ids belong in prompt_token_ids"},
-    {"{\"prompt\":\"\"}", "empty_prompt", "at least one character"},
     {"{\"prompt_token_ids\":[]}", "empty_prompt", "at least one token id"},
     {"{\"prompt_token_ids\":\"1\"}", "invalid_value", "^prompt_token_ids: a string .*array of token ids"},
     {"{\"prompt_token_ids\":[1,-1]}", "invalid_value", "^prompt_token_ids\\[1\\]: '-1' is no token id"},

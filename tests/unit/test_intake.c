@@ -277,6 +277,13 @@ static void test_special_tokens_are_not_cut(void **state) {
     assert_int_equal(given.request.prompt_token_ids[0], 6);
     record_free(&given);
     record_free(&whole);
+
+    /* An empty text is a prompt of them alone; without any it is a mistake (test_vocabulary). */
+    struct record bare = prepare(&fixture, "{\"prompt\":\"\"}", &max_tokens);
+    assert_null(bare.request.error_code);
+    assert_int_equal(bare.n_prompt_tokens, 2);
+    assert_int_equal(bare.request.prompt_token_ids[1], 1);
+    record_free(&bare);
     tokenizer_close(framing);
     fixture_close(&fixture);
 }
@@ -334,7 +341,8 @@ static void test_vocabulary(void **state) {
     expect_error(&fixture, "{\"prompt_token_ids\":[3,1000]}", "invalid_value", "prompt_token_ids[1]: 1000");
     expect_error(&fixture, "{\"prompt\":\"a\",\"stop_token_ids\":[1,2,1000]}", "invalid_value",
                  "stop_token_ids[2]: 1000");
-    expect_error(&fixture, "{\"prompt\":\"\"}", "empty_prompt", "empty");
+    expect_error(&fixture, "{\"prompt\":\"\"}", "empty_prompt", "at least one character");
+    expect_error(&fixture, "{\"prompt_token_ids\":[]}", "empty_prompt", "at least one token id");
     record = prepare(&fixture, "{\"prompt\":\"hello there\"}", &max_tokens);
     assert_null(record.request.error_code);
     assert_true(record.n_prompt_tokens > 1 && record.request.prompt_token_ids != NULL);

@@ -252,9 +252,8 @@ static enum status take_members(struct request *out, json_t *object, const char 
     if (out->prompt.bytes && out->has_token_ids)
         return request_refuse(out, "invalid_value", "the record has both %s and prompt_token_ids; keep one",
                               prompt_field);
-    if (out->has_token_ids ? out->n_prompt_token_ids == 0 : out->prompt.size == 0)
-        return request_refuse(out, "empty_prompt", "the prompt is empty; expected at least one %s",
-                              out->has_token_ids ? "token id" : "character");
+    if (out->has_token_ids && out->n_prompt_token_ids == 0)
+        return request_refuse(out, "empty_prompt", "the prompt is empty; expected at least one token id");
     return STATUS_OK;
 }
 

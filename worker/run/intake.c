@@ -174,7 +174,8 @@ enum status intake_prepare(const struct intake_options *options, struct tokenize
         return intake_set_error(request, "invalid_prompt");
     TRY(result);
     if (request->n_prompt_token_ids == 0) {
-        status_fail(STATUS_RECORD, "the prompt is empty: it has no tokens");
+        status_fail(STATUS_RECORD, "the prompt is empty, and the tokenizer puts no token in front of it; "
+                                   "expected at least one character");
         return intake_set_error(request, "empty_prompt");
     }
     if (check_values(options, request) != STATUS_OK)
