@@ -66,6 +66,16 @@ grep -Eq '^pressrun: warning: line 6: invalid_value: .*top_k' "$work/stderr" || 
 expect 10 "$pressrun" check "$work/check/job.yaml" --strict
 [[ $(ls "$work/check") == "$before" ]] || fail "check has written something"
 
+# A tokenizer with more ids than the model is said once; a prompt that needs one of them is a record error.
+grep -q 'has ids up to' "$work/stderr" && fail "check warns of a tokenizer that fits: $(cat "$work/stderr")"
+mkdir "$work/small"
+cp tests/models/tiny_llama/{config.json,model.safetensors} $tiny/tokenizer.json "$work/small"
+jq -nc '{prompt: "a"}, {prompt: "the king and the people together"}' >"$work/check/prompts.jsonl"
+expect 0 "$pressrun" check "$work/check/job.yaml" --set "model=$work/small"
+prints '^prompts +2, 1 wrong'
+[[ $(grep -c 'has ids up to 999, but the vocabulary of config.json ends at 511' "$work/stderr") == 1 ]] &&
+    grep -q 'line 2: invalid_value: prompt: token .* outside the model' "$work/stderr" || fail "check: $(cat "$work/stderr")"
+
 # ---- run, and prompt beside it -------------------------------------------------------------------------------------
 
 tiny_job "$work/run" <<<'sampling: {max_tokens: 24, temperature: 0, ignore_eos: true}'

@@ -103,6 +103,18 @@ static void print_plan(const struct job *job, const struct plan *plan, const cha
                                                    : "");
 }
 
+/* Vocabularies that do not fit one another need not be a mistake: Gemma 3's text models lack the token of an
+ * image, which their tokenizers have. */
+static void warn_of_missing_tokens(const struct job *job, const struct model_config *model,
+                                   const struct tokenizer *tokenizer) {
+    int32_t n_ids = tokenizer ? tokenizer_n_vocab(tokenizer) : 0;
+    if (n_ids > model->n_vocab)
+        log_warning(
+            "%s: tokenizer.json has ids up to %d, but the vocabulary of config.json ends at %d; a prompt "
+            "that needs one beyond it is a record error",
+            job->model, n_ids - 1, model->n_vocab - 1);
+}
+
 static enum status check(const struct command_options *options, struct job *job, struct config *config,
                          struct sampling *defaults, struct tokenizer **tokenizer, struct totals *totals) {
     TRY(job_load(options->target, options->overrides, options->n_overrides, job, config));
@@ -111,6 +123,7 @@ static enum status check(const struct command_options *options, struct job *job,
     char fingerprint[33];
     TRY(model_fingerprint(job->model, fingerprint)); /* reads and so checks every weight file */
     TRY(session_open_tokenizer(job->model, tokenizer));
+    warn_of_missing_tokens(job, &model, *tokenizer);
 
     struct plan_device device = {
         .is_gpu = true, .free_bytes = options->device_memory, .total_bytes = options->device_memory};
