@@ -59,6 +59,10 @@ def pre_sequence(*parts):
     return {"type": "Sequence", "pretokenizers": list(parts)}
 
 
+def processor_sequence(*parts):
+    return {"type": "Sequence", "processors": list(parts)}
+
+
 def decoder_sequence(*parts):
     return {"type": "Sequence", "decoders": list(parts)}
 
@@ -210,7 +214,7 @@ def make_llama3():
         added,
         model | {"vocab": vocab, "merges": spaced(merges)},
         pre_tokenizer=pre_sequence(split({"Regex": pattern}), byte_level(False, True, False)),
-        post_processor={"type": "Sequence", "processors": [byte_level(True, False, True), bos]},
+        post_processor=processor_sequence(byte_level(True, False, True), bos),
         decoder=byte_level(True, True, True),
     )
 
@@ -470,6 +474,26 @@ def make_digits():
     )
 
 
+def make_accents():
+    """StripAccents, once on what is still composed and once behind NFD; a Sequence within each Sequence."""
+    return small_byte_level(
+        normalizer=normalizer_sequence(
+            {"type": "StripAccents"},
+            normalizer_sequence({"type": "Lowercase"}, replace("ø", "\u0323o\u0301")),
+            normalizer_sequence(normalizer_sequence({"type": "NFD"}), {"type": "StripAccents"}),
+        ),
+        pre_tokenizer=pre_sequence(
+            pre_sequence({"type": "Digits", "individual_digits": True}),
+            pre_sequence(),
+            pre_sequence(pre_sequence(byte_level(False, True, True))),
+        ),
+        post_processor=processor_sequence(
+            processor_sequence(byte_level(True, False, True)), processor_sequence(template("<s>", 0))
+        ),
+        decoder=decoder_sequence(decoder_sequence(byte_level(True, True, True)), decoder_sequence({"type": "Fuse"})),
+    )
+
+
 # name: function, bos, eos
 TOKENIZERS = {
     "gpt2": (make_gpt2, "<|endoftext|>", "<|endoftext|>"),
@@ -490,6 +514,7 @@ TOKENIZERS = {
     "metaspace_never": (make_metaspace_never, "<s>", None),
     "byte_gaps": (make_byte_gaps, "<s>", None),
     "digits": (make_digits, "<s>", "</s>"),
+    "accents": (make_accents, "<s>", "</s>"),
 }
 
 

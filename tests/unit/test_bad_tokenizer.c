@@ -50,8 +50,13 @@ static const struct {
      "Metaspace, "
      "Sequence"},
     {DECODER("{\"type\":\"Sequence\"}"), STATUS_DATA, "decoder\\.decoders is absent, expected a list"},
-    {DECODER("{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Sequence\",\"decoders\":[]}]}"), STATUS_DATA,
-     "decoder\\.decoders\\[0\\] 'Sequence' is not supported"},
+    {DECODER(
+         "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"CTC\"}]}]}"),
+     STATUS_DATA, "decoder\\.decoders\\[0\\]\\.decoders\\[0\\] 'CTC' is not supported"},
+    {DECODER("{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Sequence\"}]}"), STATUS_DATA,
+     "decoder\\.decoders\\[0\\]\\.decoders is absent, expected a list"},
+    {DECODER("{\"type\":\"Sequence\",\"decoders\":[null]}"), STATUS_DATA,
+     "decoder\\.decoders\\[0\\] is null without a \"type\""},
     {DECODER("{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}]}"),
      STATUS_DATA, "decoder\\.decoders\\[1\\]: ByteFallback behind Fuse is not supported"},
     {DECODER(
@@ -68,8 +73,8 @@ static const struct {
     {DECODER("{\"type\":\"Metaspace\",\"replacement\":\"\"}"), STATUS_DATA,
      "decoder\\.replacement: expected one character"},
     {DECODER("7"), STATUS_DATA, "decoder is a number without a \"type\""},
-    {NORMALIZER("{\"type\":\"StripAccents\"}"), STATUS_DATA,
-     "normalizer 'StripAccents' is not supported; supported: null, NFC, NFD"},
+    {NORMALIZER("{\"type\":\"BertNormalizer\"}"), STATUS_DATA,
+     "normalizer 'BertNormalizer' is not supported; supported: null, NFC, NFD"},
     {NORMALIZER("{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AA==\"}"), STATUS_DATA,
      "normalizer 'Precompiled' is not supported"},
     {NORMALIZER("{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Nmt\"}]}"),
@@ -128,6 +133,9 @@ static const struct {
     {POST(TEMPLATE("", "")), STATUS_DATA,
      "post_processor\\.single has the sequence A 0 times, expected once"},
     {POST(TEMPLATE(A "," A, "")), STATUS_DATA, "has the sequence A 2 times, expected once"},
+    {POST("{\"type\":\"Sequence\",\"processors\":[" TEMPLATE(
+         A, "") ",{\"type\":\"Sequence\",\"processors\":[" TEMPLATE(A, "") "]}]}"),
+     STATUS_DATA, "processors\\[1\\]\\.processors\\[0\\]: a second TemplateProcessing is not supported"},
     {POST(TEMPLATE("{\"Sequence\":{\"id\":\"B\"}}", "")), STATUS_DATA,
      "post_processor\\.single\\[0\\]: expected"},
     {POST(TEMPLATE(BOS "," A, "")), STATUS_DATA, "special_tokens has no ids for '<s>'"},

@@ -108,6 +108,14 @@ static const struct {
      "{\"type\": \"NFKC\"}, {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"_\"}]}",
      "  A \xEF\xAC\x81 ", "_Xa_fi_"},
     {"{\"type\": \"Sequence\", \"normalizers\": []}", "A", "A"},
+    {"{\"type\": \"StripAccents\"}", "e\xCC\x81\xC3\xA9", "e\xC3\xA9"}, /* what is composed stays */
+    {"{\"type\": \"StripAccents\"}", "\xCC\x81\xE0\xA4\x83", ""},       /* marks that take room, too */
+    /* The reference's Unicode version has no marks at U+10D24 and U+10F46 yet. */
+    {"{\"type\": \"StripAccents\"}", "\xF0\x90\xB4\xA4\xF0\x90\xBD\x86", "\xF0\x90\xB4\xA4\xF0\x90\xBD\x86"},
+    {"{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Sequence\", \"normalizers\": ["
+     "{\"type\": \"NFD\"}, {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"StripAccents\"}]}]}, "
+     "{\"type\": \"Lowercase\"}]}",
+     "\xC3\x89t\xC3\xA9", "ete"},
 };
 
 static void read_component(struct normalizer *normalizer, const char *json) {

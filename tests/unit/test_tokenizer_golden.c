@@ -64,6 +64,7 @@ int main(void) {
         TOKENIZER("nfd"),       TOKENIZER("nfkd"),
         TOKENIZER("metaspace"), TOKENIZER("metaspace_never"),
         TOKENIZER("byte_gaps"), TOKENIZER("digits"),
+        TOKENIZER("accents"),
     };
     return cmocka_run_group_tests_name("tokenizer_golden", tests, NULL, NULL);
 }

@@ -106,9 +106,9 @@ enum status component_each(const struct component *component, const char *key, c
     for (size_t i = 0; i < json_array_size(list); i++) {
         char where[COMPONENT_WHERE];
         snprintf(where, sizeof where, "%s.%s[%zu]", component->where, key, i);
-        /* A Sequence within a Sequence is refused by the reader, as any type that it does not know. */
         const struct component member = {component->path, where, json_array_get(list, i)};
-        TRY(read(argument, &member));
+        TRY(json_is_object(member.object) ? component_each(&member, key, read, argument)
+                                          : read(argument, &member));
     }
     return STATUS_OK;
 }

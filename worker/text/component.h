@@ -40,8 +40,8 @@ enum status component_require_count(const struct component *component, const cha
 /* "pattern": {"String": ..} or {"Regex": ..}. */
 enum status component_require_pattern(const struct component *component, struct regex **out);
 
-/* Components in a Sequence are read one after another. What is no Sequence is read alone. `key` is the
- * list's. */
+/* Components in a Sequence are read one after another, those of a Sequence within it in its place. What is no
+ * Sequence is read alone. `key` is the list's. */
 typedef enum status component_reader(void *argument, const struct component *component);
 enum status component_each(const struct component *component, const char *key, component_reader *read,
                            void *argument);

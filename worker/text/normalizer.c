@@ -5,11 +5,11 @@
 
 #include "worker/text/utf8.h"
 
-enum step_kind { STEP_FORM, STEP_LOWERCASE, STEP_REPLACE, STEP_PREPEND, STEP_STRIP };
+enum step_kind { STEP_FORM, STEP_LOWERCASE, STEP_REPLACE, STEP_PREPEND, STEP_STRIP, STEP_STRIP_ACCENTS };
 
 struct normalizer_step {
     enum step_kind kind;
-    char name[12];           /* its type in tokenizer.json */
+    char name[16];           /* its type in tokenizer.json */
     struct normal_form form; /* STEP_FORM */
     struct regex *regex;     /* STEP_REPLACE: what is replaced … */
     struct buffer content;   /* … by this; STEP_PREPEND: what is put in front */
@@ -17,7 +17,8 @@ struct normalizer_step {
     bool strips_right;
 };
 
-static const char supported[] = "null, NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, Sequence";
+static const char supported[] =
+    "null, NFC, NFD, NFKC, NFKD, Lowercase, Replace, Prepend, Strip, StripAccents, Sequence";
 
 static enum status read_replace(struct normalizer_step *step, const struct component *component) {
     const char *content;
@@ -33,9 +34,15 @@ static enum status read_step(void *argument, const struct component *component) 
         enum step_kind kind;
         int form;
     } types[] = {
-        {"NFC", STEP_FORM, FORM_NFC},   {"NFD", STEP_FORM, FORM_NFD},     {"NFKC", STEP_FORM, FORM_NFKC},
-        {"NFKD", STEP_FORM, FORM_NFKD}, {"Lowercase", STEP_LOWERCASE, 0}, {"Replace", STEP_REPLACE, 0},
-        {"Prepend", STEP_PREPEND, 0},   {"Strip", STEP_STRIP, 0},
+        {"NFC", STEP_FORM, FORM_NFC},
+        {"NFD", STEP_FORM, FORM_NFD},
+        {"NFKC", STEP_FORM, FORM_NFKC},
+        {"NFKD", STEP_FORM, FORM_NFKD},
+        {"Lowercase", STEP_LOWERCASE, 0},
+        {"Replace", STEP_REPLACE, 0},
+        {"Prepend", STEP_PREPEND, 0},
+        {"Strip", STEP_STRIP, 0},
+        {"StripAccents", STEP_STRIP_ACCENTS, 0},
     };
     struct normalizer *normalizer = argument;
     size_t type = 0, n_types = sizeof types / sizeof types[0];
@@ -111,6 +118,21 @@ static enum status lowercase(const char *text, size_t size, struct buffer *out) 
     return STATUS_OK;
 }
 
+/* Marks are dropped; what is composed with one stays (NFD stands before it where that is not wanted). */
+static enum status strip_accents(const char *text, size_t size, struct buffer *out) {
+    const struct code_ranges marks = unicode_mark();
+    buffer_clear(out);
+    TRY(buffer_reserve(out, size));
+    for (size_t at = 0; at < size;) {
+        uint32_t code_point;
+        size_t length = utf8_decode(text + at, &code_point);
+        if (code_point < marks.ranges[0].first || !code_ranges_contain(marks, code_point))
+            TRY(buffer_append(out, text + at, length));
+        at += length;
+    }
+    return STATUS_OK;
+}
+
 static enum status replace(const struct normalizer_step *step, struct normalizer_scratch *scratch,
                            const char *text, size_t size, struct buffer *out) {
     if (!scratch->search)
@@ -170,6 +192,9 @@ enum status normalizer_apply(const struct normalizer *normalizer, struct normali
             buffer_clear(to);
             TRY(buffer_append(to, step->content.data, step->content.size));
             TRY(buffer_append(to, text, size));
+            break;
+        case STEP_STRIP_ACCENTS:
+            TRY(strip_accents(text, size, to));
             break;
         case STEP_STRIP:
             strip(step, &text, &size);

@@ -1,5 +1,5 @@
 /* normalizer: the component of tokenizer.json that rewrites text before it is cut: NFC, NFD, NFKC, NFKD,
- * Lowercase, Replace, Prepend, Strip and a Sequence of them. Immutable once read. */
+ * Lowercase, Replace, Prepend, Strip, StripAccents and a Sequence of them. Immutable once read. */
 #ifndef PRESSRUN_WORKER_TEXT_NORMALIZER_H
 #define PRESSRUN_WORKER_TEXT_NORMALIZER_H
 

@@ -29,7 +29,7 @@ static enum status append_special(const struct component *component, const char 
 }
 
 /* "single": a list of {"SpecialToken": {"id": name}} around one {"Sequence": {"id": "A"}}. */
-static enum status read_template(const struct component *component, struct post_processor *inner) {
+static enum status read_template(const struct component *component, struct post_processor *out) {
     const json_t *single = json_object_get(component->object, "single");
     RETURN_IF(!json_is_array(single), STATUS_DATA, "%s: %s.single is %s, expected a list", component->path,
               component->where, json_kind(single));
@@ -43,7 +43,7 @@ static enum status read_template(const struct component *component, struct post_
                   "\"A\"}}",
                   component->path, component->where, i);
         if (special)
-            TRY(append_special(component, special, n_texts ? &inner->behind : &inner->before));
+            TRY(append_special(component, special, n_texts ? &out->behind : &out->before));
         else
             n_texts++;
     }
@@ -58,20 +58,11 @@ static enum status read_step(void *argument, const struct component *component) 
         return STATUS_OK;
     if (!component_has_type(component, "TemplateProcessing"))
         return component_refuse(component, supported);
-    /* The tokens of a later template stand around those of the ones before it. */
-    struct post_processor outer = {0};
-    enum status result = read_template(component, &outer);
-    if (result == STATUS_OK)
-        result = token_list_append(&outer.before, post_processor->before.ids, post_processor->before.n);
-    if (result == STATUS_OK)
-        result = token_list_append(&post_processor->behind, outer.behind.ids, outer.behind.n);
-    if (result == STATUS_OK) {
-        struct token_list before = post_processor->before;
-        post_processor->before = outer.before;
-        outer.before = before;
-    }
-    post_processor_free(&outer);
-    return result;
+    /* The reference then takes what the first one made for a pair of texts, and repeats tokens. */
+    RETURN_IF(post_processor->has_template, STATUS_DATA,
+              "%s: %s: a second TemplateProcessing is not supported", component->path, component->where);
+    post_processor->has_template = true;
+    return read_template(component, post_processor);
 }
 
 enum status post_processor_read(struct post_processor *post_processor, const struct component *component) {

@@ -9,6 +9,7 @@
 struct post_processor {
     struct token_list before; /* ids in front of the text's */
     struct token_list behind;
+    bool has_template; /* one was read */
 };
 
 /* Zero-initialised adds nothing. STATUS_DATA. */

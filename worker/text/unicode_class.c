@@ -42,6 +42,10 @@ struct code_ranges unicode_punctuation(void) {
     return RANGES(punctuation_ranges);
 }
 
+struct code_ranges unicode_mark(void) {
+    return RANGES(mark_ranges);
+}
+
 bool code_ranges_contain(struct code_ranges set, uint32_t code_point) {
     size_t low = 0, high = set.n;
     while (low < high) { /* the first range that ends at or behind the code point */

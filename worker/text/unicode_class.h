@@ -68,6 +68,7 @@ struct code_ranges unicode_lone_word(void);  /* … and what it has besides wher
 struct code_ranges unicode_crate_word(void); /* \w of the pre-tokenizer Whitespace and of single_word */
 struct code_ranges unicode_numeric(void);    /* Digits */
 struct code_ranges unicode_punctuation(void); /* Punctuation */
+struct code_ranges unicode_mark(void);        /* StripAccents */
 
 bool code_ranges_contain(struct code_ranges set, uint32_t code_point);
 bool unicode_is_space(uint32_t code_point);
