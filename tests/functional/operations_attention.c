@@ -285,12 +285,41 @@ struct many_rows {
 static const struct many_rows many_rows = {36, {254, 255, 256, 257, 287, 319}};
 /* So many that a block of a backend may take several kv heads: around the border of a page. */
 static const struct many_rows crowd_of_rows = {300, {30, 31, 32, 33, 62, 63}};
+/* The same with five kv heads, which blocks take two at a time: the last block has one; around the border of
+ * a chunk. */
+static const struct many_rows crowd_of_chunks = {180, {255, 256, 257, 287, 288, 289}};
+
+/* The key of one kv head of the first of the parts is NaN: nobody notices but its own query heads. */
+static void decode_many_nan(struct rig *rig, const struct part *parts, int32_t n_parts,
+                            const float *expected) {
+    struct operations *ops = rig->ops;
+    const struct rig_model *model = &rig->model;
+    const int32_t kv_head = model->n_kv_heads - 1, group = model->n_heads / model->n_kv_heads;
+    const int32_t noticed = kv_head * group * model->head_dim; /* the first column of those heads */
+    float *values = ops_alloc(ops, (size_t)n_parts * (size_t)rig->cols, sizeof *values);
+    for (int32_t r = 0; r < n_parts; r++)
+        memcpy(values + (int64_t)r * rig->cols,
+               rig->qkv[parts[r].slot] + (int64_t)parts[r].position * rig->cols,
+               (size_t)rig->cols * sizeof *values);
+    for (int32_t c = 0; c < model->head_dim; c++)
+        values[rig->out_cols + kv_head * model->head_dim + c] = NAN;
+    float *out = rig_step(rig, parts, n_parts, values);
+    ops_expect_equal(ops, out, expected, noticed, "heads beside one whose key is NaN");
+    for (int32_t c = noticed; c < rig->out_cols; c++)
+        if (isfinite(out[c]))
+            OPS_FAIL(ops, "attention: column %d is finite although its head sees a NaN", (int)c);
+    ops_expect_equal(ops, out + rig->out_cols, expected + rig->out_cols, (n_parts - 1) * rig->out_cols,
+                     "rows beside one with a NaN");
+    free(out);
+    free(values);
+}
 
 /* Many rows together, against the reference and against some of them alone. */
-static void decode_many_one(struct operations *ops, struct rig_model model, const struct many_rows *many) {
+static void decode_many_one(struct operations *ops, struct rig_model model, const struct rig_variant *variant,
+                            const struct many_rows *many) {
     const int32_t n_slots = many->n_slots, n_positions = many->edges[MANY_EDGES - 1] + 1;
     struct rig rig;
-    if (!rig_init(&rig, ops, model, &plain_attention, n_slots, n_positions, 640))
+    if (!rig_init(&rig, ops, model, variant, n_slots, n_positions, 640))
         return;
     int32_t *positions = ops_alloc(ops, (size_t)n_slots, sizeof *positions);
     struct part *parts = ops_alloc(ops, (size_t)n_slots, sizeof *parts);
@@ -308,6 +337,7 @@ static void decode_many_one(struct operations *ops, struct rig_model model, cons
         ops_expect_equal(ops, alone, together + s * rig.out_cols, rig.out_cols, "decode beside many rows");
         free(alone);
     }
+    decode_many_nan(&rig, parts, n_slots, together);
     free(together);
     free(parts);
     free(positions);
@@ -315,12 +345,20 @@ static void decode_many_one(struct operations *ops, struct rig_model model, cons
 }
 
 void case_attention_decode_many(struct operations *ops) {
-    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true}, &many_rows);
-    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false}, &many_rows);
     decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
+                    &plain_attention, &many_rows);
+    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_FLOAT32, DTYPE_FLOAT32, false},
+                    &plain_attention, &many_rows);
+    decode_many_one(ops, (struct rig_model){16, 16, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
+                    &plain_attention, &crowd_of_rows);
+    decode_many_one(ops, (struct rig_model){4, 4, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false},
+                    &plain_attention, &crowd_of_rows);
+    decode_many_one(ops, (struct rig_model){8, 4, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true}, &plain_attention,
                     &crowd_of_rows);
-    decode_many_one(ops, (struct rig_model){4, 4, 64, DTYPE_BFLOAT16, DTYPE_BFLOAT16, false}, &crowd_of_rows);
-    decode_many_one(ops, (struct rig_model){8, 4, 32, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true}, &crowd_of_rows);
+    decode_many_one(ops, (struct rig_model){10, 5, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
+                    &plain_attention, &crowd_of_chunks);
+    decode_many_one(ops, (struct rig_model){15, 5, 16, DTYPE_BFLOAT16, DTYPE_BFLOAT16, true},
+                    &(struct rig_variant){.window = 40, .softcap = 2.0f, .norms = true}, &crowd_of_chunks);
 }
 
 void case_attention_decode_alone(struct operations *ops) {
