@@ -10,119 +10,20 @@
 
 #include <cmocka.h>
 
-#include "kernels/fault/fault.h"
 #include "kernels/philox.h"
-#include "tests/functional/relay.h"
-#include "worker/engine/engine.h"
+#include "tests/unit/engine_fixture.h"
 #include "worker/text/stop.h"
 
-enum { N_SLOTS = 6, N_PAGES = 40, MAX_ROWS = 96, MAX_RECORDS = 16, EOS = 7 };
-
-static const char folder[] = "tests/models/tiny";
-
-struct fixture {
-    struct backend backend;
-    struct model_config config;
-    struct model *model;
-    struct tokenizer *tokenizer;
-    struct engine *engine;
-    struct run_metrics metrics;
-    struct record *records[MAX_RECORDS]; /* finished, by request.index */
-    int32_t order[MAX_RECORDS];          /* indices as they finished */
-    int32_t n_finished;
-    int32_t n_streamed;
-};
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        enum status ok_status_ = (call);                                                                     \
-        if (ok_status_ != STATUS_OK)                                                                         \
-            fail_msg("%s: status %d: %s", #call, (int)ok_status_, status_message());                         \
-    } while (0)
-
-static enum status open_backend(bool is_late, const struct fault_plan *plan, struct backend *out) {
-    struct backend cpu, relay;
-    TRY(backend_open("cpu", &(struct backend_options){.n_threads = 1}, &cpu));
-    TRY(relay_open(&cpu, &(struct relay_options){.is_late = is_late}, &relay));
-    return backend_open_fault(&relay, plan, out);
+static enum status fixture_try_open(struct engine_fixture *fixture, bool is_late,
+                                    const struct fault_plan *plan) {
+    struct engine_fixture_options options = {.is_late = is_late, .max_samples = N_SLOTS, .logit_rows = 2};
+    if (plan)
+        options.plan = *plan;
+    return engine_fixture_try_open(fixture, &options);
 }
 
-static void count_token(void *argument, const struct sequence *sequence, int32_t token) {
-    struct fixture *fixture = argument;
-    assert_int_equal(sequence->completion->token_ids[sequence->completion->n_tokens - 1], token);
-    fixture->n_streamed++;
-}
-
-/* Model, memory and engine; what is open when one fails is closed by fixture_close. */
-static enum status fixture_try_open(struct fixture *fixture, bool is_late, const struct fault_plan *plan) {
-    memset(fixture, 0, sizeof *fixture);
-    struct sampling defaults;
-    TRY(model_config_load(folder, &fixture->config, &defaults));
-    sampling_free(&defaults);
-    fixture->config.eos_ids[0] = EOS;
-    TRY(open_backend(is_late, plan, &fixture->backend));
-    TRY(tokenizer_open(folder, &fixture->tokenizer));
-    struct backend *backend = &fixture->backend;
-    const struct model_config *config = &fixture->config;
-    TRY(model_load(folder, config, DTYPE_FLOAT32, backend, NULL, &fixture->model));
-    TRY(model_prepare(fixture->model,
-                      &(struct model_limits){.max_rows = MAX_ROWS, .max_samples = N_SLOTS, .logit_rows = 2}));
-    TRY(backend->state_init(backend->context, &(struct state_limits){.n_slots = N_SLOTS,
-                                                                     .n_pages = N_PAGES,
-                                                                     .max_pages_per_slot = 64,
-                                                                     .max_rows = MAX_ROWS,
-                                                                     .max_segments = N_SLOTS,
-                                                                     .max_samples = N_SLOTS,
-                                                                     .n_layers = config->n_layers,
-                                                                     .n_heads = config->n_heads,
-                                                                     .n_kv_heads = config->n_kv_heads,
-                                                                     .head_dim = config->head_dim,
-                                                                     .n_vocab = config->n_vocab,
-                                                                     .kv_dtype = DTYPE_FLOAT32}));
-    struct engine_options options = {.limits = {.n_slots = N_SLOTS,
-                                                .n_pages = N_PAGES,
-                                                .max_pages_per_slot = 64,
-                                                .max_rows = MAX_ROWS,
-                                                .max_samples = N_SLOTS},
-                                     .job_seed = 5,
-                                     .on_token = count_token,
-                                     .on_token_argument = fixture};
-    return engine_open(backend, fixture->model, config, fixture->tokenizer, &options, &fixture->engine);
-}
-
-static void fixture_open(struct fixture *fixture, bool is_late, const struct fault_plan *plan) {
-    OK(fixture_try_open(fixture, is_late, plan ? plan : &(struct fault_plan){0}));
-}
-
-static void fixture_close(struct fixture *fixture) {
-    engine_close(fixture->engine);
-    for (int32_t i = 0; i < MAX_RECORDS; i++) {
-        if (fixture->records[i])
-            record_free(fixture->records[i]);
-        free(fixture->records[i]);
-    }
-    model_close(fixture->model);
-    if (fixture->backend.close)
-        fixture->backend.close(fixture->backend.context);
-    if (fixture->tokenizer)
-        tokenizer_close(fixture->tokenizer);
-    memset(fixture, 0, sizeof *fixture);
-}
-
-static struct record *make_record(int64_t index, int32_t n_prompt) {
-    struct record *record = calloc(1, sizeof *record);
-    assert_non_null(record);
-    struct request *request = &record->request;
-    sampling_init(&request->sampling);
-    request->line = index + 1;
-    request->index = index;
-    request->n_prompt_token_ids = record->n_prompt_tokens = n_prompt;
-    request->prompt_token_ids = malloc((size_t)n_prompt * sizeof(int32_t));
-    assert_non_null(request->prompt_token_ids);
-    for (int32_t i = 0; i < n_prompt; i++)
-        request->prompt_token_ids[i] = (int32_t)(philox_word(9, (uint32_t)index, (uint32_t)i) % 1000);
-    request->sampling.ignore_eos = true;
-    return record;
+static void fixture_open(struct engine_fixture *fixture, bool is_late, const struct fault_plan *plan) {
+    OK(fixture_try_open(fixture, is_late, plan));
 }
 
 static void drop_record(struct record *record) {
@@ -130,34 +31,15 @@ static void drop_record(struct record *record) {
     free(record);
 }
 
-static void submit(struct fixture *fixture, struct record *record, int32_t max_tokens) {
+static void submit(struct engine_fixture *fixture, struct record *record, int32_t max_tokens) {
     OK(engine_submit(fixture->engine, record, max_tokens));
 }
 
-static void take_finished(struct fixture *fixture) {
-    for (struct record *record; (record = engine_take(fixture->engine)) != NULL;) {
-        assert_null(fixture->records[record->request.index]);
-        fixture->records[record->request.index] = record;
-        fixture->order[fixture->n_finished++] = (int32_t)record->request.index;
-    }
-}
-
-static enum status run(struct fixture *fixture) {
-    for (int32_t turn = 0; !engine_is_idle(fixture->engine); turn++) {
-        assert_true(turn < 10000);
-        TRY(engine_step(fixture->engine, false, true, &fixture->metrics));
-        take_finished(fixture);
-    }
-    assert_int_equal(engine_running(fixture->engine), 0);
-    assert_int_equal(engine_waiting(fixture->engine), 0);
-    return STATUS_OK;
-}
-
 /* One record's answer; the fixture is as good as new afterwards. The caller frees. */
-static struct record *answer(struct fixture *fixture, struct record *record, int32_t max_tokens) {
+static struct record *answer(struct engine_fixture *fixture, struct record *record, int32_t max_tokens) {
     int64_t index = record->request.index;
     submit(fixture, record, max_tokens);
-    OK(run(fixture));
+    OK(engine_fixture_run(fixture));
     record = fixture->records[index];
     assert_non_null(record);
     fixture->records[index] = NULL;
@@ -186,8 +68,8 @@ static int32_t find_token(const struct completion *completion, int32_t id) {
 }
 
 /* The text after the first n of all tokens; the whole of it, held-back bytes included, when n is all. */
-static struct buffer text_of(const struct fixture *fixture, const struct completion *completion, int32_t n,
-                             bool finish) {
+static struct buffer text_of(const struct engine_fixture *fixture, const struct completion *completion,
+                             int32_t n, bool finish) {
     struct detokenizer detokenizer = {0};
     struct buffer text = {0};
     OK(buffer_reserve(&text, 1));
@@ -202,7 +84,7 @@ static struct buffer text_of(const struct fixture *fixture, const struct complet
 
 /* What stop strings must make of an answer that ran to its end: the whole text so far is searched anew after
  * each token. */
-static void expect_stop(const struct fixture *fixture, const struct completion *whole,
+static void expect_stop(const struct engine_fixture *fixture, const struct completion *whole,
                         const struct sampling *sampling, const struct completion *stopped) {
     for (int32_t n = 1; n <= whole->n_tokens; n++) {
         struct buffer text = text_of(fixture, whole, n, n == whole->n_tokens);
@@ -230,16 +112,16 @@ static void expect_stop(const struct fixture *fixture, const struct completion *
 /* Strings cut out of what the model will write: within a token, across tokens, at the very end, alone and
  * several at once; and strings that never come. */
 static void check_stop_strings(bool is_late) {
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, is_late, NULL);
     int32_t n_stopped = 0, n_whole = 0, n_last = 0;
     for (int64_t i = 0; i < 12; i++) {
         enum { N = 18 };
-        struct record *whole = answer(&fixture, make_record(i, 5), N);
+        struct record *whole = answer(&fixture, engine_fixture_record(i, 5), N);
         struct buffer text = text_of(&fixture, &whole->completions[0], N, true);
         assert_true(text.size > 4);
         for (uint32_t k = 0; k < 8; k++) {
-            struct record *record = make_record(i, 5);
+            struct record *record = engine_fixture_record(i, 5);
             size_t size = 1 + philox_word(1, (uint32_t)i, k) % 9;
             size = size < text.size ? size : text.size;
             size_t begin =
@@ -267,7 +149,7 @@ static void check_stop_strings(bool is_late) {
     assert_true(n_stopped >= 60);
     assert_true(n_whole >= 12);
     assert_true(n_last >= 3);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_stop_strings(void **state) {
@@ -277,16 +159,16 @@ static void test_stop_strings(void **state) {
 }
 
 static void check_stop_tokens(bool is_late) {
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, is_late, NULL);
-    struct record *whole = answer(&fixture, make_record(1, 5), 12);
+    struct record *whole = answer(&fixture, engine_fixture_record(1, 5), 12);
     assert_int_equal(whole->completions[0].n_tokens, 12);
     assert_int_equal(whole->completions[0].finish_reason, FINISH_LENGTH);
     assert_null(whole->completions[0].text.data); /* nobody needed it yet */
     int32_t id = whole->completions[0].token_ids[6];
     int32_t at = find_token(&whole->completions[0], id);
 
-    struct record *record = make_record(1, 5);
+    struct record *record = engine_fixture_record(1, 5);
     add_stop_token(record, 999999);
     add_stop_token(record, id);
     fixture.n_streamed = 0;
@@ -298,7 +180,7 @@ static void check_stop_tokens(bool is_late) {
     drop_record(stopped);
 
     /* With stop strings beside it the text is there, and the stopping token is none of it. */
-    record = make_record(1, 5);
+    record = engine_fixture_record(1, 5);
     add_stop_token(record, id);
     add_stop(record, "\x01never", 6);
     stopped = answer(&fixture, record, 12);
@@ -311,25 +193,25 @@ static void check_stop_tokens(bool is_late) {
 
     /* The end-of-sequence token stops like one of them, unless it is to be ignored. */
     fixture.config.eos_ids[0] = id;
-    record = make_record(1, 5);
+    record = engine_fixture_record(1, 5);
     stopped = answer(&fixture, record, 12);
     assert_int_equal(stopped->completions[0].n_tokens, 12);
     drop_record(stopped);
-    record = make_record(1, 5);
+    record = engine_fixture_record(1, 5);
     record->request.sampling.ignore_eos = false;
     stopped = answer(&fixture, record, 12);
     assert_int_equal(stopped->completions[0].n_tokens, at + 1);
     assert_int_equal(stopped->completions[0].finish_reason, FINISH_STOP);
     drop_record(stopped);
     /* A stop at the last token is a stop. */
-    record = make_record(1, 5);
+    record = engine_fixture_record(1, 5);
     record->request.sampling.ignore_eos = false;
     stopped = answer(&fixture, record, at + 1);
     assert_int_equal(stopped->completions[0].n_tokens, at + 1);
     assert_int_equal(stopped->completions[0].finish_reason, FINISH_STOP);
     drop_record(stopped);
     drop_record(whole);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_stop_tokens(void **state) {
@@ -339,15 +221,15 @@ static void test_stop_tokens(void **state) {
 }
 
 static void check_lengths(bool is_late) {
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, is_late, NULL);
     int32_t n_tokens = 0;
     for (int32_t i = 0; i < MAX_RECORDS; i++) {
         int32_t max_tokens = i % 4 == 0 ? 1 : 1 + i * 3;
-        submit(&fixture, make_record(i, 1 + i * 7), max_tokens);
+        submit(&fixture, engine_fixture_record(i, 1 + i * 7), max_tokens);
         n_tokens += max_tokens;
     }
-    OK(run(&fixture));
+    OK(engine_fixture_run(&fixture));
     for (int32_t i = 0; i < MAX_RECORDS; i++) {
         const struct record *record = fixture.records[i];
         const struct completion *completion = &record->completions[0];
@@ -359,7 +241,7 @@ static void check_lengths(bool is_late) {
     assert_int_equal(fixture.n_streamed, n_tokens);
     assert_int_equal(fixture.metrics.decode_rows, n_tokens - MAX_RECORDS); /* the first comes of the prompt */
     assert_int_equal(fixture.metrics.prefill_rows, MAX_RECORDS * 1 + 7 * MAX_RECORDS * (MAX_RECORDS - 1) / 2);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_lengths(void **state) {
@@ -371,10 +253,10 @@ static void test_lengths(void **state) {
 /* ---- what answers hold ---- */
 
 static void check_samples(bool is_late) {
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, is_late, NULL);
-    struct record *alone = answer(&fixture, make_record(3, 45), 9);
-    struct record *record = make_record(3, 45);
+    struct record *alone = answer(&fixture, engine_fixture_record(3, 45), 9);
+    struct record *record = engine_fixture_record(3, 45);
     record->request.sampling.n = 4;
     struct record *four = answer(&fixture, record, 9);
     /* Sample 0 is what it is without the others, and the others differ. */
@@ -385,7 +267,7 @@ static void check_samples(bool is_late) {
             memcmp(four->completions[i].token_ids, four->completions[0].token_ids, 9 * sizeof(int32_t)) != 0);
     }
     /* More samples than slots run in turns, and are what they are. */
-    record = make_record(3, 45);
+    record = engine_fixture_record(3, 45);
     record->request.sampling.n = 2 * N_SLOTS + 1;
     struct record *many = answer(&fixture, record, 9);
     for (int32_t i = 0; i < 4; i++)
@@ -401,7 +283,7 @@ static void check_samples(bool is_late) {
     drop_record(alone);
     /* Greedy samples are all the same, on their own pages too. */
     for (int32_t n_prompt = 31; n_prompt <= 33; n_prompt++) {
-        record = make_record(4, n_prompt);
+        record = engine_fixture_record(4, n_prompt);
         record->request.sampling.n = 3;
         record->request.sampling.temperature = 0;
         struct record *three = answer(&fixture, record, 40);
@@ -410,7 +292,7 @@ static void check_samples(bool is_late) {
                                 40 * sizeof(int32_t));
         drop_record(three);
     }
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_samples(void **state) {
@@ -420,16 +302,16 @@ static void test_samples(void **state) {
 }
 
 static void check_logprobs(bool is_late) {
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, is_late, NULL);
     static const int32_t wanted[] = {-1, 0, 1, 5, MAX_LOGPROBS};
     for (int32_t i = 0; i < 5; i++) {
-        struct record *record = make_record(i, 6);
+        struct record *record = engine_fixture_record(i, 6);
         record->request.sampling.logprobs = wanted[i];
         record->request.sampling.temperature = 0;
         submit(&fixture, record, 37); /* past the first growth of the arrays */
     }
-    OK(run(&fixture));
+    OK(engine_fixture_run(&fixture));
     for (int32_t i = 0; i < 5; i++) {
         const struct completion *completion = &fixture.records[i]->completions[0];
         assert_int_equal(completion->n_tokens, 37);
@@ -447,7 +329,7 @@ static void check_logprobs(bool is_late) {
             }
         }
     }
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_logprobs(void **state) {
@@ -460,10 +342,10 @@ static void test_logprobs(void **state) {
 
 static void test_records_in_error_come_back_in_their_turn(void **state) {
     (void)state;
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, false, NULL);
     for (int32_t i = 0; i < 12; i++) {
-        struct record *record = make_record(i, 4);
+        struct record *record = engine_fixture_record(i, 4);
         if (i % 3 == 1) {
             record->request.error_code = "invalid_value";
             record->request.error_message = strdup("wrong");
@@ -471,7 +353,7 @@ static void test_records_in_error_come_back_in_their_turn(void **state) {
         submit(&fixture, record, 2);
     }
     assert_int_equal(engine_waiting(fixture.engine), 12);
-    OK(run(&fixture));
+    OK(engine_fixture_run(&fixture));
     assert_int_equal(fixture.n_finished, 12);
     for (int32_t i = 0; i < 12; i++) {
         assert_int_equal(fixture.records[i]->completions == NULL, i % 3 == 1);
@@ -480,29 +362,29 @@ static void test_records_in_error_come_back_in_their_turn(void **state) {
     }
     /* A record in error waits for those before it to be admitted. */
     assert_int_not_equal(fixture.order[0], 10);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_what_never_fits_is_refused(void **state) {
     (void)state;
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, false, NULL);
-    struct record *record = make_record(0, (N_PAGES - 1) * PAGE_TOKENS);
+    struct record *record = engine_fixture_record(0, (N_PAGES - 1) * PAGE_TOKENS);
     assert_int_equal(engine_submit(fixture.engine, record, 2), STATUS_RECORD);
     assert_non_null(strstr(status_message(), "KV pages"));
     assert_int_equal(engine_waiting(fixture.engine), 0); /* still the caller's */
     submit(&fixture, record, 1);                         /* the last token needs no KV: exactly all pages */
-    OK(run(&fixture));
+    OK(engine_fixture_run(&fixture));
     assert_int_equal(fixture.records[0]->completions[0].n_tokens, 1);
     assert_int_equal(fixture.metrics.kv_pages_peak, N_PAGES - 1);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 static void test_paused_admits_nobody(void **state) {
     (void)state;
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, true, NULL);
-    submit(&fixture, make_record(0, 4), 3);
+    submit(&fixture, engine_fixture_record(0, 4), 3);
     for (int i = 0; i < 5; i++)
         OK(engine_step(fixture.engine, true, true, &fixture.metrics));
     assert_int_equal(engine_running(fixture.engine), 0);
@@ -511,9 +393,9 @@ static void test_paused_admits_nobody(void **state) {
     assert_int_equal(engine_running(fixture.engine), 1);
     while (!engine_is_idle(fixture.engine)) /* what runs is finished all the same */
         OK(engine_step(fixture.engine, true, true, &fixture.metrics));
-    take_finished(&fixture);
+    engine_fixture_take(&fixture);
     assert_int_equal(fixture.n_finished, 1);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 /* All may be waiting for the record whose samples run in turns, so a pause must not hold its later turns; and
@@ -521,34 +403,34 @@ static void test_paused_admits_nobody(void **state) {
 static void test_paused_ends_what_began(void **state) {
     (void)state;
     for (int is_late = 0; is_late < 2; is_late++) {
-        struct fixture fixture;
+        struct engine_fixture fixture;
         fixture_open(&fixture, is_late, NULL);
-        struct record *wide = make_record(0, 4), *wrong = make_record(1, 4);
+        struct record *wide = engine_fixture_record(0, 4), *wrong = engine_fixture_record(1, 4);
         wide->request.sampling.n = 2 * N_SLOTS + 1;
         wrong->request.error_code = "invalid_value";
         submit(&fixture, wide, 3);
         OK(engine_step(fixture.engine, false, true, &fixture.metrics));
         submit(&fixture, wrong, 1);
-        submit(&fixture, make_record(2, 4), 3);
+        submit(&fixture, engine_fixture_record(2, 4), 3);
         for (int i = 0; i < 30; i++) {
             OK(engine_step(fixture.engine, true, true, &fixture.metrics));
-            take_finished(&fixture);
+            engine_fixture_take(&fixture);
         }
         assert_int_equal(fixture.n_finished, 1);
         assert_non_null(fixture.records[0]);
         assert_int_equal(engine_waiting(fixture.engine), 2);
-        OK(run(&fixture));
+        OK(engine_fixture_run(&fixture));
         assert_int_equal(fixture.n_finished, 3);
-        fixture_close(&fixture);
+        engine_fixture_close(&fixture);
     }
 }
 
 /* ---- ends that come too soon ---- */
 
 /* Records of every kind: one token, several, samples, stops, an error, more than there are slots. */
-static void submit_mixed(struct fixture *fixture) {
+static void submit_mixed(struct engine_fixture *fixture) {
     for (int32_t i = 0; i < MAX_RECORDS; i++) {
-        struct record *record = make_record(i, i % 5 == 0 ? 70 : 3 + i);
+        struct record *record = engine_fixture_record(i, i % 5 == 0 ? 70 : 3 + i);
         record->request.sampling.n = i % 4 == 2 ? 2 : 1;
         record->request.sampling.logprobs = i % 3 == 0 ? 2 : -1;
         if (i % 6 == 5)
@@ -564,12 +446,12 @@ static void test_close_with_work_in_flight(void **state) {
     (void)state;
     for (int32_t n_steps = 0; n_steps < 14; n_steps++) {
         for (int is_late = 0; is_late < 2; is_late++) {
-            struct fixture fixture;
+            struct engine_fixture fixture;
             fixture_open(&fixture, is_late, NULL);
             submit_mixed(&fixture);
             for (int32_t i = 0; i < n_steps; i++)
                 OK(engine_step(fixture.engine, false, true, &fixture.metrics));
-            fixture_close(&fixture);
+            engine_fixture_close(&fixture);
         }
     }
 }
@@ -581,17 +463,17 @@ static void test_device_error_at_any_step(void **state) {
         int64_t n_steps = 1;
         for (; result != STATUS_OK; n_steps++) {
             assert_true(n_steps < 100);
-            struct fixture fixture;
+            struct engine_fixture fixture;
             fixture_open(&fixture, is_late, &(struct fault_plan){.fail_step = n_steps});
             submit_mixed(&fixture);
-            result = run(&fixture);
+            result = engine_fixture_run(&fixture);
             if (result != STATUS_OK) {
                 assert_int_equal(result, STATUS_INTERNAL);
                 assert_non_null(strstr(status_message(), "injected device error"));
                 assert_int_equal(engine_step(fixture.engine, false, true, &fixture.metrics), STATUS_INTERNAL);
                 assert_non_null(strstr(status_message(), "injected device error"));
             }
-            fixture_close(&fixture);
+            engine_fixture_close(&fixture);
         }
         assert_true(n_steps > 6);
     }
@@ -603,31 +485,31 @@ static void test_out_of_memory_at_any_allocation(void **state) {
     int64_t n = 1;
     for (; result != STATUS_OK; n++) {
         assert_true(n < 200);
-        struct fixture fixture;
+        struct engine_fixture fixture;
         result = fixture_try_open(&fixture, false, &(struct fault_plan){.fail_allocation = n});
         if (result != STATUS_OK) {
             assert_int_equal(result, STATUS_NO_FIT);
             assert_non_null(strstr(status_message(), "out of memory"));
         }
-        fixture_close(&fixture);
+        engine_fixture_close(&fixture);
     }
     assert_true(n > 20); /* weights, activations and state were all among them */
 }
 
 /* Values that are not finite cost one record, and its neighbours nothing. */
 static void check_not_finite(bool is_late, int64_t nan_step) {
-    struct fixture good, bad;
+    struct engine_fixture good, bad;
     enum { N = 5, SICK = 2, N_PROMPT = 6, N_TOKENS = 8 };
     fixture_open(&good, is_late, NULL);
     fixture_open(&bad, is_late, &(struct fault_plan){.nan_step = nan_step, .nan_slot = SICK});
     for (int32_t i = 0; i < N; i++)
         for (int k = 0; k < 2; k++) {
-            struct record *record = make_record(i, N_PROMPT);
+            struct record *record = engine_fixture_record(i, N_PROMPT);
             record->request.sampling.n = i == SICK ? 2 : 1; /* slots 0, 1, (2, 3), 4, 5 */
             submit(k ? &bad : &good, record, N_TOKENS);
         }
-    OK(run(&good));
-    OK(run(&bad));
+    OK(engine_fixture_run(&good));
+    OK(engine_fixture_run(&bad));
     for (int32_t i = 0; i < N; i++) {
         const struct request *request = &bad.records[i]->request;
         if (i == SICK) {
@@ -648,8 +530,8 @@ static void check_not_finite(bool is_late, int64_t nan_step) {
     if (is_late && saved > 0)
         saved--;
     assert_int_equal(bad.metrics.decode_rows, good.metrics.decode_rows - 2 * saved);
-    fixture_close(&good);
-    fixture_close(&bad);
+    engine_fixture_close(&good);
+    engine_fixture_close(&bad);
 }
 
 static void test_values_that_are_not_finite(void **state) {

@@ -9,31 +9,11 @@
 
 #include <cmocka.h>
 
-#include "kernels/fault/fault.h"
 #include "kernels/philox.h"
-#include "tests/functional/relay.h"
-#include "worker/engine/engine.h"
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        enum status ok_status_ = (call);                                                                     \
-        if (ok_status_ != STATUS_OK)                                                                         \
-            fail_msg("%s: status %d: %s", #call, (int)ok_status_, status_message());                         \
-    } while (0)
+#include "tests/unit/engine_fixture.h"
 
 static struct record *make_record(int64_t index, int32_t n_prompt, bool is_scored) {
-    struct record *record = calloc(1, sizeof *record);
-    assert_non_null(record);
-    struct request *request = &record->request;
-    sampling_init(&request->sampling);
-    request->line = index + 1;
-    request->index = index;
-    request->sampling.ignore_eos = true;
-    request->n_prompt_token_ids = record->n_prompt_tokens = n_prompt;
-    request->prompt_token_ids = malloc((size_t)n_prompt * sizeof(int32_t));
-    assert_non_null(request->prompt_token_ids);
-    for (int32_t i = 0; i < n_prompt; i++)
-        request->prompt_token_ids[i] = (int32_t)(philox_word(9, (uint32_t)index, (uint32_t)i) % 1000);
+    struct record *record = engine_fixture_record(index, n_prompt);
     record->is_scored = is_scored;
     return record;
 }
@@ -227,85 +207,15 @@ static void test_pages(void **state) {
 
 /* ---- the engine ---- */
 
-enum { N_SLOTS = 6, N_PAGES = 40, MAX_ROWS = 96, MAX_SAMPLES = 24, MAX_RECORDS = 16 };
-
-static const char folder[] = "tests/models/tiny";
-
-struct fixture {
-    struct backend backend;
-    struct model_config config;
-    struct model *model;
-    struct engine *engine;
-    struct run_metrics metrics;
-    struct record *records[MAX_RECORDS]; /* finished, by request.index */
-};
-
-static void fixture_open(struct fixture *fixture, bool is_late, const struct fault_plan *plan) {
-    memset(fixture, 0, sizeof *fixture);
-    struct sampling defaults;
-    struct backend cpu, relay;
-    OK(model_config_load(folder, &fixture->config, &defaults));
-    sampling_free(&defaults);
-    OK(backend_open("cpu", &(struct backend_options){.n_threads = 1}, &cpu));
-    OK(relay_open(&cpu, &(struct relay_options){.is_late = is_late}, &relay));
-    OK(backend_open_fault(&relay, plan ? plan : &(struct fault_plan){0}, &fixture->backend));
-    struct backend *backend = &fixture->backend;
-    const struct model_config *config = &fixture->config;
-    OK(model_load(folder, config, DTYPE_FLOAT32, backend, NULL, &fixture->model));
-    OK(model_prepare(fixture->model, &(struct model_limits){
-                                         .max_rows = MAX_ROWS, .max_samples = MAX_SAMPLES, .logit_rows = 7}));
-    OK(backend->state_init(backend->context, &(struct state_limits){.n_slots = N_SLOTS,
-                                                                    .n_pages = N_PAGES,
-                                                                    .max_pages_per_slot = 64,
-                                                                    .max_rows = MAX_ROWS,
-                                                                    .max_segments = N_SLOTS,
-                                                                    .max_samples = MAX_SAMPLES,
-                                                                    .n_layers = config->n_layers,
-                                                                    .n_heads = config->n_heads,
-                                                                    .n_kv_heads = config->n_kv_heads,
-                                                                    .head_dim = config->head_dim,
-                                                                    .n_vocab = config->n_vocab,
-                                                                    .kv_dtype = DTYPE_FLOAT32}));
-    struct engine_options options = {.limits = {.n_slots = N_SLOTS,
-                                                .n_pages = N_PAGES,
-                                                .max_pages_per_slot = 64,
-                                                .max_rows = MAX_ROWS,
-                                                .max_samples = MAX_SAMPLES},
-                                     .job_seed = 5};
-    OK(engine_open(backend, fixture->model, config, NULL, &options, &fixture->engine));
-}
-
-static void fixture_close(struct fixture *fixture) {
-    engine_close(fixture->engine);
-    for (int32_t i = 0; i < MAX_RECORDS; i++) {
-        if (fixture->records[i])
-            record_free(fixture->records[i]);
-        free(fixture->records[i]);
-    }
-    model_close(fixture->model);
-    fixture->backend.close(fixture->backend.context);
-}
-
-static void take_finished(struct fixture *fixture) {
-    for (struct record *record; (record = engine_take(fixture->engine)) != NULL;) {
-        assert_null(fixture->records[record->request.index]);
-        fixture->records[record->request.index] = record;
-    }
-}
-
-static enum status run(struct fixture *fixture) {
-    for (int32_t turn = 0; !engine_is_idle(fixture->engine); turn++) {
-        assert_true(turn < 10000);
-        TRY(engine_step(fixture->engine, false, true, &fixture->metrics));
-        take_finished(fixture);
-    }
-    assert_int_equal(engine_running(fixture->engine), 0);
-    assert_int_equal(engine_waiting(fixture->engine), 0);
-    return STATUS_OK;
+static void fixture_open(struct engine_fixture *fixture, bool is_late, const struct fault_plan *plan) {
+    struct engine_fixture_options options = {.is_late = is_late, .max_samples = 24, .logit_rows = 7};
+    if (plan)
+        options.plan = *plan;
+    OK(engine_fixture_try_open(fixture, &options));
 }
 
 /* Short and long prompts, one of a single token, an error, some that generate. */
-static void submit_mixed(struct fixture *fixture) {
+static void submit_mixed(struct engine_fixture *fixture) {
     for (int32_t i = 0; i < MAX_RECORDS; i++) {
         int32_t n_prompt = i % 5 == 1 ? 1 : i % 5 == 0 ? 130 : 3 + i;
         struct record *record = make_record(i, n_prompt, i % 4 != 3);
@@ -317,12 +227,12 @@ static void submit_mixed(struct fixture *fixture) {
 
 static void test_records(void **state) {
     (void)state;
-    struct fixture fixtures[2];
+    struct engine_fixture fixtures[2];
     for (int is_late = 0; is_late < 2; is_late++) {
-        struct fixture *fixture = &fixtures[is_late];
+        struct engine_fixture *fixture = &fixtures[is_late];
         fixture_open(fixture, is_late, NULL);
         submit_mixed(fixture);
-        OK(run(fixture));
+        OK(engine_fixture_run(fixture));
     }
     for (int32_t i = 0; i < MAX_RECORDS; i++) {
         const struct record *record = fixtures[0].records[i], *late = fixtures[1].records[i];
@@ -340,19 +250,19 @@ static void test_records(void **state) {
             assert_true(record->prompt_logprobs[t] < 0 && record->prompt_logprobs[t] > -50);
     }
     for (int is_late = 0; is_late < 2; is_late++)
-        fixture_close(&fixtures[is_late]);
+        engine_fixture_close(&fixtures[is_late]);
 }
 
 static void test_close_with_work_in_flight(void **state) {
     (void)state;
     for (int32_t n_steps = 0; n_steps < 20; n_steps++)
         for (int is_late = 0; is_late < 2; is_late++) {
-            struct fixture fixture;
+            struct engine_fixture fixture;
             fixture_open(&fixture, is_late, NULL);
             submit_mixed(&fixture);
             for (int32_t i = 0; i < n_steps; i++)
                 OK(engine_step(fixture.engine, false, true, &fixture.metrics));
-            fixture_close(&fixture);
+            engine_fixture_close(&fixture);
         }
 }
 
@@ -362,12 +272,12 @@ static void test_device_error_at_any_step(void **state) {
         enum status result = STATUS_INTERNAL;
         for (int64_t n_steps = 1; result != STATUS_OK; n_steps++) {
             assert_true(n_steps < 100);
-            struct fixture fixture;
+            struct engine_fixture fixture;
             fixture_open(&fixture, is_late, &(struct fault_plan){.fail_step = n_steps});
             submit_mixed(&fixture);
-            result = run(&fixture);
+            result = engine_fixture_run(&fixture);
             assert_true(result == STATUS_OK || strstr(status_message(), "injected device error"));
-            fixture_close(&fixture);
+            engine_fixture_close(&fixture);
         }
     }
 }
@@ -379,14 +289,14 @@ static void test_values_that_are_not_finite(void **state) {
     enum { N = 8, SICK = 1, LENGTH = 60 };
     for (int is_late = 0; is_late < 2; is_late++)
         for (int64_t nan_step = 3; nan_step <= 5; nan_step++) {
-            struct fixture good, bad;
+            struct engine_fixture good, bad;
             fixture_open(&good, is_late, NULL);
             fixture_open(&bad, is_late, &(struct fault_plan){.nan_step = nan_step, .nan_slot = SICK});
             for (int32_t i = 0; i < N; i++)
                 for (int k = 0; k < 2; k++)
                     OK(engine_submit(k ? bad.engine : good.engine, make_record(i, LENGTH, true), 1));
-            OK(run(&good));
-            OK(run(&bad));
+            OK(engine_fixture_run(&good));
+            OK(engine_fixture_run(&bad));
             /* 24 entries a step, 59 rows a prompt: the second prompt begins with row 11 of step 3. */
             int32_t position = nan_step == 3 ? 0 : nan_step == 4 ? 13 : 37;
             for (int32_t i = 0; i < N; i++) {
@@ -405,8 +315,8 @@ static void test_values_that_are_not_finite(void **state) {
             }
             if (nan_step == 3 || (nan_step == 4 && !is_late)) /* before its last rows were queued */
                 assert_true(bad.metrics.prefill_rows < good.metrics.prefill_rows);
-            fixture_close(&good);
-            fixture_close(&bad);
+            engine_fixture_close(&good);
+            engine_fixture_close(&bad);
         }
 }
 
@@ -429,18 +339,18 @@ static enum status wait_with_faults(struct backend_context *context, uint64_t ti
 
 static void test_the_first_fault_is_reported(void **state) {
     (void)state;
-    struct fixture fixture;
+    struct engine_fixture fixture;
     fixture_open(&fixture, false, NULL);
     wait_really = fixture.backend.step_wait;
     fixture.backend.step_wait = wait_with_faults;
     for (int32_t i = 0; i < 3; i++)
         OK(engine_submit(fixture.engine, make_record(i, 11, true), 1));
-    OK(run(&fixture));
+    OK(engine_fixture_run(&fixture));
     assert_non_null(strstr(fixture.records[0]->request.error_message, "layer 1 of"));
     assert_non_null(strstr(fixture.records[0]->request.error_message, "at position 6;"));
     assert_non_null(strstr(fixture.records[1]->request.error_message, "the embedding at position 2;"));
     assert_null(fixture.records[2]->request.error_code);
-    fixture_close(&fixture);
+    engine_fixture_close(&fixture);
 }
 
 int main(void) {
