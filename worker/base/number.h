@@ -1,4 +1,5 @@
-/* number: numbers as JSON text, fast and exact. Each writes at `out` without a NUL and returns the end. */
+/* number: numbers as JSON text, fast and exact. Each writer writes at `out` without a NUL and returns the
+ * end. */
 #ifndef PRESSRUN_WORKER_BASE_NUMBER_H
 #define PRESSRUN_WORKER_BASE_NUMBER_H
 
@@ -15,5 +16,13 @@ char *number_write_float(char *out, float value);
 
 /* Seconds with six decimals. Negative or NaN: 0. At most 1e12. */
 char *number_write_seconds(char *out, double seconds);
+
+/* The value of a hexadecimal digit in either case; -1 for any other character. */
+static inline int number_hex_digit(char character) {
+    if (character >= '0' && character <= '9')
+        return character - '0';
+    character |= 0x20;
+    return character >= 'a' && character <= 'f' ? character - 'a' + 10 : -1;
+}
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "worker/base/number.h"
 #include "worker/text/utf8.h"
 
 void json_reader_free(struct json_reader *reader) {
@@ -41,20 +42,13 @@ bool json_reader_key(struct json_reader *reader, const char **text, size_t *size
     return json_reader_string(reader, text, size) && skip_byte(reader, ':');
 }
 
-static int hex_digit(char character) {
-    if (character >= '0' && character <= '9')
-        return character - '0';
-    character |= 0x20;
-    return character >= 'a' && character <= 'f' ? character - 'a' + 10 : -1;
-}
-
 /* The four digits of \uXXXX. */
 static bool read_unit(struct json_reader *reader, uint32_t *unit) {
     *unit = 0;
     if (reader->end - reader->at < 4)
         return false;
     for (int i = 0; i < 4; i++) {
-        int digit = hex_digit(*reader->at++);
+        int digit = number_hex_digit(*reader->at++);
         if (digit < 0)
             return false;
         *unit = *unit << 4 | (uint32_t)digit;

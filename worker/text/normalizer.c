@@ -133,26 +133,6 @@ static enum status strip_accents(const char *text, size_t size, struct buffer *o
     return STATUS_OK;
 }
 
-static enum status replace(const struct normalizer_step *step, struct normalizer_scratch *scratch,
-                           const char *text, size_t size, struct buffer *out) {
-    if (!scratch->search)
-        TRY(regex_search_new(&scratch->search));
-    buffer_clear(out);
-    TRY(buffer_reserve(out, size));
-    TRY(regex_begin(step->regex, scratch->search, text, size));
-    size_t copied = 0, begin, end;
-    bool found;
-    for (;;) {
-        TRY(regex_next(step->regex, scratch->search, &begin, &end, &found));
-        if (!found)
-            break;
-        TRY(buffer_append(out, text + copied, begin - copied));
-        TRY(buffer_append(out, step->content.data, step->content.size));
-        copied = end;
-    }
-    return buffer_append(out, text + copied, size - copied);
-}
-
 /* White space at the ends is cut off, without copying. */
 static void strip(const struct normalizer_step *step, const char **text, size_t *size) {
     uint32_t code_point;
@@ -186,7 +166,8 @@ enum status normalizer_apply(const struct normalizer *normalizer, struct normali
             TRY(lowercase(text, size, to));
             break;
         case STEP_REPLACE:
-            TRY(replace(step, scratch, text, size, to));
+            TRY(regex_replace(step->regex, &scratch->search, text, size, step->content.data,
+                              step->content.size, to));
             break;
         case STEP_PREPEND:
             buffer_clear(to);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "worker/base/number.h"
 #include "worker/text/quote.h"
 #include "worker/text/utf8.h"
 
@@ -199,20 +200,13 @@ static enum status read_class_escape(struct reader *reader, bool in_class, struc
     }
 }
 
-static int hex_digit(char character) {
-    if (character >= '0' && character <= '9')
-        return character - '0';
-    character |= 0x20;
-    return character >= 'a' && character <= 'f' ? character - 'a' + 10 : -1;
-}
-
 /* Behind \x or \u: the digits of a code point. */
 static enum status read_hex(struct reader *reader, size_t begin, char letter, uint32_t *code_point) {
     bool braces = letter == 'x' && skip(reader, "{");
     size_t most = braces ? 6 : letter == 'x' ? 2 : 4, n = 0;
     *code_point = 0;
     for (int digit;
-         n < most && reader->at < reader->size && (digit = hex_digit(reader->text[reader->at])) >= 0;
+         n < most && reader->at < reader->size && (digit = number_hex_digit(reader->text[reader->at])) >= 0;
          n++, reader->at++)
         *code_point = *code_point * 16 + (uint32_t)digit;
     bool good = n > 0 && (letter == 'x' || n == 4) && (!braces || skip(reader, "}"));

@@ -368,3 +368,23 @@ enum status regex_next(const struct regex *regex, struct regex_search *search, s
     *end = byte_of(search, *end);
     return STATUS_OK;
 }
+
+enum status regex_replace(const struct regex *regex, struct regex_search **search, const char *text,
+                          size_t size, const char *content, size_t content_size, struct buffer *out) {
+    if (!*search)
+        TRY(regex_search_new(search));
+    buffer_clear(out);
+    TRY(buffer_reserve(out, size + 1));
+    TRY(regex_begin(regex, *search, text, size));
+    size_t copied = 0, begin, end;
+    bool found;
+    for (;;) {
+        TRY(regex_next(regex, *search, &begin, &end, &found));
+        if (!found)
+            break;
+        TRY(buffer_append(out, text + copied, begin - copied));
+        TRY(buffer_append(out, content, content_size));
+        copied = end;
+    }
+    return buffer_append(out, text + copied, size - copied);
+}

@@ -12,6 +12,7 @@
 #include <stddef.h>
 
 #include "kernels/status.h"
+#include "worker/base/buffer.h"
 #include "worker/text/unicode_class.h"
 
 struct regex;
@@ -37,6 +38,11 @@ enum status regex_begin(const struct regex *regex, struct regex_search *search, 
  * REGEX_MATCH_LIMIT steps, or more memory than it may have, at one place of this text. */
 enum status regex_next(const struct regex *regex, struct regex_search *search, size_t *begin, size_t *end,
                        bool *found);
+
+/* Puts content in the place of every match: *out is text so rewritten, and has an address where nothing is
+ * left. *search is made where it is NULL. */
+enum status regex_replace(const struct regex *regex, struct regex_search **search, const char *text,
+                          size_t size, const char *content, size_t content_size, struct buffer *out);
 
 enum { REGEX_MATCH_LIMIT = 10000000 };
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/base/number.h"
 #include "worker/text/byte_level.h"
 
 enum step_kind { STEP_REPLACE, STEP_STRIP, STEP_METASPACE };
@@ -148,27 +149,6 @@ void token_decoder_scratch_free(struct token_decoder_scratch *scratch) {
     *scratch = (struct token_decoder_scratch){0};
 }
 
-static enum status replace(const struct token_decoder_step *step, struct token_decoder_scratch *scratch,
-                           bool drops, const char *text, size_t size, struct buffer *out) {
-    if (!scratch->search)
-        TRY(regex_search_new(&scratch->search));
-    buffer_clear(out);
-    TRY(buffer_reserve(out, size + 1));
-    TRY(regex_begin(step->regex, scratch->search, text, size));
-    size_t copied = 0, begin, end;
-    bool found;
-    for (;;) {
-        TRY(regex_next(step->regex, scratch->search, &begin, &end, &found));
-        if (!found)
-            break;
-        TRY(buffer_append(out, text + copied, begin - copied));
-        if (!drops)
-            TRY(buffer_append(out, step->content.data, step->content.size));
-        copied = end;
-    }
-    return buffer_append(out, text + copied, size - copied);
-}
-
 static void strip(const struct token_decoder_step *step, const char **text, size_t *size) {
     size_t length = strlen(step->strip);
     for (size_t i = 0; i < step->n_strip_left && *size >= length && memcmp(*text, step->strip, length) == 0;
@@ -187,17 +167,8 @@ static void strip(const struct token_decoder_step *step, const char **text, size
 static int named_byte(const char *token, size_t size) {
     if (size != 6 || memcmp(token, "<0x", 3) != 0 || token[5] != '>')
         return -1;
-    int byte = 0;
-    for (int i = 3; i < 5; i++) {
-        char digit = token[i], lower = (char)(digit | 0x20);
-        if (digit >= '0' && digit <= '9')
-            byte = byte * 16 + (digit - '0');
-        else if (lower >= 'a' && lower <= 'f')
-            byte = byte * 16 + (lower - 'a' + 10);
-        else
-            return -1;
-    }
-    return byte;
+    int high = number_hex_digit(token[3]), low = number_hex_digit(token[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
 enum status token_decoder_show(const struct token_decoder *decoder, struct token_decoder_scratch *scratch,
@@ -210,7 +181,9 @@ enum status token_decoder_show(const struct token_decoder *decoder, struct token
             strip(step, &token, &size);
             continue;
         }
-        TRY(replace(step, scratch, step->drops_first && is_first, token, size, &scratch->texts[next]));
+        size_t content_size = step->drops_first && is_first ? 0 : step->content.size;
+        TRY(regex_replace(step->regex, &scratch->search, token, size, step->content.data, content_size,
+                          &scratch->texts[next]));
         token = scratch->texts[next].data;
         size = scratch->texts[next].size;
         next = !next;
