@@ -305,6 +305,7 @@ template <int HEAD_DIM, bool GENERAL>
 __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS)
     kernel_attention_decode_mma(const attention_params p) {
     using tiles = decode_tiles<HEAD_DIM>;
+    static_assert(tiles::UNITS == 1 || !tiles::SEVERAL_KV_HEADS, "all units of an item have its kv head");
     extern __shared__ __align__(128) unsigned char shared_bytes[];
     decode_shared<HEAD_DIM> &shared = *reinterpret_cast<decode_shared<HEAD_DIM> *>(shared_bytes);
     int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
@@ -355,9 +356,9 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                 if (own < 0)
                     continue; /* no key of the row */
                 int unit_idx = now.page * tiles::UNITS + u;
-                bool last_unit = u == tiles::UNITS - 1 || own < tiles::UNIT_KEYS;
+                bool last_unit = u == tiles::UNITS - 1; /* a row that ends before it has no next item here */
                 int32_t from = last_unit ? next_page : page;
-                int from_head = work.kv_head + (last_unit ? item.kv_head : now.kv_head);
+                int from_head = work.kv_head + item.kv_head;
                 int from_row = last_unit ? 0 : (u + 1) * tiles::UNIT_KEYS;
                 int from_n = last_unit ? next_n : own - tiles::UNIT_KEYS;
                 if (own < tiles::UNIT_KEYS) {
@@ -407,9 +408,10 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                     weight[tile] = pack_bfloat16(even, odd);
                 }
                 total = lanes_sum<4>(total);
-                if (t == 0 && g < n_group)
-                    shared.largest[unit_idx][first_head + g] = largest,
-                                                          shared.total[unit_idx][first_head + g] = total;
+                if (t == 0 && g < n_group) {
+                    shared.largest[unit_idx][first_head + g] = largest;
+                    shared.total[unit_idx][first_head + g] = total;
+                }
 
 #pragma unroll
                 for (int c = 0; c < tiles::V_VECTORS; c++) {

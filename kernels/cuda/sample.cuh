@@ -32,8 +32,8 @@ enum {
     GROUP_LANES = 4,  /* threads that share a maximum for the bound of top_k */
     MAX_GROUPS = 512, /* of a row */
     RANKED = 256,     /* tokens whose order is found by ranks */
-    LISTED = 896      /* candidates that one block finishes alone; with a slice of 128K / 8 logits this leaves
-                         room for three blocks on a multiprocessor */
+    LISTED = 896 /* candidates that one block finishes alone; beside an eighth of 128,256 logits this leaves
+                    room for three blocks on a multiprocessor */
 };
 
 /* Above the distance of the largest from the smallest gumbel (22.88 + 2.82), and above 41 ln 2: a token
