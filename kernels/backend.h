@@ -13,7 +13,7 @@
  *
  * Order of calls:
  *
- *     backend_open, weight_new ..., state_init,
+ *     backend_open, weight_new ..., weights_wait, state_init,
  *     { slots_begin*, slots_extend*, pages_copy*, step_begin, operations, step_end, step_wait }*, close
  *
  * Operations between step_begin and step_end are queued in order; they may still run when step_end returns.
@@ -266,6 +266,16 @@ struct sample_args {
     int32_t n;
 };
 
+/* Where the rows of a matrix come from. The backend asks for each row at most once (and for every row, unless
+ * it fails), in runs of its choice, from threads of its choice, several at once, and has them written to
+ * where it wants them: so weights need no host memory of their own. */
+struct row_source {
+    /* Writes rows [first, first + n), dense, to `to`, which is aligned to 16 bytes. It cannot fail towards
+     * the backend: who made the source learns by itself whether the rows were good. */
+    void (*read)(void *argument, int64_t first, int64_t n, void *to);
+    void *argument;
+};
+
 /* ---- the backend ---- */
 
 struct backend_context; /* private to the backend */
@@ -288,13 +298,17 @@ struct backend {
     /* A row-major tensor [rows, cols], contents undefined. */
     enum status (*tensor_new)(struct backend_context *context, enum dtype dtype, int64_t rows, int64_t cols,
                               struct tensor **out);
-    /* A matmul weight [n_out, n_in] from row-major host memory of the same dtype; also usable as embedding
-     * table. The host memory is free for other use when the call returns. */
+    /* A matmul weight [n_out, n_in], its rows in dtype from a source; also usable as embedding table. The
+     * source may be read until weights_wait returns, whatever this call returns. */
     enum status (*weight_new)(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                              const void *host, struct tensor **out);
+                              struct row_source rows, struct tensor **out);
     /* One weight of two matrices [n_out, n_in], for a gated activation. */
     enum status (*weight_pair_new)(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                   int64_t n_in, const void *gate, const void *up, struct tensor **out);
+                                   int64_t n_in, struct row_source gate, struct row_source up,
+                                   struct tensor **out);
+    /* Returns when no source is read any more; on success every weight made so far is in its place. Comes
+     * between weight_new and everything else that takes or frees the weight. */
+    enum status (*weights_wait)(struct backend_context *context);
     /* A float32 vector [n] (bias, norm weight). */
     enum status (*vector_new)(struct backend_context *context, int64_t n, const float *host,
                               struct tensor **out);

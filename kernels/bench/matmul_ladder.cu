@@ -19,6 +19,7 @@
 
 #include "kernels/bench/bench.cuh"
 #include "kernels/cuda/matmul.cuh"
+#include "kernels/memory_rows.h"
 
 namespace {
 
@@ -174,10 +175,13 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
     std::vector<struct tensor *> weights(n_weights);
     std::vector<std::unique_ptr<bench_memory>> rows_of; /* the same row-major, for the others */
     struct tensor *in_tensor, *out_tensor;
+    struct memory_rows memory = {weight.data(), (size_t)n_in * 2};
     for (struct tensor *&copy : weights) {
-        bench_must(backend->weight_new(backend->context, DTYPE_BFLOAT16, n_out, n_in, weight.data(), &copy));
+        bench_must(backend->weight_new(backend->context, DTYPE_BFLOAT16, n_out, n_in,
+                                       memory_rows_source(&memory), &copy));
         rows_of.push_back(std::make_unique<bench_memory>(weight_bytes, weight.data()));
     }
+    bench_must(backend->weights_wait(backend->context));
     bench_must(backend->tensor_new(backend->context, DTYPE_BFLOAT16, max_rows, n_in, &in_tensor));
     bench_must(backend->tensor_new(backend->context, layer.residual ? DTYPE_FLOAT32 : DTYPE_BFLOAT16,
                                    max_rows, n_out, &out_tensor));

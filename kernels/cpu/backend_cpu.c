@@ -68,28 +68,6 @@ static enum status add_weight(struct backend_context *context, enum dtype dtype,
     return add_tensor(context, dtype, TENSOR_WEIGHT, n_out, n_in, n_matrices * padded, out);
 }
 
-static enum status cpu_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                  int64_t n_in, const void *host, struct tensor **out) {
-    TRY(add_weight(context, dtype, n_out, n_in, 1, out));
-    cpu_weight_pack(context, dtype, n_out, n_in, host, (*out)->data);
-    return STATUS_OK;
-}
-
-static enum status cpu_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                       int64_t n_in, const void *gate, const void *up, struct tensor **out) {
-    TRY(add_weight(context, dtype, n_out, n_in, 2, out));
-    (*out)->pair_rows = n_out;
-    cpu_weight_pair_pack(context, dtype, n_out, n_in, gate, up, (*out)->data);
-    return STATUS_OK;
-}
-
-static enum status cpu_vector_new(struct backend_context *context, int64_t n, const float *host,
-                                  struct tensor **out) {
-    TRY(add_tensor(context, DTYPE_FLOAT32, TENSOR_VECTOR, 1, n, 1, out));
-    memcpy((*out)->data, host, (*out)->bytes);
-    return STATUS_OK;
-}
-
 static void cpu_tensor_free(struct backend_context *context, struct tensor *tensor) {
     if (!tensor)
         return;
@@ -99,6 +77,43 @@ static void cpu_tensor_free(struct backend_context *context, struct tensor *tens
     *link = tensor->next;
     free(tensor->data);
     free(tensor);
+}
+
+static enum status finish_weight(struct backend_context *context, enum status result, struct tensor **out) {
+    context->weights_pending = true;
+    if (result != STATUS_OK) {
+        cpu_tensor_free(context, *out);
+        *out = NULL;
+    }
+    return result;
+}
+
+static enum status cpu_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                  int64_t n_in, struct row_source rows, struct tensor **out) {
+    TRY(add_weight(context, dtype, n_out, n_in, 1, out));
+    return finish_weight(context, cpu_weight_pack(context, dtype, n_out, n_in, rows, (*out)->data), out);
+}
+
+static enum status cpu_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                       int64_t n_in, struct row_source gate, struct row_source up,
+                                       struct tensor **out) {
+    TRY(add_weight(context, dtype, n_out, n_in, 2, out));
+    (*out)->pair_rows = n_out;
+    return finish_weight(context, cpu_weight_pair_pack(context, dtype, n_out, n_in, gate, up, (*out)->data),
+                         out);
+}
+
+/* Weights are packed when they are made. */
+static enum status cpu_weights_wait(struct backend_context *context) {
+    context->weights_pending = false;
+    return STATUS_OK;
+}
+
+static enum status cpu_vector_new(struct backend_context *context, int64_t n, const float *host,
+                                  struct tensor **out) {
+    TRY(add_tensor(context, DTYPE_FLOAT32, TENSOR_VECTOR, 1, n, 1, out));
+    memcpy((*out)->data, host, (*out)->bytes);
+    return STATUS_OK;
 }
 
 static enum status check_copy(const struct tensor *tensor, int64_t rows, const char *what) {
@@ -175,6 +190,7 @@ static enum status scratch_init(struct backend_context *context) {
 
 static enum status cpu_state_init(struct backend_context *context, const struct state_limits *limits) {
     RETURN_IF(context->memory, STATUS_INTERNAL, "state_init: called twice");
+    RETURN_IF(context->weights_pending, STATUS_INTERNAL, "state_init: weights_wait was not called");
     TRY(check_limits(limits));
     struct state_layout l;
     RETURN_IF(!state_layout_init(&l, limits), STATUS_NO_FIT, "the state's size does not fit in 64 bits");
@@ -340,6 +356,7 @@ static enum status cpu_step_begin(struct backend_context *context, const struct 
                                   bool *replayed) {
     RETURN_IF(!context->memory, STATUS_INTERNAL, "step_begin: called before state_init");
     RETURN_IF(context->in_step, STATUS_INTERNAL, "step_begin: the last step has not ended");
+    RETURN_IF(context->weights_pending, STATUS_INTERNAL, "step_begin: weights_wait was not called");
     TRY(check_batch(context, batch));
     const struct state_layout *l = &context->layout;
     context->batch = *batch;
@@ -431,6 +448,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
         .tensor_new = cpu_tensor_new,
         .weight_new = cpu_weight_new,
         .weight_pair_new = cpu_weight_pair_new,
+        .weights_wait = cpu_weights_wait,
         .vector_new = cpu_vector_new,
         .tensor_free = cpu_tensor_free,
         .tensor_write = cpu_tensor_write,

@@ -32,6 +32,7 @@ struct backend_context {
     int n_threads;
     struct pool *pool; /* n_threads, this one among them */
     struct tensor *tensors;
+    bool weights_pending; /* weights were made, and weights_wait has not been called since */
 
     /* The state; memory is NULL before state_init. */
     struct state_limits limits;
@@ -89,13 +90,14 @@ enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype
                                struct device_limits *limits);
 enum status cpu_sample(struct backend_context *context, const struct sample_args *args);
 
-/* The packed form of a weight: [ceil(n_out / PANEL_OUTPUTS), n_in, PANEL_OUTPUTS], zero beyond n_out. */
-void cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                     const void *host, void *packed);
+/* The packed form of a weight: [ceil(n_out / PANEL_OUTPUTS), n_in, PANEL_OUTPUTS], zero beyond n_out.
+ * STATUS_NO_FIT. */
+enum status cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
+                            struct row_source rows, void *packed);
 /* That of two, [ceil(n_out / PANEL_OUTPUTS), 2 (gate, up), n_in, PANEL_OUTPUTS]: a panel of each lies beside
  * the other, so their sums are in registers at once. */
-void cpu_weight_pair_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                          const void *gate, const void *up, void *packed);
+enum status cpu_weight_pair_pack(struct backend_context *context, enum dtype dtype, int64_t n_out,
+                                 int64_t n_in, struct row_source gate, struct row_source up, void *packed);
 
 /* Fails unless tensor is of a kind, a dtype (or any, < 0) and at least rows x cols. */
 enum status cpu_tensor_check(const struct tensor *tensor, const char *operation, const char *name,

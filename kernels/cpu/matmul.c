@@ -2,49 +2,6 @@
  * panels, so that each streams its own part of the weight. */
 #include "kernels/cpu/context.h"
 
-#include <string.h>
-
-/* A weight to pack, for the threads. */
-struct pack_job {
-    enum dtype dtype;
-    int64_t n_out, n_in;
-    const void *host;
-    void *packed;
-    int64_t first_panel; /* where this weight's panels lie among those packed: every panel_step-th */
-    int64_t panel_step;
-};
-
-static void pack_panel(void *argument, int64_t panel, int thread) {
-    (void)thread;
-    const struct pack_job *job = argument;
-    for (int64_t k = 0; k < job->n_in; k++) {
-        for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
-            int64_t output = panel * PANEL_OUTPUTS + lane;
-            int64_t to =
-                ((job->first_panel + panel * job->panel_step) * job->n_in + k) * PANEL_OUTPUTS + lane;
-            int64_t from = output * job->n_in + k;
-            if (job->dtype == DTYPE_FLOAT32)
-                ((float *)job->packed)[to] = output < job->n_out ? ((const float *)job->host)[from] : 0.0f;
-            else
-                ((uint16_t *)job->packed)[to] = output < job->n_out ? ((const uint16_t *)job->host)[from] : 0;
-        }
-    }
-}
-
-void cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                     const void *host, void *packed) {
-    struct pack_job job = {dtype, n_out, n_in, host, packed, 0, 1};
-    pool_run(context->pool, (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS, pack_panel, &job);
-}
-
-void cpu_weight_pair_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                          const void *gate, const void *up, void *packed) {
-    for (int i = 0; i < 2; i++) {
-        struct pack_job job = {dtype, n_out, n_in, i == 0 ? gate : up, packed, i, 2};
-        pool_run(context->pool, (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS, pack_panel, &job);
-    }
-}
-
 /* A call, for the threads: ranges of panels in steps of a tile's. */
 struct matmul_call {
     struct matmul_job job;

@@ -94,9 +94,13 @@ enum status tensor_read(struct backend_context *context, const struct tensor *te
     return tensor_copy(context, tensor, rows, host, false, "tensor_read");
 }
 
+/* Does not wait: memory that is not pinned is copied aside before the call returns (CUDA Runtime API, "API
+ * synchronization behavior"), and whatever uses the vector is queued behind. */
 enum status vector_new(struct backend_context *context, int64_t n, const float *host, struct tensor **out) {
     TRY(tensor_allocate(context, TENSOR_VECTOR, DTYPE_FLOAT32, 1, n, out));
-    enum status status = tensor_copy(context, *out, 1, const_cast<float *>(host), true, "vector_new");
+    enum status status = cuda_check(cudaMemcpyAsync((*out)->data, host, (size_t)n * sizeof *host,
+                                                    cudaMemcpyHostToDevice, context->stream),
+                                    "vector_new");
     if (status != STATUS_OK) {
         cuda_tensor_free(context, *out);
         *out = nullptr;
@@ -154,6 +158,7 @@ enum status pinned_init(struct backend_context *context, const struct state_limi
 
 enum status state_init(struct backend_context *context, const struct state_limits *limits) {
     RETURN_IF(context->arena, STATUS_INTERNAL, "state_init: called twice");
+    RETURN_IF(context->weights_pending, STATUS_INTERNAL, "state_init: weights_wait was not called");
     TRY(cuda_attention_supports(context, limits));
     struct state_layout layout;
     RETURN_IF(limits->n_slots < 1 || limits->n_pages < 1 || limits->max_pages_per_slot < 1 ||
@@ -375,6 +380,7 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     out->tensor_new = tensor_new;
     out->weight_new = cuda_weight_new;
     out->weight_pair_new = cuda_weight_pair_new;
+    out->weights_wait = cuda_weights_wait;
     out->vector_new = vector_new;
     out->tensor_free = cuda_tensor_free;
     out->tensor_write = tensor_write;

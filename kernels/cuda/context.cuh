@@ -93,6 +93,7 @@ struct backend_context {
     cudaStream_t stream;
     struct tensor *tensors;         /* list head */
     struct weight_staging *staging; /* weights.cu; NULL when no weight is being made */
+    bool weights_pending;           /* weights were made, and weights_wait has not been called since */
 
     bool has_state;
     struct state_limits limits;
@@ -206,12 +207,14 @@ int32_t attention_prefill_tile_rows(const struct backend_context *context);
 /* Whether attention has kernels for this shape on this device; the message names what it has. */
 enum status cuda_attention_supports(const struct backend_context *context, const struct state_limits *limits);
 
-/* weights.cu: matrices from host memory, in the layout that the kernels read. */
+/* weights.cu: matrices from their sources, in the layout that the kernels read. */
 enum status cuda_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                            const void *host, struct tensor **out);
+                            struct row_source rows, struct tensor **out);
 enum status cuda_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                 int64_t n_in, const void *gate, const void *up, struct tensor **out);
-/* Gives back the staging memory, which the next weight allocates again. */
+                                 int64_t n_in, struct row_source gate, struct row_source up,
+                                 struct tensor **out);
+enum status cuda_weights_wait(struct backend_context *context);
+/* Ends the upload threads and gives back their memory, which the next weight allocates again. */
 void cuda_weights_done(struct backend_context *context);
 
 /* backend_cuda.cu: a zeroed tensor of `bytes`, whose data weights.cu fills. */

@@ -209,6 +209,7 @@ enum status cuda_operation_begin(struct backend_context *context, const char *op
 enum status cuda_step_begin(struct backend_context *context, const struct batch *batch, bool *replayed) {
     *replayed = false;
     RETURN_IF(!context->has_state, STATUS_INTERNAL, "step_begin: call state_init first");
+    RETURN_IF(context->weights_pending, STATUS_INTERNAL, "step_begin: weights_wait was not called");
     TRY_CUDA(cudaSetDevice(context->device), "step_begin");
     cuda_step_abandon(context);
     RETURN_IF(context->n_steps - context->n_waited >= STEPS_IN_FLIGHT, STATUS_INTERNAL,

@@ -1,36 +1,46 @@
-/* weights: matrices from host memory, in the layout that the kernels read (weight_layout.h for bfloat16, rows
- * of whole 16-byte vectors for float32).
+/* weights: matrices from their sources, in the layout that the kernels read (weight_layout.h for bfloat16,
+ * rows of whole 16-byte vectors for float32).
  *
- * A large matrix is cut into slices of whole rows. Threads take slices in turn: each copies its slice into a
- * pinned slot of its own, queues the copy to the device and the kernel that puts the rows in their places.
- * One thread alone copies at the rate of one core; the link to the device takes several. */
+ *     source --read--> pinned half --copy engine--> device half --kernel--> weight
+ *
+ * Slices of whole rows go through lanes, one for each thread of an upload queue. A lane has two halves: while
+ * one travels, the thread has the next rows written to the other; an event tells when a half is free again.
+ * One thread alone reads and converts at the rate of one core; the link to the device takes several. All
+ * copies and kernels are queued on the context's stream, behind the zeroing of the weight and before the
+ * steps that use it. */
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <mutex>
+#include <new>
 #include <sched.h>
-#include <thread>
-#include <vector>
 
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/cuda/weight_layout.h"
+#include "kernels/upload_queue.h"
 
 enum {
-    MAX_UPLOAD_THREADS = 8,
-    SLICE_BYTES = 8 << 20,
-    SMALL_BYTES = 1 << 20, /* not worth threads */
+    MAX_LANES = 16,
+    LANE_HALVES = 2,
+    HALF_BYTES = 1 << 20,  /* a slice: small beside a matrix, large beside what queueing it costs */
+    SMALL_BYTES = 1 << 20, /* a matrix that is not worth threads */
     PLACE_THREADS = 256
 };
 
-/* One slot per thread: pinned memory on the host, and the same on the device. */
+/* Belongs to one thread of the queue, which pins its memory with its first slice: so the first rows travel
+ * while other lanes are still being pinned. */
+struct upload_lane {
+    unsigned char *host;           /* [LANE_HALVES][half_bytes] pinned; NULL before the first slice */
+    cudaEvent_t done[LANE_HALVES]; /* the half's rows are in their places */
+    int next;                      /* half */
+};
+
 struct weight_staging {
-    int n_slots;
-    size_t slot_bytes;
-    unsigned char *host;
-    unsigned char *device;
-    cudaEvent_t done[MAX_UPLOAD_THREADS]; /* the slot's last rows are in their places */
+    int n_lanes;
+    size_t half_bytes;
+    unsigned char *device; /* [n_lanes][LANE_HALVES][half_bytes] */
+    struct upload_queue *queue;
+    std::mutex stream; /* what belongs to a slice is queued together */
+    struct upload_lane lanes[MAX_LANES];
 };
 
 namespace {
@@ -77,61 +87,58 @@ template <typename T> __global__ void __launch_bounds__(PLACE_THREADS) kernel_we
 int upload_threads() {
     cpu_set_t set;
     int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return std::clamp(n, 1, (int)MAX_UPLOAD_THREADS);
+    return std::clamp(n, 1, (int)MAX_LANES);
 }
 
-/* Slots of slot_bytes each, on the host, on the device, and their events. */
-enum status staging_allocate(struct weight_staging *staging) {
-    size_t total = staging->slot_bytes * (size_t)staging->n_slots;
-    void *host = nullptr, *device = nullptr;
-    cudaError_t error = cudaHostAlloc(&host, total, cudaHostAllocDefault);
-    staging->host = static_cast<unsigned char *>(host);
-    if (error == cudaSuccess)
-        error = cudaMalloc(&device, total);
-    staging->device = static_cast<unsigned char *>(device);
-    if (error == cudaErrorMemoryAllocation) {
-        cudaGetLastError(); /* not sticky: forget it */
-        return status_fail(
-            STATUS_NO_FIT,
-            "loading weights needs %zu bytes of pinned memory and of device memory beside them; "
-            "free some, or load on fewer processors",
-            total);
-    }
-    TRY_CUDA(error, "weight_new (staging)");
-    for (int i = 0; i < staging->n_slots; i++)
-        TRY_CUDA(cudaEventCreateWithFlags(&staging->done[i], cudaEventDisableTiming), "weight_new");
-    return STATUS_OK;
+void lane_close(struct upload_lane *lane) {
+    for (cudaEvent_t done : lane->done)
+        if (done)
+            cudaEventDestroy(done);
+    if (lane->host)
+        cudaFreeHost(lane->host);
+    *lane = {};
 }
 
-/* Staging with slots of at least `bytes`; none is left when it fails. */
-enum status staging_get(struct backend_context *context, size_t bytes) {
-    if (context->staging && context->staging->slot_bytes >= bytes)
-        return STATUS_OK;
-    cuda_weights_done(context);
-    struct weight_staging *staging = static_cast<struct weight_staging *>(calloc(1, sizeof *staging));
-    RETURN_IF(!staging, STATUS_INTERNAL, "weight_new: out of host memory");
-    context->staging = staging;
-    staging->n_slots = bytes <= SMALL_BYTES ? 1 : upload_threads();
-    staging->slot_bytes = bytes <= SMALL_BYTES ? (size_t)SMALL_BYTES : std::max(bytes, (size_t)SLICE_BYTES);
-    enum status status = staging_allocate(staging);
-    if (status != STATUS_OK)
-        cuda_weights_done(context);
-    return status;
+enum status no_staging(size_t bytes, const char *memory) {
+    cudaGetLastError(); /* not sticky: forget it */
+    return status_fail(
+        STATUS_NO_FIT,
+        "loading weights needs %zu bytes of %s memory beside them; free some, or load on fewer "
+        "processors",
+        bytes, memory);
 }
 
-/* Copies rows [first, first + n) through a slot. `queue` serialises use of the stream. */
-cudaError_t slice_upload(struct backend_context *context, int slot, place_params p, enum dtype dtype,
-                         const void *host, std::mutex *queue) {
-    struct weight_staging *staging = context->staging;
-    cudaError_t error = cudaEventSynchronize(staging->done[slot]);
+enum status lane_open(struct backend_context *context, struct upload_lane *lane, size_t half_bytes) {
+    TRY_CUDA(cudaSetDevice(context->device), "weight_new"); /* the thread's first call */
+    void *host = nullptr;
+    cudaError_t error = cudaHostAlloc(&host, LANE_HALVES * half_bytes, cudaHostAllocDefault);
+    if (error == cudaErrorMemoryAllocation)
+        return no_staging(LANE_HALVES * half_bytes, "pinned host");
+    lane->host = static_cast<unsigned char *>(host);
+    for (int i = 0; i < LANE_HALVES && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&lane->done[i], cudaEventDisableTiming);
     if (error != cudaSuccess)
-        return error;
-    size_t bytes = (size_t)(p.n_rows * p.n_in) * dtype_bytes(dtype);
-    unsigned char *pinned = staging->host + (size_t)slot * staging->slot_bytes;
-    unsigned char *device = staging->device + (size_t)slot * staging->slot_bytes;
-    memcpy(pinned, host, bytes);
-    std::lock_guard<std::mutex> lock(*queue);
-    error = cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyHostToDevice, context->stream);
+        lane_close(lane);
+    return cuda_check(error, "weight_new (pinned memory)");
+}
+
+/* Where rows lie on their way: in the half's pinned memory, then in its device memory. */
+unsigned char *half_host(const struct weight_staging *staging, int lane, int half) {
+    return staging->lanes[lane].host + (size_t)half * staging->half_bytes;
+}
+
+unsigned char *half_device(const struct weight_staging *staging, int lane, int half) {
+    return staging->device + (size_t)(lane * LANE_HALVES + half) * staging->half_bytes;
+}
+
+/* Queues the way of a half's rows to their places. */
+cudaError_t half_queue(struct backend_context *context, int lane, int half, size_t bytes, place_params p,
+                       enum dtype dtype) {
+    struct weight_staging *staging = context->staging;
+    unsigned char *device = half_device(staging, lane, half);
+    const unsigned char *pinned = half_host(staging, lane, half);
+    std::lock_guard<std::mutex> lock(staging->stream);
+    cudaError_t error = cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyHostToDevice, context->stream);
     if (error != cudaSuccess)
         return error;
     p.rows = device;
@@ -142,54 +149,72 @@ cudaError_t slice_upload(struct backend_context *context, int slot, place_params
     else
         kernel_weight_place<bfloat16><<<blocks, PLACE_THREADS, 0, context->stream>>>(p);
     error = cudaGetLastError();
-    return error != cudaSuccess ? error : cudaEventRecord(staging->done[slot], context->stream);
+    return error != cudaSuccess ? error : cudaEventRecord(staging->lanes[lane].done[half], context->stream);
 }
 
-/* Puts a matrix [n_rows, n_in] from the host into a weight, and waits. */
-enum status matrix_upload(struct backend_context *context, struct tensor *weight, enum placement placement,
-                          int64_t n_rows, const void *host) {
-    size_t row_bytes = (size_t)weight->cols * dtype_bytes(weight->dtype);
-    if (n_rows == 0)
-        return STATUS_OK;
-    bool small = row_bytes * (size_t)n_rows <= SMALL_BYTES;
-    TRY(staging_get(context, small ? row_bytes * (size_t)n_rows : std::max(row_bytes, (size_t)SLICE_BYTES)));
+/* The queue's carrier: rows [first, first + n) of an upload by way of a lane. */
+enum status slice_carry(void *argument, int thread, const struct upload *upload, int64_t first, int64_t n) {
+    struct backend_context *context = static_cast<struct backend_context *>(argument);
     struct weight_staging *staging = context->staging;
-    int64_t slice_rows = std::max((int64_t)1, (int64_t)(staging->slot_bytes / row_bytes));
-    int64_t n_slices = (n_rows + slice_rows - 1) / slice_rows;
-    int n_threads = (int)std::min((int64_t)staging->n_slots, n_slices);
-    cudaError_t errors[MAX_UPLOAD_THREADS] = {};
-    std::mutex queue;
-    auto work = [&](int slot) {
-        errors[slot] = cudaSetDevice(context->device);
-        for (int64_t slice = slot; slice < n_slices && errors[slot] == cudaSuccess; slice += n_threads) {
-            place_params p = {};
-            p.weight = weight->data;
-            p.first_row = slice * slice_rows;
-            p.n_rows = std::min(slice_rows, n_rows - p.first_row);
-            p.n_in = weight->cols;
-            p.stride = weight->dtype == DTYPE_FLOAT32 ? tensor_stride(weight) : weight_k_blocks(weight->cols);
-            p.placement = placement;
-            errors[slot] = slice_upload(
-                context, slot, p, weight->dtype,
-                static_cast<const unsigned char *>(host) + (size_t)p.first_row * row_bytes, &queue);
-        }
-    };
-    std::vector<std::thread> threads;
-    int started = 1;
-    try {
-        for (; started < n_threads; started++)
-            threads.emplace_back(work, started);
-    } catch (const std::exception &) {
-        /* The slices of a thread that did not start are taken below. */
-    }
-    work(0);
-    for (std::thread &thread : threads)
-        thread.join();
-    for (int slot = started; slot < n_threads; slot++)
-        work(slot);
-    for (int slot = 0; slot < n_threads; slot++)
-        TRY_CUDA(errors[slot], "weight_new");
-    return cuda_check(cudaStreamSynchronize(context->stream), "weight_new");
+    struct upload_lane *lane = &staging->lanes[thread];
+    const struct tensor *weight = upload->weight;
+    if (!lane->host)
+        TRY(lane_open(context, lane, staging->half_bytes));
+    int half = lane->next;
+    lane->next = (half + 1) % LANE_HALVES;
+    TRY_CUDA(cudaEventSynchronize(lane->done[half]), "weight_new"); /* at once for one that never travelled */
+    upload->rows.read(upload->rows.argument, first, n, half_host(staging, thread, half));
+    place_params p = {};
+    p.weight = weight->data;
+    p.first_row = first;
+    p.n_rows = n;
+    p.n_in = weight->cols;
+    p.stride = weight->dtype == DTYPE_FLOAT32 ? tensor_stride(weight) : weight_k_blocks(weight->cols);
+    p.placement = static_cast<enum placement>(upload->placement);
+    size_t bytes = (size_t)(n * weight->cols) * dtype_bytes(weight->dtype);
+    return cuda_check(half_queue(context, thread, half, bytes, p, weight->dtype), "weight_new");
+}
+
+/* Staging for a matrix of `bytes` with rows of row_bytes; none is left when it fails. */
+enum status staging_get(struct backend_context *context, size_t bytes, size_t row_bytes) {
+    int n_lanes = bytes <= SMALL_BYTES ? 1 : upload_threads();
+    struct weight_staging *staging = context->staging;
+    if (staging && staging->half_bytes >= row_bytes && staging->n_lanes >= n_lanes)
+        return STATUS_OK;
+    if (staging)
+        TRY(upload_queue_wait(staging->queue)); /* nothing is under way for what is replaced */
+    cuda_weights_done(context);
+    staging = new (std::nothrow) weight_staging();
+    RETURN_IF(!staging, STATUS_INTERNAL, "weight_new: out of host memory");
+    staging->n_lanes = n_lanes;
+    staging->half_bytes = std::max(row_bytes, (size_t)HALF_BYTES);
+    context->staging = staging;
+    size_t device_bytes = (size_t)n_lanes * LANE_HALVES * staging->half_bytes;
+    void *device = nullptr;
+    cudaError_t error = cudaMalloc(&device, device_bytes);
+    staging->device = static_cast<unsigned char *>(device);
+    enum status status = error == cudaErrorMemoryAllocation ? no_staging(device_bytes, "device")
+                                                            : cuda_check(error, "weight_new (staging)");
+    if (status == STATUS_OK)
+        status = upload_queue_open(n_lanes, slice_carry, context, &staging->queue);
+    if (status != STATUS_OK)
+        cuda_weights_done(context);
+    return status;
+}
+
+/* Queues a matrix [n_rows, n_in] for a weight. */
+enum status matrix_queue(struct backend_context *context, struct tensor *weight, enum placement placement,
+                         int64_t n_rows, struct row_source rows) {
+    size_t row_bytes = (size_t)weight->cols * dtype_bytes(weight->dtype);
+    TRY(staging_get(context, row_bytes * (size_t)n_rows, row_bytes));
+    struct upload upload = {};
+    upload.rows = rows;
+    upload.n_rows = n_rows;
+    upload.slice_rows = (int64_t)(context->staging->half_bytes / row_bytes);
+    upload.weight = weight;
+    upload.placement = placement;
+    context->weights_pending = true;
+    return upload_queue_add(context->staging->queue, &upload);
 }
 
 /* A zeroed weight of n_rows rows in the layout of its dtype. */
@@ -210,46 +235,58 @@ enum status weight_allocate(struct backend_context *context, enum dtype dtype, i
     return cuda_tensor_allocate(context, TENSOR_WEIGHT, dtype, n_rows, n_in, bytes, out);
 }
 
-/* Frees the weight when its upload failed. */
+/* Frees the weight when it was not queued whole; rows of it may be under way. */
 enum status weight_finish(struct backend_context *context, enum status status, struct tensor **weight) {
-    if (status != STATUS_OK) {
-        cuda_tensor_free(context, *weight);
-        *weight = nullptr;
+    if (status == STATUS_OK)
+        return STATUS_OK;
+    if (context->staging) {
+        upload_queue_wait(context->staging->queue);
+        cudaStreamSynchronize(context->stream);
     }
+    cuda_tensor_free(context, *weight);
+    *weight = nullptr;
     return status;
 }
 
 } // namespace
 
+enum status cuda_weights_wait(struct backend_context *context) {
+    context->weights_pending = false;
+    if (!context->staging)
+        return STATUS_OK;
+    TRY(upload_queue_wait(context->staging->queue));
+    return cuda_check(cudaStreamSynchronize(context->stream), "weights_wait");
+}
+
 void cuda_weights_done(struct backend_context *context) {
     struct weight_staging *staging = context->staging;
     if (!staging)
         return;
-    for (int i = 0; i < staging->n_slots; i++)
-        if (staging->done[i])
-            cudaEventDestroy(staging->done[i]);
+    upload_queue_close(staging->queue);
+    cudaStreamSynchronize(context->stream); /* it may still read the lanes; failures show in the next call */
+    for (struct upload_lane &lane : staging->lanes)
+        lane_close(&lane);
     cudaFree(staging->device);
-    if (staging->host)
-        cudaFreeHost(staging->host);
-    free(staging);
+    delete staging;
     context->staging = nullptr;
 }
 
 enum status cuda_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                            const void *host, struct tensor **out) {
+                            struct row_source rows, struct tensor **out) {
     TRY(weight_allocate(context, dtype, n_out, n_in, out));
-    return weight_finish(context, matrix_upload(context, *out, PLACE_ALONE, n_out, host), out);
+    return weight_finish(context, matrix_queue(context, *out, PLACE_ALONE, n_out, rows), out);
 }
 
 enum status cuda_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                 int64_t n_in, const void *gate, const void *up, struct tensor **out) {
+                                 int64_t n_in, struct row_source gate, struct row_source up,
+                                 struct tensor **out) {
     *out = nullptr;
     RETURN_IF(n_out <= 0 || n_out > INT32_MAX / 4, STATUS_DATA, "weight pair [%lld, %lld]: %s",
               (long long)n_out, (long long)n_in, "expected 1 to 2^29 rows");
     TRY(weight_allocate(context, dtype, weight_pair_row(n_out - 1, true) + 1, n_in, out));
     (*out)->pair_rows = n_out;
-    enum status status = matrix_upload(context, *out, PLACE_FIRST_OF_PAIR, n_out, gate);
+    enum status status = matrix_queue(context, *out, PLACE_FIRST_OF_PAIR, n_out, gate);
     if (status == STATUS_OK)
-        status = matrix_upload(context, *out, PLACE_SECOND_OF_PAIR, n_out, up);
+        status = matrix_queue(context, *out, PLACE_SECOND_OF_PAIR, n_out, up);
     return weight_finish(context, status, out);
 }

@@ -48,16 +48,22 @@ static enum status fault_tensor_new(struct backend_context *context, enum dtype 
 }
 
 static enum status fault_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                    int64_t n_in, const void *host, struct tensor **out) {
+                                    int64_t n_in, struct row_source rows, struct tensor **out) {
     TRY(count_allocation(context));
-    return context->inner.weight_new(context->inner.context, dtype, n_out, n_in, host, out);
+    return context->inner.weight_new(context->inner.context, dtype, n_out, n_in, rows, out);
 }
 
 static enum status fault_weight_pair_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                         int64_t n_in, const void *gate, const void *up,
+                                         int64_t n_in, struct row_source gate, struct row_source up,
                                          struct tensor **out) {
     TRY(count_allocation(context));
     return context->inner.weight_pair_new(context->inner.context, dtype, n_out, n_in, gate, up, out);
+}
+
+static enum status fault_weights_wait(struct backend_context *context) {
+    /* Also behind a device error: sources are read until here. */
+    TRY(context->inner.weights_wait(context->inner.context));
+    return check_alive(context);
 }
 
 static enum status fault_vector_new(struct backend_context *context, int64_t n, const float *host,
@@ -221,6 +227,7 @@ enum status backend_open_fault(const struct backend *inner, const struct fault_p
     out->tensor_new = fault_tensor_new;
     out->weight_new = fault_weight_new;
     out->weight_pair_new = fault_weight_pair_new;
+    out->weights_wait = fault_weights_wait;
     out->vector_new = fault_vector_new;
     out->tensor_free = fault_tensor_free;
     out->tensor_write = fault_tensor_write;

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/memory_rows.h"
 #include "worker/model/float_convert.h"
 
 const char *golden_backend = "cpu";
@@ -134,7 +135,11 @@ struct tensor *golden_weight(struct backend *backend, enum dtype dtype, int64_t 
                              const float *values) {
     struct tensor *tensor;
     void *host = narrow(dtype, (size_t)(n_out * n_in), values);
-    golden_check(backend->weight_new(backend->context, dtype, n_out, n_in, host, &tensor), "weight_new");
+    struct memory_rows memory = {host, (size_t)n_in * dtype_bytes(dtype)};
+    golden_check(
+        backend->weight_new(backend->context, dtype, n_out, n_in, memory_rows_source(&memory), &tensor),
+        "weight_new");
+    golden_check(backend->weights_wait(backend->context), "weights_wait");
     free(host);
     return tensor;
 }

@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/memory_rows.h"
+
 const struct operation_case operation_cases[] = {
+    {"weights, many on their way", case_weights},
     {"embed", case_embed},
     {"norm", case_norm},
     {"norm RMS", case_norm_rms},
@@ -170,8 +173,11 @@ struct tensor *ops_junk(struct operations *ops, enum dtype dtype, int64_t rows, 
 struct tensor *ops_weight(struct operations *ops, enum dtype dtype, int64_t n_out, int64_t n_in,
                           const float *values) {
     void *host = in_dtype(ops, dtype, n_out * n_in, values);
+    struct memory_rows memory = {host, (size_t)n_in * dtype_bytes(dtype)};
     struct tensor *tensor;
-    OPS_OK(ops, ops->backend.weight_new(ops->backend.context, dtype, n_out, n_in, host, &tensor));
+    OPS_OK(ops, ops->backend.weight_new(ops->backend.context, dtype, n_out, n_in, memory_rows_source(&memory),
+                                        &tensor));
+    OPS_OK(ops, ops->backend.weights_wait(ops->backend.context));
     free(host);
     return tensor;
 }
@@ -180,9 +186,13 @@ struct tensor *ops_weight_pair(struct operations *ops, enum dtype dtype, int64_t
                                const float *gate, const float *up) {
     void *host_gate = in_dtype(ops, dtype, n_out * n_in, gate);
     void *host_up = in_dtype(ops, dtype, n_out * n_in, up);
+    struct memory_rows gate_rows = {host_gate, (size_t)n_in * dtype_bytes(dtype)};
+    struct memory_rows up_rows = {host_up, (size_t)n_in * dtype_bytes(dtype)};
     struct tensor *tensor;
-    OPS_OK(ops, ops->backend.weight_pair_new(ops->backend.context, dtype, n_out, n_in, host_gate, host_up,
+    OPS_OK(ops, ops->backend.weight_pair_new(ops->backend.context, dtype, n_out, n_in,
+                                             memory_rows_source(&gate_rows), memory_rows_source(&up_rows),
                                              &tensor));
+    OPS_OK(ops, ops->backend.weights_wait(ops->backend.context));
     free(host_gate);
     free(host_up);
     return tensor;

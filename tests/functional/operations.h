@@ -115,6 +115,7 @@ void ops_step_end(struct operations *ops, const struct batch *batch, struct samp
                   struct sample_top *top);
 
 /* The cases, by file. */
+void case_weights(struct operations *ops);
 void case_embed(struct operations *ops);
 void case_norm(struct operations *ops);
 void case_norm_rms(struct operations *ops);

@@ -71,16 +71,21 @@ static inline enum status relay_tensor_new(struct backend_context *context, enum
 }
 
 static inline enum status relay_weight_new(struct backend_context *context, enum dtype dtype, int64_t n_out,
-                                           int64_t n_in, const void *host, struct tensor **out) {
+                                           int64_t n_in, struct row_source rows, struct tensor **out) {
     struct relay *relay = relay_of(context);
-    return relay->inner.weight_new(relay->inner.context, dtype, n_out, n_in, host, out);
+    return relay->inner.weight_new(relay->inner.context, dtype, n_out, n_in, rows, out);
 }
 
 static inline enum status relay_weight_pair_new(struct backend_context *context, enum dtype dtype,
-                                                int64_t n_out, int64_t n_in, const void *gate, const void *up,
-                                                struct tensor **out) {
+                                                int64_t n_out, int64_t n_in, struct row_source gate,
+                                                struct row_source up, struct tensor **out) {
     struct relay *relay = relay_of(context);
     return relay->inner.weight_pair_new(relay->inner.context, dtype, n_out, n_in, gate, up, out);
+}
+
+static inline enum status relay_weights_wait(struct backend_context *context) {
+    struct relay *relay = relay_of(context);
+    return relay->inner.weights_wait(relay->inner.context);
 }
 
 static inline enum status relay_vector_new(struct backend_context *context, int64_t n, const float *host,
@@ -288,6 +293,7 @@ static inline enum status relay_open(const struct backend *inner, const struct r
     out->tensor_new = relay_tensor_new;
     out->weight_new = relay_weight_new;
     out->weight_pair_new = relay_weight_pair_new;
+    out->weights_wait = relay_weights_wait;
     out->vector_new = relay_vector_new;
     out->tensor_free = relay_tensor_free;
     out->tensor_write = relay_tensor_write;

@@ -1,4 +1,5 @@
-/* parallel: every task runs once, with threads and without. */
+/* parallel: every task runs once, with threads and without. background: a call beside its caller comes back
+ * with its result and its message. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,8 +8,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "worker/base/background.h"
 #include "worker/base/parallel.h"
 
 enum { MOST_TASKS = 100 };
@@ -47,7 +50,29 @@ static void every_task_runs_once(void **state) {
     }
 }
 
+static enum status fail_at_odd(void *argument) {
+    int *number = argument;
+    return ++*number % 2 ? status_fail(STATUS_DATA, "%d is odd", *number) : STATUS_OK;
+}
+
+static void a_call_comes_back_with_its_message(void **state) {
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        int number = i;
+        struct background background;
+        background_begin(&background, fail_at_odd, &number);
+        status_fail(STATUS_IO, "the caller's own");
+        assert_int_equal(background_join(&background), i % 2 ? STATUS_OK : STATUS_DATA);
+        assert_int_equal(number, i + 1);
+        char expected[32];
+        snprintf(expected, sizeof expected, "%d is odd", i + 1);
+        assert_string_equal(status_message(), i % 2 ? "the caller's own" : expected);
+        assert_int_equal(background_join(&background), STATUS_OK); /* nothing is left of it */
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_task_runs_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_task_runs_once),
+                                       cmocka_unit_test(a_call_comes_back_with_its_message)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

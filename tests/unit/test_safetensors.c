@@ -1,10 +1,12 @@
-/* safetensors: views, dtypes, shards, fingerprint; conversion and transposition beside the definition. What
- * must be refused is in test_bad_model. */
+/* safetensors: views, dtypes, shards, fingerprint; conversion and transposition beside the definition; files
+ * that are cut under us. What must be refused is in test_bad_model. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -12,7 +14,8 @@
 #include "tests/unit/temp_folder.h"
 #include "worker/model/float_convert.h"
 #include "worker/model/safetensors.h"
-#include "worker/model/weight_source.h"
+#include "worker/model/weight_convert.h"
+#include "worker/model/weight_rows.h"
 
 static struct safetensors *open_header(const char *header, size_t n_data_bytes) {
     struct safetensors *files;
@@ -98,64 +101,146 @@ static float pattern(int64_t row, int64_t column) {
     return (float)(row * 1000 + column) / 7;
 }
 
-static void check_conversion(int64_t n_out, int64_t n_in, enum weight_layout layout, enum dtype dtype) {
-    int64_t rows = layout == WEIGHT_OUT_IN ? n_out : n_in, columns = layout == WEIGHT_OUT_IN ? n_in : n_out;
-    size_t n = (size_t)(n_out * n_in);
-    char *bytes = malloc(n * sizeof(float) + 1); /* one byte off any alignment, as in a file */
+/* What is in memory of its own, one byte off any alignment, as in a file. */
+static char *stored_pattern(int64_t rows, int64_t columns, enum stored_dtype dtype) {
+    size_t bytes = dtype == STORED_F32 ? 4 : 2;
+    char *out = malloc((size_t)(rows * columns) * bytes + 1);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c++) {
             float value = pattern(r, c);
-            memcpy(bytes + 1 + (size_t)(r * columns + c) * sizeof value, &value, sizeof value);
+            uint16_t narrow = bfloat16_from_float(value);
+            memcpy(out + 1 + (size_t)(r * columns + c) * bytes,
+                   dtype == STORED_F32 ? (void *)&value : (void *)&narrow, bytes);
         }
-    struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = STORED_F32, .data = bytes + 1, .n = n};
-    void *out = malloc(n * dtype_bytes(dtype));
-    int64_t n_bad = -1;
-    assert_int_equal(weight_convert(&tensor, layout, n_out, n_in, dtype, out, &n_bad), STATUS_OK);
-    assert_int_equal(n_bad, 0);
+    return out;
+}
+
+/* Reads in runs of n_at_once rows, or all at once (0). */
+static void check_rows(int64_t n_out, int64_t n_in, enum stored_dtype stored, enum weight_layout layout,
+                       enum dtype dtype, int64_t n_at_once) {
+    int64_t rows = layout == WEIGHT_OUT_IN ? n_out : n_in, columns = layout == WEIGHT_OUT_IN ? n_in : n_out;
+    size_t n = (size_t)(n_out * n_in), row_bytes = (size_t)n_in * dtype_bytes(dtype);
+    char *bytes = stored_pattern(rows, columns, stored);
+    struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = stored, .data = bytes + 1, .n = n};
+    char *out = malloc(n * dtype_bytes(dtype));
+    struct weight_rows reader;
+    assert_int_equal(weight_rows_stored(&reader, &tensor, layout, n_out, n_in, dtype), STATUS_OK);
+    if (n_at_once == 0)
+        weight_rows_read_all(&reader, out);
+    for (int64_t first = 0; n_at_once && first < n_out; first += n_at_once)
+        weight_rows_read(&reader, first, n_out - first < n_at_once ? n_out - first : n_at_once,
+                         out + (size_t)first * row_bytes);
+    assert_int_equal(weight_rows_check(&reader), STATUS_OK);
     for (int64_t o = 0; o < n_out; o++)
         for (int64_t i = 0; i < n_in; i++) {
             float expected = layout == WEIGHT_OUT_IN ? pattern(o, i) : pattern(i, o);
             size_t at = (size_t)(o * n_in + i);
+            if (stored == STORED_BF16)
+                expected = float_from_bfloat16(bfloat16_from_float(expected));
             if (dtype == DTYPE_FLOAT32)
-                assert_true(((float *)out)[at] == expected);
+                assert_true(((float *)(void *)out)[at] == expected);
             else
-                assert_int_equal(((uint16_t *)out)[at], bfloat16_from_float(expected));
+                assert_int_equal(((uint16_t *)(void *)out)[at], bfloat16_from_float(expected));
         }
     free(out);
     free(bytes);
 }
 
-static void test_conversion(void **state) {
+static void test_rows(void **state) {
     (void)state;
     static const int64_t sizes[][2] = {{1, 1},   {3, 5},   {64, 64},   {65, 63},    {130, 70},
                                        {1, 200}, {200, 1}, {384, 300}, {2100, 1001} /* shared by threads */};
+    static const int64_t runs[] = {0, 1, 7, 64, 100};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
-            check_conversion(sizes[i][0], sizes[i][1], layout, DTYPE_FLOAT32);
-            check_conversion(sizes[i][0], sizes[i][1], layout, DTYPE_BFLOAT16);
-        }
+        for (size_t run = 0; run < sizeof runs / sizeof runs[0]; run++)
+            for (int way = 0; way < 8; way++)
+                check_rows(sizes[i][0], sizes[i][1], way & 1 ? STORED_F32 : STORED_BF16,
+                           way & 2 ? WEIGHT_IN_OUT : WEIGHT_OUT_IN, way & 4 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32,
+                           runs[run]);
 }
 
-static void test_conversion_counts_what_is_not_finite(void **state) {
+/* Every value of the 16-bit formats, and float32 around every rounding of bfloat16: like one at a time. */
+static void test_conversion(void **state) {
+    (void)state;
+    enum { N = 1 << 16 };
+    static uint16_t narrow[N], to_narrow[N];
+    static float wide[3 * N], to_wide[3 * N];
+    static uint16_t from_wide[3 * N];
+    for (uint32_t i = 0; i < N; i++) {
+        narrow[i] = (uint16_t)i;
+        for (uint32_t k = 0; k < 3; k++)
+            wide[3 * i + k] = float_from_bits(i << 16 | (0x7FFFu + k));
+    }
+    int64_t n_bad = 0;
+    for (int i = 0; i < 3 * N; i++)
+        n_bad += !isfinite(float_from_bfloat16(bfloat16_from_float(wide[i])));
+    assert_int_equal(weight_convert(STORED_F32, wide, 3 * N, DTYPE_BFLOAT16, from_wide), n_bad);
+    for (int i = 0; i < 3 * N; i++)
+        assert_int_equal(from_wide[i], bfloat16_from_float(wide[i]));
+    weight_convert(STORED_F32, wide, 3 * N, DTYPE_FLOAT32, to_wide);
+    assert_memory_equal(to_wide, wide, sizeof wide);
+
+    assert_int_equal(weight_convert(STORED_BF16, narrow, N, DTYPE_BFLOAT16, to_narrow), 256);
+    assert_memory_equal(to_narrow, narrow, sizeof narrow);
+    assert_int_equal(weight_convert(STORED_BF16, narrow, N, DTYPE_FLOAT32, to_wide), 256);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(float_bits(to_wide[i]), (uint32_t)i << 16);
+    assert_int_equal(weight_convert(STORED_F16, narrow, N, DTYPE_FLOAT32, to_wide), 2048);
+    assert_int_equal(weight_convert(STORED_F16, narrow, N, DTYPE_BFLOAT16, to_narrow), 2048);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(float_bits(to_wide[i]), float_bits(float_from_half((uint16_t)i)));
+        assert_int_equal(to_narrow[i], bfloat16_from_float(to_wide[i]));
+    }
+}
+
+static void test_rows_count_what_is_not_finite(void **state) {
     (void)state;
     float values[] = {1, NAN, INFINITY, -INFINITY, 3.4e38f, 0};
     struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = STORED_F32, .data = values, .n = 6};
     float out[6];
-    int64_t n_bad;
+    struct weight_rows rows;
     for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
-        assert_int_equal(weight_convert(&tensor, layout, 2, 3, DTYPE_FLOAT32, out, &n_bad), STATUS_OK);
-        assert_int_equal(n_bad, 3);
-        assert_int_equal(weight_convert(&tensor, layout, 2, 3, DTYPE_BFLOAT16, out, &n_bad), STATUS_OK);
-        assert_int_equal(n_bad, 4); /* 3.4e38 rounds to infinity */
+        assert_int_equal(weight_rows_stored(&rows, &tensor, layout, 2, 3, DTYPE_FLOAT32), STATUS_OK);
+        weight_rows_read(&rows, 0, 1, out);
+        weight_rows_read(&rows, 1, 1, out);
+        assert_int_equal(rows.n_bad, 3);
+        assert_int_equal(weight_rows_check(&rows), STATUS_DATA);
+        assert_non_null(strstr(status_message(), "\"w\": 3 of 6 values are NaN or infinite in float32"));
+        assert_int_equal(weight_rows_stored(&rows, &tensor, layout, 2, 3, DTYPE_BFLOAT16), STATUS_OK);
+        weight_rows_read(&rows, 0, 2, out);
+        assert_int_equal(rows.n_bad, 4); /* 3.4e38 rounds to infinity */
     }
-    assert_int_equal(weight_convert(&tensor, WEIGHT_OUT_IN, 2, 2, DTYPE_FLOAT32, out, &n_bad),
-                     STATUS_INTERNAL);
+    assert_int_equal(weight_rows_stored(&rows, &tensor, WEIGHT_OUT_IN, 2, 2, DTYPE_FLOAT32), STATUS_INTERNAL);
+}
+
+/* A file that is cut while it is open: named, and no signal. */
+static void test_file_cut_while_open(void **state) {
+    (void)state;
+    struct safetensors *files = open_header("{" ENTRY("a", "F32", "[4,8]", 0, 128) "}", 128);
+    struct stat info;
+    assert_int_equal(stat(temp_path("a.safetensors"), &info), 0);
+    assert_int_equal(truncate(temp_path("a.safetensors"), info.st_size - 40), 0);
+    struct weight_rows rows;
+    float out[32];
+    assert_int_equal(
+        weight_rows_stored(&rows, safetensors_find(files, "a"), WEIGHT_OUT_IN, 4, 8, DTYPE_FLOAT32),
+        STATUS_OK);
+    weight_rows_read(&rows, 0, 2, out);
+    assert_int_equal(weight_rows_check(&rows), STATUS_OK);
+    weight_rows_read(&rows, 2, 2, out);
+    assert_int_equal(weight_rows_check(&rows), STATUS_IO);
+    assert_non_null(strstr(status_message(), "tensor \"a\" cannot be read: the file has become shorter"));
+    struct hash128 hash;
+    assert_int_equal(safetensors_fingerprint(files, &hash), STATUS_IO);
+    safetensors_close(files);
 }
 
 /* ---- fingerprint --------------------------------------------------------------------------------------- */
 
 static void fingerprint_of(struct safetensors *files, char out[HASH128_TEXT_BYTES]) {
-    hash128_text(safetensors_fingerprint(files), out);
+    struct hash128 hash;
+    assert_int_equal(safetensors_fingerprint(files, &hash), STATUS_OK);
+    hash128_text(hash, out);
     safetensors_close(files);
 }
 
@@ -166,8 +251,8 @@ static void fingerprint_of_folder(char out[HASH128_TEXT_BYTES]) {
     fingerprint_of(files, out);
 }
 
-/* The same tensors in one file, in two, and with some hashed before: one fingerprint. Any change of a name,
- * dtype, shape or byte: another. */
+/* The same tensors in one file, in two, and with their hashes begun before: one fingerprint. Any change of a
+ * name, dtype, shape or byte: another. */
 static void test_fingerprint(void **state) {
     (void)state;
     char whole[HASH128_TEXT_BYTES], other[HASH128_TEXT_BYTES];
@@ -177,7 +262,7 @@ static void test_fingerprint(void **state) {
 
     struct safetensors *files =
         open_header("{" ENTRY("b", "U8", "[2,2]", 4, 8) "," ENTRY("a", "U8", "[4]", 0, 4) "}", 8);
-    stored_tensor_hash(safetensors_find(files, "b"));
+    safetensors_hash_begin(files);
     fingerprint_of(files, other);
     assert_string_equal(whole, other);
 
@@ -189,6 +274,7 @@ static void test_fingerprint(void **state) {
     if (safetensors_open_folder(temp_path(""), &files) != STATUS_OK)
         fail_msg("%s", status_message());
     safetensors_find(files, "b")->data = "\4\5\6\7"; /* the bytes that it has in the file of all */
+    safetensors_find(files, "b")->map = (struct file_map){0};
     fingerprint_of(files, other);
     assert_string_equal(whole, other);
     model_folder_remove("model.safetensors.index.json");
@@ -209,11 +295,26 @@ static void test_fingerprint(void **state) {
     }
 }
 
+/* Closing does not wait for hashes that nobody asks for any more. */
+static void test_hashes_begun_and_dropped(void **state) {
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        struct safetensors *files = open_header("{" ENTRY("a", "U8", "[4]", 0, 4) "}", 4);
+        safetensors_hash_begin(files);
+        safetensors_close(files);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_views),       cmocka_unit_test(test_float_formats),
-        cmocka_unit_test(test_conversion),  cmocka_unit_test(test_conversion_counts_what_is_not_finite),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_float_formats),
+        cmocka_unit_test(test_conversion),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_rows_count_what_is_not_finite),
+        cmocka_unit_test(test_file_cut_while_open),
         cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_hashes_begun_and_dropped),
     };
     return cmocka_run_group_tests_name("safetensors", tests, temp_folder_open, temp_folder_close);
 }

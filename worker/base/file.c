@@ -53,7 +53,7 @@ enum status file_read(const char *path, size_t max_bytes, struct buffer *out) {
 }
 
 enum status file_map_open(const char *path, struct file_map *out) {
-    *out = (struct file_map){0};
+    *out = (struct file_map){.fd = -1};
     int fd;
     size_t size;
     TRY(open_regular(path, &fd, &size));
@@ -67,14 +67,31 @@ enum status file_map_open(const char *path, struct file_map *out) {
         out->data = data;
         out->size = size;
     }
-    close(fd);
+    out->fd = fd;
     return STATUS_OK;
 }
 
 void file_map_close(struct file_map *map) {
     if (map->data)
         munmap((void *)(uintptr_t)map->data, map->size);
-    *map = (struct file_map){0};
+    if (map->fd >= 0)
+        close(map->fd);
+    *map = (struct file_map){.fd = -1};
+}
+
+int file_map_read(const struct file_map *map, size_t offset, size_t size, void *to) {
+    char *at = to;
+    while (size > 0) {
+        ssize_t got = pread(map->fd, at, size, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return got < 0 ? errno : ENODATA;
+        at += got;
+        offset += (size_t)got;
+        size -= (size_t)got;
+    }
+    return 0;
 }
 
 enum status file_refuse_pointer(const char *path, const void *bytes, size_t size) {

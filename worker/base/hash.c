@@ -26,6 +26,25 @@ struct hash128 hash128_chain(struct hash128 previous, const void *data, size_t s
     return from_xxh(XXH3_128bits_digest(&state));
 }
 
+/* struct hash128_pieces is the library's state under the name that the header gives it. */
+struct hash128_pieces *hash128_begin(void) {
+    XXH3_state_t *state = XXH3_createState();
+    if (state)
+        XXH3_128bits_reset(state);
+    return (struct hash128_pieces *)state;
+}
+
+void hash128_add(struct hash128_pieces *pieces, const void *data, size_t size) {
+    XXH3_128bits_update((XXH3_state_t *)pieces, data, size);
+}
+
+struct hash128 hash128_end(struct hash128_pieces *pieces) {
+    XXH3_state_t *state = (XXH3_state_t *)pieces;
+    struct hash128 hash = from_xxh(XXH3_128bits_digest(state));
+    XXH3_freeState(state);
+    return hash;
+}
+
 bool hash128_equal(struct hash128 a, struct hash128 b) {
     return memcmp(a.bytes, b.bytes, sizeof a.bytes) == 0;
 }

@@ -303,7 +303,9 @@ static enum status generate(struct run *run) {
 static void finish_metrics(struct run *run) {
     struct run_metrics *metrics = run->metrics;
     const struct plan *plan = &run->session.plan;
+    metrics->device_s = run->session.device_s;
     metrics->load_s = run->session.load_s;
+    metrics->weights_s = run->session.weights_s;
     metrics->wall_s = clock_seconds() - run->options->start_s;
     metrics->max_num_seqs = plan->max_num_seqs;
     metrics->kv_pages = plan->state.n_pages - 1;

@@ -34,11 +34,11 @@ static inline float float_from_bfloat16(uint16_t bits) {
 static inline float float_from_half(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     uint32_t magnitude = half & 0x7FFFu;
-    if (magnitude >= 0x7C00u) /* infinity, NaN */
-        return float_from_bits(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);
-    /* The exponent is rebiased by a multiplication, which also normalises subnormals. */
-    float scaled = float_from_bits(magnitude << 13) * 0x1p112f;
-    return float_from_bits(sign | float_bits(scaled));
+    /* The exponent is rebiased by a multiplication, which also normalises subnormals. That of infinity and
+     * NaN becomes all ones without a branch, so that loops become vector code. */
+    uint32_t scaled = float_bits(float_from_bits(magnitude << 13) * 0x1p112f);
+    uint32_t special = 0u - (uint32_t)(magnitude >= 0x7C00u);
+    return float_from_bits(sign | scaled | (special & 0x7F800000u));
 }
 
 /* Round to nearest, ties to even; NaN stays a NaN. */

@@ -126,7 +126,8 @@ static enum status chain_file(const char *folder, const char *name, struct hash1
 static enum status folder_fingerprint(const char *folder, struct safetensors *files, char out[33]) {
     static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
                                         "tokenizer_config.json"};
-    struct hash128 hash = safetensors_fingerprint(files);
+    struct hash128 hash;
+    TRY(safetensors_fingerprint(files, &hash));
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         TRY(chain_file(folder, names[i], &hash));
     hash128_text(hash, out);
@@ -154,20 +155,17 @@ static enum status check_all_used(struct safetensors *files, const struct model_
     return STATUS_OK;
 }
 
-static enum status load_files(struct model *model, const char *folder, char *fingerprint) {
-    struct weight_source source = {
-        .backend = model->backend, .dtype = model->dtype, .hashes = fingerprint != NULL};
-    TRY(safetensors_open_folder(folder, &source.files));
+static enum status load_files(struct model *model, const char *folder, struct safetensors *files,
+                              char *fingerprint) {
+    struct weight_source source = {.files = files, .backend = model->backend, .dtype = model->dtype};
     enum status result = model->family->load(model, &source);
     if (result == STATUS_OK)
-        result = check_all_used(source.files, model->family);
-    if (result == STATUS_OK && fingerprint)
-        result = folder_fingerprint(folder, source.files, fingerprint);
-    if (result == STATUS_OK)
-        weight_source_report(&source);
-    safetensors_close(source.files);
-    buffer_free(&source.scratch);
-    return result;
+        result = check_all_used(files, model->family);
+    TRY(weight_source_finish(&source, result));
+    if (fingerprint)
+        TRY(folder_fingerprint(folder, files, fingerprint));
+    weight_source_report(&source);
+    return STATUS_OK;
 }
 
 /* A model without weights yet. */
@@ -197,12 +195,25 @@ static enum status loaded(enum status result, struct model *model, struct model 
     return result;
 }
 
-enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
-                       struct backend *backend, char *fingerprint, struct model **out) {
+enum status model_load_files(const char *folder, struct safetensors *files, const struct model_config *config,
+                             enum dtype dtype, struct backend *backend, char *fingerprint,
+                             struct model **out) {
     *out = NULL;
     struct model *model;
     TRY(model_new(config, dtype, backend, &model));
-    return loaded(load_files(model, folder, fingerprint), model, out);
+    return loaded(load_files(model, folder, files, fingerprint), model, out);
+}
+
+enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
+                       struct backend *backend, char *fingerprint, struct model **out) {
+    *out = NULL;
+    struct safetensors *files;
+    TRY(safetensors_open_folder(folder, &files));
+    if (fingerprint)
+        safetensors_hash_begin(files);
+    enum status result = model_load_files(folder, files, config, dtype, backend, fingerprint, out);
+    safetensors_close(files);
+    return result;
 }
 
 enum status model_synthesize(const struct model_config *config, const struct synthesis *synthesis,
@@ -211,8 +222,7 @@ enum status model_synthesize(const struct model_config *config, const struct syn
     struct model *model;
     TRY(model_new(config, dtype, backend, &model));
     struct weight_source source = {.synthesis = synthesis, .backend = backend, .dtype = dtype};
-    enum status result = model->family->load(model, &source);
-    buffer_free(&source.scratch);
+    enum status result = weight_source_finish(&source, model->family->load(model, &source));
     return loaded(result, model, out);
 }
 
@@ -222,8 +232,7 @@ enum status model_list_tensors(const struct model_config *config, enum dtype dty
     struct model *model;
     TRY(model_new(config, dtype, &nowhere, &model));
     struct weight_source source = {.backend = &nowhere, .dtype = dtype, .asked = list};
-    enum status result = model->family->load(model, &source);
-    buffer_free(&source.scratch);
+    enum status result = weight_source_finish(&source, model->family->load(model, &source));
     model_close(model);
     return result;
 }

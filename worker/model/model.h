@@ -8,6 +8,7 @@
 #include "worker/model/config.h"
 
 struct model;
+struct safetensors;
 
 /* What a step may hold at most; decides the size of the activations. */
 struct model_limits {
@@ -27,6 +28,11 @@ enum status model_fingerprint(const char *folder, char out[33]);
  */
 enum status model_load(const char *folder, const struct model_config *config, enum dtype dtype,
                        struct backend *backend, char *fingerprint, struct model **out);
+/* The same from the folder's tensor files, which the caller has opened (and whose hashes it may have begun)
+ * and closes. */
+enum status model_load_files(const char *folder, struct safetensors *files, const struct model_config *config,
+                             enum dtype dtype, struct backend *backend, char *fingerprint,
+                             struct model **out);
 
 /* Random weights for a config alone, for benchmarks: normal, with the deviation that the families train from;
  * activations stay finite in any depth. Same seed, same weights, on every machine. */

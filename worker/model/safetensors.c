@@ -1,11 +1,14 @@
 #include "worker/model/safetensors.h"
 
+#include <errno.h>
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/base/arith.h"
+#include "worker/base/background.h"
 #include "worker/base/buffer.h"
 #include "worker/base/file.h"
 #include "worker/base/json_file.h"
@@ -15,7 +18,10 @@
 #include "worker/text/utf8.h"
 
 enum { MAX_HEADER_BYTES = 100 << 20, LENGTH_BYTES = 8, MAX_INDEX_BYTES = 100 << 20, NAME_SHOWN = 200 };
-enum { SERIAL_HASH_BYTES = 64 << 20 }; /* a few milliseconds; threads would save less than they take */
+enum {
+    SERIAL_HASH_BYTES = 64 << 20, /* a few milliseconds; threads would save less than they take */
+    HASHED_AT_ONCE = 128 << 10    /* read into the second-level cache and hashed there */
+};
 
 /* One mapped file. Its parsed header owns the tensors' names. */
 struct tensor_file {
@@ -29,6 +35,9 @@ struct safetensors {
     size_t n_files;
     struct stored_tensor *tensors; /* [n_tensors] in order of name */
     size_t n_tensors;
+    struct background hashing;
+    struct stored_tensor **by_size; /* [n_tensors] the largest first, while they are hashed */
+    atomic_bool hashing_stops;
 };
 
 /* ---- one tensor of a header ---- */
@@ -117,6 +126,7 @@ static enum status read_tensor(const struct tensor_file *file, const json_t *ent
         path, NAME_SHOWN, name, begin, end, n_data_bytes);
     tensor->file = path;
     tensor->data = data + begin;
+    tensor->map = file->map;
     tensor->bytes = (size_t)(end - begin);
     size_t bits;
     RETURN_IF(!size_multiply(tensor->n, dtype->bits, &bits) || bits % 8 != 0 || bits / 8 != tensor->bytes,
@@ -381,12 +391,15 @@ enum status safetensors_open_folder(const char *folder, struct safetensors **out
 void safetensors_close(struct safetensors *files) {
     if (!files)
         return;
+    atomic_store(&files->hashing_stops, true);
+    background_join(&files->hashing);
     for (size_t i = 0; i < files->n_files; i++) {
         json_decref(files->files[i].header);
         file_map_close(&files->files[i].map);
         free(files->files[i].path);
     }
     free(files->files);
+    free(files->by_size);
     free(files->tensors);
     free(files);
 }
@@ -457,28 +470,87 @@ enum status stored_tensor_float32(const struct stored_tensor *tensor, size_t off
     }
 }
 
-void stored_tensor_hash(struct stored_tensor *tensor) {
-    if (tensor->is_hashed)
-        return;
-    tensor->hash = hash128_of(tensor->data, tensor->bytes);
-    tensor->is_hashed = true;
+int stored_tensor_read(const struct stored_tensor *tensor, size_t offset, size_t size, void *to) {
+    if (tensor->map.data)
+        return file_map_read(&tensor->map,
+                             (size_t)((const uint8_t *)tensor->data - tensor->map.data) + offset, size, to);
+    memcpy(to, (const uint8_t *)tensor->data + offset, size);
+    return 0;
 }
 
+enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int error) {
+    return status_fail(STATUS_IO, "%s: tensor \"%.*s\" cannot be read: %s", tensor->file, NAME_SHOWN,
+                       tensor->name,
+                       error == ENODATA ? "the file has become shorter than it was" : strerror(error));
+}
+
+/* ---- fingerprint ---- */
+
+/* Hashes the tensor's contents, unless they are or `stops` becomes true. */
+static enum status hash_contents(struct stored_tensor *tensor, const atomic_bool *stops) {
+    if (tensor->is_hashed)
+        return STATUS_OK;
+    uint8_t piece[HASHED_AT_ONCE];
+    struct hash128_pieces *pieces = hash128_begin();
+    RETURN_IF(!pieces, STATUS_INTERNAL, "out of host memory");
+    int error = 0;
+    size_t at = 0;
+    while (at < tensor->bytes && !error && !atomic_load(stops)) {
+        size_t n = tensor->bytes - at < sizeof piece ? tensor->bytes - at : sizeof piece;
+        error = stored_tensor_read(tensor, at, n, piece);
+        if (!error)
+            hash128_add(pieces, piece, n);
+        at += n;
+    }
+    tensor->hash = hash128_end(pieces);
+    tensor->is_hashed = !error && !atomic_load(stops);
+    return error ? stored_tensor_read_failed(tensor, error) : STATUS_OK;
+}
+
+/* A failure leaves the tensor without its hash: safetensors_fingerprint tries again and tells why. */
 static void hash_task(void *argument, int64_t task) {
     struct safetensors *files = argument;
-    stored_tensor_hash(&files->tensors[task]);
+    hash_contents(files->by_size[task], &files->hashing_stops);
 }
 
-struct hash128 safetensors_fingerprint(struct safetensors *files) {
-    int32_t n = (int32_t)files->n_tensors;
+static enum status hash_all(void *argument) {
+    struct safetensors *files = argument;
     size_t n_bytes = 0;
-    for (int32_t i = 0; i < n; i++)
-        n_bytes += files->tensors[i].is_hashed ? 0 : files->tensors[i].bytes;
-    parallel_run(n, n_bytes > SERIAL_HASH_BYTES, hash_task, files);
+    for (size_t i = 0; i < files->n_tensors; i++)
+        n_bytes += files->tensors[i].bytes;
+    parallel_run((int64_t)files->n_tensors, n_bytes > SERIAL_HASH_BYTES, hash_task, files);
+    return STATUS_OK;
+}
+
+static int compare_size(const void *left, const void *right) {
+    const struct stored_tensor *a = *(struct stored_tensor *const *)left;
+    const struct stored_tensor *b = *(struct stored_tensor *const *)right;
+    return a->bytes != b->bytes ? (a->bytes > b->bytes ? -1 : 1) : strcmp(a->name, b->name);
+}
+
+/* The largest tensor takes one thread longest, so it comes first. */
+static bool sort_by_size(struct safetensors *files) {
+    files->by_size = malloc((files->n_tensors ? files->n_tensors : 1) * sizeof *files->by_size);
+    for (size_t i = 0; files->by_size && i < files->n_tensors; i++)
+        files->by_size[i] = &files->tensors[i];
+    if (files->by_size && files->n_tensors > 1)
+        qsort(files->by_size, files->n_tensors, sizeof *files->by_size, compare_size);
+    return files->by_size != NULL;
+}
+
+void safetensors_hash_begin(struct safetensors *files) {
+    if (!files->by_size && sort_by_size(files))
+        background_begin(&files->hashing, hash_all, files);
+}
+
+enum status safetensors_fingerprint(struct safetensors *files, struct hash128 *out) {
+    safetensors_hash_begin(files);
+    TRY(background_join(&files->hashing));
     static const char version[] = "tensors 1";
     struct hash128 hash = hash128_of(version, sizeof version);
-    for (int32_t i = 0; i < n; i++) {
-        const struct stored_tensor *tensor = &files->tensors[i];
+    for (size_t i = 0; i < files->n_tensors; i++) {
+        struct stored_tensor *tensor = &files->tensors[i];
+        TRY(hash_contents(tensor, &files->hashing_stops));
         char shape[200];
         shape_text(tensor->n_dims, tensor->shape, shape, sizeof shape);
         /* Each with its NUL, so that no two lists of texts run together to the same bytes. */
@@ -487,5 +559,6 @@ struct hash128 safetensors_fingerprint(struct safetensors *files) {
         hash = hash128_chain(hash, shape, strlen(shape) + 1);
         hash = hash128_chain(hash, tensor->hash.bytes, sizeof tensor->hash.bytes);
     }
-    return hash;
+    *out = hash;
+    return STATUS_OK;
 }

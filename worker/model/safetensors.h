@@ -1,4 +1,4 @@
-/* safetensors: the tensor files of a model directory, mapped read-only. Header rules as the format's
+/* safetensors: the tensor files of a model directory, open and mapped read-only. Header rules as the format's
  * reference implementation enforces them (size, JSON object, offsets in order without holes or overlap, dtype
  * x shape = bytes, duplicate names refused). Sharded directories: model.safetensors.index.json; else
  * model.safetensors. */
@@ -10,13 +10,14 @@
 #include <stdint.h>
 
 #include "kernels/status.h"
+#include "worker/base/file.h"
 #include "worker/base/hash.h"
 
 enum stored_dtype { STORED_F32, STORED_F16, STORED_BF16, STORED_I32, STORED_I64, STORED_OTHER };
 
 enum { MAX_TENSOR_DIMS = 8 };
 
-/* A view: name, file and data belong to the file set. */
+/* A view: name, file, map and data belong to the file set. */
 struct stored_tensor {
     const char *name;
     const char *file; /* path, for messages */
@@ -25,6 +26,7 @@ struct stored_tensor {
     int32_t n_dims;
     int64_t shape[MAX_TENSOR_DIMS]; /* outermost first */
     const void *data;               /* not aligned to more than a byte */
+    struct file_map map;            /* that data lies in; all zero: data is memory of another kind */
     size_t bytes;
     size_t n;  /* elements */
     bool used; /* marked by safetensors_get: what stays unused is reported */
@@ -49,10 +51,16 @@ enum status safetensors_get(struct safetensors *files, const char *name, int32_t
 /* Converts n elements from offset (in elements) to float32 (F32, F16, BF16 only). STATUS_DATA for other
  * dtypes and a range outside the tensor. */
 enum status stored_tensor_float32(const struct stored_tensor *tensor, size_t offset, size_t n, float *out);
-/* Hashes the tensor's contents, once; may be called for different tensors from different threads. */
-void stored_tensor_hash(struct stored_tensor *tensor);
+/* Copies bytes [offset, offset + size) of the tensor, which are within it, to `to`, from the file and not by
+ * its mapping. Any thread; 0, or the errno of file_map_read. */
+int stored_tensor_read(const struct stored_tensor *tensor, size_t offset, size_t size, void *to);
+/* What file_map_read failed with, as STATUS_IO. */
+enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int error);
+/* Begins to hash the contents of all tensors, in threads beside the caller, who may read them meanwhile.
+ * Those who need the hashes wait. Once. */
+void safetensors_hash_begin(struct safetensors *files);
 /* Hash over tensor names, dtypes, shapes and contents, in order of name; independent of the split into files.
- * Hashes the contents of those tensors that were not yet. */
-struct hash128 safetensors_fingerprint(struct safetensors *files);
+ * Waits for the hashes of contents, and computes those that nobody began. STATUS_IO. */
+enum status safetensors_fingerprint(struct safetensors *files, struct hash128 *out);
 
 #endif

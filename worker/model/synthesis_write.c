@@ -30,15 +30,20 @@ static enum status drop_tensor(struct backend_context *context, enum dtype dtype
 }
 
 static enum status drop_weight(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                               const void *host, struct tensor **out) {
-    (void)host;
+                               struct row_source rows, struct tensor **out) {
+    (void)rows;
     return drop_tensor(context, dtype, n_out, n_in, out);
 }
 
 static enum status drop_pair(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
-                             const void *gate, const void *up, struct tensor **out) {
+                             struct row_source gate, struct row_source up, struct tensor **out) {
     (void)gate, (void)up;
     return drop_tensor(context, dtype, n_out, n_in, out);
+}
+
+static enum status drop_wait(struct backend_context *context) {
+    (void)context;
+    return STATUS_OK;
 }
 
 static enum status drop_vector(struct backend_context *context, int64_t n, const float *host,
@@ -62,6 +67,7 @@ struct backend synthesis_backend(void) {
                             .tensor_new = drop_tensor,
                             .weight_new = drop_weight,
                             .weight_pair_new = drop_pair,
+                            .weights_wait = drop_wait,
                             .vector_new = drop_vector,
                             .tensor_write = drop_write,
                             .tensor_free = drop_free};

@@ -1,233 +1,168 @@
 #include "worker/model/weight_source.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "worker/base/arith.h"
 #include "worker/base/log.h"
-#include "worker/base/parallel.h"
-#include "worker/model/float_convert.h"
 
-enum {
-    TILE = 64,                 /* edge of the square that is transposed at a time: 16 KiB of floats */
-    SERIAL_ELEMENTS = 1 << 21, /* a few milliseconds; threads would save less than they take */
-    SERIAL_CREATED = 1 << 18,  /* the same where each is computed */
-    CREATED_AT_ONCE = 1024     /* at least TILE */
+enum { MAX_PARTS = 3, MESSAGE_BYTES = 2048 };
+
+/* A matrix of one or more tensors, their rows one behind the other. */
+struct weight_matrix {
+    struct weight_matrix *next; /* the one that was asked for before */
+    int32_t n_parts;
+    struct weight_rows parts[MAX_PARTS];
 };
 
-/* Stores a float as element `index` of out; returns 1 when what is stored is not finite. */
-static inline int64_t store(enum dtype dtype, void *out, size_t index, float value) {
-    if (dtype == DTYPE_FLOAT32) {
-        ((float *)out)[index] = value;
-        return (float_bits(value) & 0x7F800000u) == 0x7F800000u;
-    }
-    uint16_t narrow = bfloat16_from_float(value);
-    ((uint16_t *)out)[index] = narrow;
-    return (narrow & 0x7F80u) == 0x7F80u;
-}
-
-/* Elements [first, first + n) of out, where the stored tensor has the same layout. */
-static int64_t convert_rows(const struct stored_tensor *tensor, size_t first, size_t n, enum dtype dtype,
-                            void *out) {
-    float values[TILE * TILE];
-    int64_t n_bad = 0;
-    for (size_t done = 0; done < n;) {
-        size_t more = n - done < TILE * TILE ? n - done : TILE * TILE;
-        stored_tensor_float32(tensor, first + done, more, values); /* range and dtype are checked */
-        for (size_t i = 0; i < more; i++)
-            n_bad += store(dtype, out, first + done + i, values[i]);
-        done += more;
-    }
-    return n_bad;
-}
-
-/* Rows [row, end) of out [n_out, n_in], from a tensor stored as [n_in, n_out]. */
-static int64_t transpose_rows(const struct stored_tensor *tensor, size_t n_out, size_t n_in, size_t row,
-                              size_t end, enum dtype dtype, void *out) {
-    float tile[TILE][TILE]; /* [n_in part][n_out part] */
-    int64_t n_bad = 0;
-    for (size_t column = 0; column < n_in; column += TILE) {
-        size_t n_columns = n_in - column < TILE ? n_in - column : TILE;
-        for (size_t i = 0; i < n_columns; i++)
-            stored_tensor_float32(tensor, (column + i) * n_out + row, end - row, tile[i]);
-        for (size_t r = row; r < end; r++)
-            for (size_t i = 0; i < n_columns; i++)
-                n_bad += store(dtype, out, r * n_in + column + i, tile[i][r - row]);
-    }
-    return n_bad;
-}
-
-/* One tensor, for the threads: a task is TILE rows of out. */
-struct conversion {
-    const struct stored_tensor *tensor;
-    enum weight_layout layout;
-    enum dtype dtype;
-    size_t n_out;
-    size_t n_in;
-    void *out;
-    atomic_int_fast64_t n_bad;
-};
-
-static void convert_tile(void *argument, int64_t tile) {
-    struct conversion *c = argument;
-    size_t row = (size_t)tile * TILE;
-    size_t end = row + TILE < c->n_out ? row + TILE : c->n_out;
-    int64_t n_bad = c->layout == WEIGHT_IN_OUT
-                        ? transpose_rows(c->tensor, c->n_out, c->n_in, row, end, c->dtype, c->out)
-                        : convert_rows(c->tensor, row * c->n_in, (end - row) * c->n_in, c->dtype, c->out);
-    atomic_fetch_add(&c->n_bad, n_bad);
-}
-
-enum status weight_convert(const struct stored_tensor *tensor, enum weight_layout layout, int64_t n_out,
-                           int64_t n_in, enum dtype dtype, void *out, int64_t *n_bad) {
-    float probe;
-    TRY(stored_tensor_float32(tensor, 0, 0, &probe)); /* refuses dtypes that are no floats */
-    RETURN_IF(n_out <= 0 || n_in <= 0 || tensor->n / (size_t)n_out != (size_t)n_in ||
-                  tensor->n % (size_t)n_out,
-              STATUS_INTERNAL, "tensor \"%s\" of %zu elements taken for [%lld, %lld]", tensor->name,
-              tensor->n, (long long)n_out, (long long)n_in);
-    struct conversion conversion = {tensor, layout, dtype, (size_t)n_out, (size_t)n_in, out, 0};
-    parallel_run(ceil_divide(n_out, TILE), tensor->n > SERIAL_ELEMENTS, convert_tile, &conversion);
-    *n_bad = conversion.n_bad;
-    return STATUS_OK;
-}
-
-/* ---- made-up weights ---- */
-
-struct creation {
-    const struct synthesis *synthesis;
-    struct synthetic_tensor tensor;
-    enum dtype values_dtype; /* that values are rounded to */
-    struct conversion to;    /* layout, dtype, n_out, n_in, out */
-};
-
-/* TILE rows of out. */
-static void create_tile(void *argument, int64_t tile) {
-    const struct creation *c = argument;
-    const struct conversion *to = &c->to;
-    size_t row = (size_t)tile * TILE, end = row + TILE < to->n_out ? row + TILE : to->n_out;
-    float values[CREATED_AT_ONCE];
-    if (to->layout == WEIGHT_IN_OUT) {
-        for (size_t i = 0; i < to->n_in; i++) {
-            synthesis_values(c->synthesis, &c->tensor, c->values_dtype, i * to->n_out + row, end - row,
-                             values);
-            for (size_t r = row; r < end; r++)
-                store(to->dtype, to->out, r * to->n_in + i, values[r - row]);
-        }
-        return;
-    }
-    size_t last = end * to->n_in;
-    for (size_t at = row * to->n_in; at < last; at += CREATED_AT_ONCE) {
-        size_t n = last - at < CREATED_AT_ONCE ? last - at : CREATED_AT_ONCE;
-        synthesis_values(c->synthesis, &c->tensor, c->values_dtype, at, n, values);
-        for (size_t i = 0; i < n; i++)
-            store(to->dtype, to->out, at + i, values[i]);
-    }
-}
-
-static enum status create(struct weight_source *source, const char *name, int32_t n_dims,
-                          enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
-                          void *out) {
-    bool is_transposed = layout == WEIGHT_IN_OUT;
-    struct creation creation = {
-        .synthesis = source->synthesis,
-        .values_dtype = source->dtype,
-        .to = {.layout = layout, .dtype = dtype, .n_out = (size_t)n_out, .n_in = (size_t)n_in, .out = out}};
-    struct synthetic_tensor *tensor = &creation.tensor;
-    RETURN_IF(strlen(name) >= sizeof tensor->name, STATUS_INTERNAL, "tensor name \"%.200s\" is too long",
-              name);
-    snprintf(tensor->name, sizeof tensor->name, "%s", name);
-    tensor->n_dims = n_dims;
-    tensor->offset = source->offset;
-    tensor->shape[0] = n_dims == 1 || is_transposed ? n_in : n_out;
-    tensor->shape[1] = n_dims == 1 ? 1 : is_transposed ? n_out : n_in;
-    if (source->asked)
-        return synthetic_list_add(source->asked, tensor);
-    parallel_run(ceil_divide(n_out, TILE), n_out * n_in > SERIAL_CREATED, create_tile, &creation);
-    return STATUS_OK;
-}
-
-/* ---- taking a tensor ---- */
+/* ---- tensors ---- */
 
 struct stored_tensor *weight_source_find(struct weight_source *source, const char *name) {
     return source->files ? safetensors_find(source->files, name) : NULL;
 }
 
-enum status weight_source_read(struct weight_source *source, const char *name, int32_t n_dims,
-                               enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
-                               void *out) {
+/* The rows of a tensor that is made up, or noted where it is only asked for. */
+static enum status invent(struct weight_source *source, const char *name, int32_t n_dims,
+                          enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                          struct weight_rows *rows) {
+    bool is_transposed = layout == WEIGHT_IN_OUT;
+    *rows = (struct weight_rows){.synthesis = source->synthesis,
+                                 .made_dtype = source->dtype,
+                                 .layout = layout,
+                                 .dtype = dtype,
+                                 .n_out = n_out,
+                                 .n_in = n_in};
+    struct synthetic_tensor *tensor = &rows->made;
+    RETURN_IF(strlen(name) >= sizeof tensor->name, STATUS_INTERNAL, "tensor name \"%.200s\" is too long",
+              name);
+    strcpy(tensor->name, name);
+    tensor->n_dims = n_dims;
+    tensor->offset = source->offset;
+    tensor->shape[0] = n_dims == 1 || is_transposed ? n_in : n_out;
+    tensor->shape[1] = n_dims == 1 ? 1 : is_transposed ? n_out : n_in;
+    return source->asked ? synthetic_list_add(source->asked, tensor) : STATUS_OK;
+}
+
+static enum status open_rows(struct weight_source *source, const char *name, int32_t n_dims,
+                             enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                             struct weight_rows *rows) {
     if (!source->files)
-        return create(source, name, n_dims, layout, n_out, n_in, dtype, out);
+        return invent(source, name, n_dims, layout, n_out, n_in, dtype, rows);
     bool is_transposed = layout == WEIGHT_IN_OUT;
     struct stored_tensor *tensor;
     TRY(safetensors_get(source->files, name, n_dims, n_dims == 1 || is_transposed ? n_in : n_out,
                         is_transposed ? n_out : n_in, &tensor));
-    int64_t n_bad;
-    TRY(weight_convert(tensor, layout, n_out, n_in, dtype, out, &n_bad));
-    RETURN_IF(n_bad > 0, STATUS_DATA,
-              "%s: tensor \"%s\": %lld of %zu values are NaN or infinite in %s; the file is damaged, or its "
-              "training went wrong",
-              tensor->file, tensor->name, (long long)n_bad, tensor->n,
-              dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16");
-    if (source->hashes)
-        stored_tensor_hash(tensor);
+    return weight_rows_stored(rows, tensor, layout, n_out, n_in, dtype);
+}
+
+enum status weight_source_read(struct weight_source *source, const char *name, int32_t n_dims,
+                               enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
+                               void *out) {
+    struct weight_rows rows;
+    TRY(open_rows(source, name, n_dims, layout, n_out, n_in, dtype, &rows));
+    if (source->asked)
+        return STATUS_OK;
+    weight_rows_read_all(&rows, out);
+    return weight_rows_check(&rows);
+}
+
+/* ---- matrices ---- */
+
+static void read_matrix(void *argument, int64_t first, int64_t n, void *to) {
+    struct weight_matrix *matrix = argument;
+    char *at = to;
+    int64_t part_first = 0;
+    for (int32_t i = 0; i < matrix->n_parts && n > 0; i++) {
+        struct weight_rows *rows = &matrix->parts[i];
+        int64_t part_end = part_first + rows->n_out;
+        if (first < part_end) {
+            int64_t more = n < part_end - first ? n : part_end - first;
+            weight_rows_read(rows, first - part_first, more, at);
+            at += (size_t)(more * rows->n_in) * dtype_bytes(rows->dtype);
+            first += more;
+            n -= more;
+        }
+        part_first = part_end;
+    }
+}
+
+/* A matrix of the parts, to be read until the source is finished. */
+static enum status open_matrix(struct weight_source *source, const struct weight_part *parts, int32_t n_parts,
+                               enum weight_layout layout, int64_t n_in, struct row_source *out) {
+    RETURN_IF(n_parts > MAX_PARTS, STATUS_INTERNAL, "a matrix of %d tensors", (int)n_parts);
+    struct weight_matrix *matrix = malloc(sizeof *matrix);
+    RETURN_IF(!matrix, STATUS_INTERNAL, "out of host memory");
+    matrix->next = source->matrices;
+    matrix->n_parts = 0;
+    source->matrices = matrix;
+    for (; matrix->n_parts < n_parts; matrix->n_parts++) {
+        const struct weight_part *part = &parts[matrix->n_parts];
+        TRY(open_rows(source, part->name, 2, layout, part->n_out, n_in, source->dtype,
+                      &matrix->parts[matrix->n_parts]));
+    }
+    *out = (struct row_source){read_matrix, matrix};
     return STATUS_OK;
 }
 
-/* Room in the scratch memory for rows x columns of dtype. */
-static enum status reserve(struct weight_source *source, const char *name, int64_t rows, int64_t columns,
-                           enum dtype dtype) {
-    size_t bytes;
-    RETURN_IF(!size_multiply((size_t)rows, (size_t)columns, &bytes) ||
-                  !size_multiply(bytes, dtype_bytes(dtype), &bytes),
-              STATUS_DATA, "tensor \"%s\" is too large", name);
-    buffer_clear(&source->scratch);
-    return buffer_reserve(&source->scratch, source->asked ? 1 : bytes);
+/* Checks the matrices in the order in which they were asked for. */
+static enum status check_matrices(struct weight_source *source) {
+    enum status result = STATUS_OK;
+    for (struct weight_matrix *matrix = source->matrices; matrix; matrix = matrix->next)
+        for (int32_t i = matrix->n_parts - 1; i >= 0; i--) {
+            enum status status = weight_rows_check(&matrix->parts[i]);
+            result =
+                status != STATUS_OK ? status : result; /* the last one's message stays: the first asked */
+        }
+    return result;
+}
+
+enum status weight_source_finish(struct weight_source *source, enum status result) {
+    char message[MESSAGE_BYTES] = "";
+    if (result != STATUS_OK)
+        snprintf(message, sizeof message, "%s", status_message());
+    enum status waited = source->backend->weights_wait(source->backend->context);
+    if (result != STATUS_OK)
+        status_fail(result, "%s", message);
+    else
+        result = waited != STATUS_OK ? waited : check_matrices(source);
+    while (source->matrices) {
+        struct weight_matrix *matrix = source->matrices;
+        source->matrices = matrix->next;
+        free(matrix);
+    }
+    buffer_free(&source->scratch);
+    return result;
+}
+
+static enum status take_matrix(struct weight_source *source, const struct weight_part *parts, int32_t n_parts,
+                               enum weight_layout layout, int64_t n_in, struct tensor **out) {
+    int64_t n_out = 0;
+    for (int32_t i = 0; i < n_parts; i++)
+        n_out += parts[i].n_out;
+    struct row_source rows;
+    TRY(open_matrix(source, parts, n_parts, layout, n_in, &rows));
+    return source->backend->weight_new(source->backend->context, source->dtype, n_out, n_in, rows, out);
 }
 
 enum status weight_source_matrix(struct weight_source *source, const char *name, enum weight_layout layout,
                                  int64_t n_out, int64_t n_in, struct tensor **out) {
-    TRY(reserve(source, name, n_out, n_in, source->dtype));
-    TRY(weight_source_read(source, name, 2, layout, n_out, n_in, source->dtype, source->scratch.data));
-    return source->backend->weight_new(source->backend->context, source->dtype, n_out, n_in,
-                                       source->scratch.data, out);
-}
-
-/* The parts one behind the other in the scratch memory. */
-static enum status stack(struct weight_source *source, const struct weight_part *parts, int32_t n_parts,
-                         int64_t n_in, int64_t *n_out) {
-    *n_out = 0;
-    for (int32_t i = 0; i < n_parts; i++)
-        *n_out += parts[i].n_out;
-    TRY(reserve(source, parts[0].name, *n_out, n_in, source->dtype));
-    size_t at = 0;
-    for (int32_t i = 0; i < n_parts; i++) {
-        void *to = source->asked ? NULL : source->scratch.data + at;
-        TRY(weight_source_read(source, parts[i].name, 2, WEIGHT_OUT_IN, parts[i].n_out, n_in, source->dtype,
-                               to));
-        at += (size_t)parts[i].n_out * (size_t)n_in * dtype_bytes(source->dtype);
-    }
-    return STATUS_OK;
+    return take_matrix(source, &(struct weight_part){name, n_out}, 1, layout, n_in, out);
 }
 
 enum status weight_source_stack(struct weight_source *source, const struct weight_part *parts,
                                 int32_t n_parts, int64_t n_in, struct tensor **out) {
-    int64_t n_out;
-    TRY(stack(source, parts, n_parts, n_in, &n_out));
-    return source->backend->weight_new(source->backend->context, source->dtype, n_out, n_in,
-                                       source->scratch.data, out);
+    return take_matrix(source, parts, n_parts, WEIGHT_OUT_IN, n_in, out);
 }
 
 enum status weight_source_pair(struct weight_source *source, const char *gate, const char *up, int64_t n_out,
                                int64_t n_in, struct tensor **out) {
     const struct weight_part parts[] = {{gate, n_out}, {up, n_out}};
-    int64_t n_both;
-    TRY(stack(source, parts, 2, n_in, &n_both));
-    const char *first = source->scratch.data;
-    size_t bytes = source->asked ? 0 : (size_t)n_out * (size_t)n_in * dtype_bytes(source->dtype);
-    return source->backend->weight_pair_new(source->backend->context, source->dtype, n_out, n_in, first,
-                                            first + bytes, out);
+    struct row_source rows[2];
+    for (int i = 0; i < 2; i++)
+        TRY(open_matrix(source, &parts[i], 1, WEIGHT_OUT_IN, n_in, &rows[i]));
+    return source->backend->weight_pair_new(source->backend->context, source->dtype, n_out, n_in, rows[0],
+                                            rows[1], out);
 }
 
 enum status weight_source_embedding(struct weight_source *source, const char *table_name,
@@ -262,9 +197,20 @@ const char *weight_source_prefix(const struct weight_source *source, const char 
     return "";
 }
 
+/* ---- vectors ---- */
+
+/* Room in the scratch memory for n floats. */
+static enum status reserve(struct weight_source *source, const char *name, int64_t n) {
+    size_t bytes;
+    RETURN_IF(!size_multiply((size_t)n, sizeof(float), &bytes), STATUS_DATA, "tensor \"%s\" is too large",
+              name);
+    buffer_clear(&source->scratch);
+    return buffer_reserve(&source->scratch, source->asked ? 1 : bytes);
+}
+
 enum status weight_source_vector(struct weight_source *source, const char *name, int64_t n, float offset,
                                  struct tensor **out) {
-    TRY(reserve(source, name, 1, n, DTYPE_FLOAT32));
+    TRY(reserve(source, name, n));
     float *values = (float *)(void *)source->scratch.data;
     source->offset = offset;
     enum status result = weight_source_read(source, name, 1, WEIGHT_OUT_IN, 1, n, DTYPE_FLOAT32, values);
@@ -280,7 +226,7 @@ enum status weight_source_vector_stack(struct weight_source *source, const struc
     int64_t n = 0;
     for (int32_t i = 0; i < n_parts; i++)
         n += parts[i].n_out;
-    TRY(reserve(source, parts[0].name, 1, n, DTYPE_FLOAT32));
+    TRY(reserve(source, parts[0].name, n));
     float *values = (float *)(void *)source->scratch.data;
     int64_t at = 0;
     for (int32_t i = 0; i < n_parts; i++) {

@@ -1,7 +1,8 @@
 /* weight_source: takes weights into backend memory, by name and shape. They come out of tensor files: it
  * checks the shape, converts to the compute dtype, transposes where a checkpoint stores [n_in, n_out],
- * refuses NaN and infinity. Or they are made up (synthesis.h): every tensor that is asked for is there. Host
- * memory in use is near that of one tensor. Private to worker/model. */
+ * refuses NaN and infinity. Or they are made up (synthesis.h): every tensor that is asked for is there.
+ * Matrices go from the file to where the backend wants them, without host memory of their own; they may be on
+ * their way until weight_source_finish. Private to worker/model. */
 #ifndef PRESSRUN_WORKER_MODEL_WEIGHT_SOURCE_H
 #define PRESSRUN_WORKER_MODEL_WEIGHT_SOURCE_H
 
@@ -9,6 +10,9 @@
 #include "worker/base/buffer.h"
 #include "worker/model/safetensors.h"
 #include "worker/model/synthesis.h"
+#include "worker/model/weight_rows.h"
+
+struct weight_matrix;
 
 struct weight_source {
     struct safetensors *files;         /* NULL: weights are made up */
@@ -16,29 +20,29 @@ struct weight_source {
     struct synthetic_list *asked;      /* gets what was asked for, when not NULL; then nothing is made */
     struct backend *backend;
     enum dtype dtype;
-    bool hashes;           /* hash each tensor while its pages are at hand */
-    float offset;          /* that the reader of the next vector adds: made-up norms are 1 with it */
-    struct buffer scratch; /* one tensor, converted; freed by the owner of the source */
+    float offset;                   /* that the reader of the next vector adds: made-up norms are 1 with it */
+    struct weight_matrix *matrices; /* that the backend may still read, the last one first */
+    struct buffer scratch;          /* one vector */
 };
 
-enum weight_layout {
-    WEIGHT_OUT_IN, /* stored as [n_out, n_in] */
-    WEIGHT_IN_OUT  /* stored as [n_in, n_out] (GPT-2's Conv1D): transposed on loading */
-};
+/* Ends the loading whose result this is, which it returns unless the backend failed later, or a matrix turns
+ * out to be unreadable (STATUS_IO) or to hold values that are not finite (STATUS_DATA). Always call it: waits
+ * for the backend and releases what the source holds, files excepted. */
+enum status weight_source_finish(struct weight_source *source, enum status result);
 
 /* The stored tensor, for a family that must look at it; NULL when there is none, and where weights are
  * made up. */
 struct stored_tensor *weight_source_find(struct weight_source *source, const char *name);
-/* The tensor itself as [n_out, n_in] of dtype into out, which has room for it: what all functions below are
- * made of. A vector is n_dims 1, n_out 1, n_in n. */
+/* The tensor itself as [n_out, n_in] of dtype into out, which has room for it, at once. STATUS_DATA also for
+ * values that are not finite. A vector is n_dims 1, n_out 1, n_in n. */
 enum status weight_source_read(struct weight_source *source, const char *name, int32_t n_dims,
                                enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype,
                                void *out);
 /* Says once, for people, when files hold matrices as F16, or as F32 that bfloat16 is computed from. */
 void weight_source_report(const struct weight_source *source);
 
-/* A matrix [n_out, n_in] in the source's dtype. STATUS_DATA when it is missing, has another shape or dtype,
- * or values that are not finite. */
+/* A matrix [n_out, n_in] in the source's dtype. STATUS_DATA when it is missing or has another shape or dtype.
+ */
 enum status weight_source_matrix(struct weight_source *source, const char *name, enum weight_layout layout,
                                  int64_t n_out, int64_t n_in, struct tensor **out);
 /* Tensors that become one matrix, stored as [n_out, n_in]. */
@@ -68,11 +72,5 @@ enum status weight_source_vector(struct weight_source *source, const char *name,
 /* One float32 vector of the parts' elements in order (biases of matrices that become one). */
 enum status weight_source_vector_stack(struct weight_source *source, const struct weight_part *parts,
                                        int32_t n_parts, struct tensor **out);
-
-/* The conversion alone: tensor, stored in `layout`, to out [n_out, n_in] of dtype. *n_bad counts the elements
- * of out that are NaN or infinite. Large ones are shared by threads; each element is rounded to nearest even
- * by itself. */
-enum status weight_convert(const struct stored_tensor *tensor, enum weight_layout layout, int64_t n_out,
-                           int64_t n_in, enum dtype dtype, void *out, int64_t *n_bad);
 
 #endif

@@ -76,7 +76,9 @@ static json_t *metrics_json(const struct run_metrics *metrics) {
     json_t *out = json_object();
     double seconds = metrics->generate_s;
     set_real(out, "startup_s", metrics->startup_s);
+    set_real(out, "device_s", metrics->device_s);
     set_real(out, "load_s", metrics->load_s);
+    set_real(out, "weights_s", metrics->weights_s);
     set_real(out, "wall_s", metrics->wall_s);
     set_real(out, "generate_s", metrics->generate_s);
     set_real(out, "step_s", metrics->step_s);

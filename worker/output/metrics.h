@@ -29,7 +29,9 @@ const char *bound_name(enum bound bound);
 
 struct run_metrics {
     double startup_s;     /* process start to the first step */
-    double load_s;        /* model loading within it */
+    double device_s;      /* opening the device within it */
+    double load_s;        /* model loading within it: weights, activations, KV memory */
+    double weights_s;     /* from tensor files to backend memory within load_s */
     double wall_s;        /* process start to the end */
     double generate_s;    /* first step to last */
     double step_s;        /* sum of step times */

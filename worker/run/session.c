@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "worker/base/background.h"
 #include "worker/base/clock.h"
 #include "worker/base/file.h"
 #include "worker/base/log.h"
+#include "worker/model/safetensors.h"
 
 enum status session_open_device(const struct config *config, struct backend *backend, bool *is_gpu) {
     struct backend_options options = {.n_threads = config->threads,
@@ -60,7 +62,33 @@ static enum status load_config(const struct job *job, const struct origin *from,
     return result;
 }
 
-static enum status load_weights(const struct job *job, const struct origin *from, struct session *session) {
+/* What needs no device, and goes on in threads while the device is opened. */
+struct preparation {
+    struct safetensors *files;   /* their contents are being hashed; NULL: weights are made up */
+    struct background tokenizer; /* being opened */
+    struct session *session;
+    const char *folder;
+};
+
+static enum status open_tokenizer(void *argument) {
+    struct preparation *preparation = argument;
+    return session_open_tokenizer(preparation->folder, &preparation->session->tokenizer);
+}
+
+static enum status prepare(const struct job *job, const struct origin *from, struct session *session,
+                           struct preparation *out) {
+    *out = (struct preparation){.session = session, .folder = job->model};
+    TRY(load_config(job, from, session));
+    if (from->shape)
+        return STATUS_OK;
+    TRY(safetensors_open_folder(job->model, &out->files));
+    safetensors_hash_begin(out->files);
+    background_begin(&out->tokenizer, open_tokenizer, out);
+    return STATUS_OK;
+}
+
+static enum status load_weights(const struct job *job, const struct origin *from,
+                                struct preparation *preparation, struct session *session) {
     struct backend *backend = &session->backend;
     enum dtype dtype = session->plan.dtype;
     if (from->shape) {
@@ -68,16 +96,15 @@ static enum status load_weights(const struct job *job, const struct origin *from
                  (unsigned long long)from->synthesis->seed);
         return model_synthesize(&session->model_config, from->synthesis, dtype, backend, &session->model);
     }
-    TRY(session_open_tokenizer(job->model, &session->tokenizer));
-    return model_load(job->model, &session->model_config, dtype, backend, session->fingerprint,
-                      &session->model);
+    return model_load_files(job->model, preparation->files, &session->model_config, dtype, backend,
+                            session->fingerprint, &session->model);
 }
 
 static enum status load(const struct job *job, const struct config *config, const struct origin *from,
-                        struct session *session) {
+                        struct preparation *preparation, struct session *session) {
     double began = clock_seconds();
     bool is_gpu;
-    TRY(load_config(job, from, session));
+    TRY(prepare(job, from, session, preparation));
     TRY(session_open_device(config, &session->backend, &is_gpu));
     session->device_s = clock_seconds() - began;
 
@@ -85,20 +112,34 @@ static enum status load(const struct job *job, const struct config *config, cons
     struct plan_device device = {.is_gpu = is_gpu};
     TRY(backend->memory_info(backend->context, &device.free_bytes, &device.total_bytes));
     TRY(plan_make(job, config, &session->model_config, &device, &session->plan));
+    TRY(background_join(&preparation->tokenizer));
 
     began = clock_seconds();
-    TRY(load_weights(job, from, session));
+    TRY(load_weights(job, from, preparation, session));
+    session->weights_s = clock_seconds() - began;
     TRY(model_prepare(session->model, &session->plan.model));
     TRY(backend->state_init(backend->context, &session->plan.state));
     session->load_s = clock_seconds() - began;
     return STATUS_OK;
 }
 
+/* Releases what is left of the preparation, and passes on the result and its message. */
+static enum status prepared(enum status result, struct preparation *preparation) {
+    char *message = result != STATUS_OK ? strdup(status_message()) : NULL;
+    background_join(&preparation->tokenizer);
+    safetensors_close(preparation->files);
+    if (result != STATUS_OK)
+        status_fail(result, "%s", message ? message : "out of host memory");
+    free(message);
+    return result;
+}
+
 static enum status open_from(const struct job *job, const struct config *config, const struct origin *from,
                              struct session *session) {
     memset(session, 0, sizeof *session);
     sampling_init(&session->defaults);
-    enum status result = load(job, config, from, session);
+    struct preparation preparation;
+    enum status result = prepared(load(job, config, from, &preparation, session), &preparation);
     if (result != STATUS_OK)
         session_close(session);
     return result;

@@ -14,8 +14,9 @@ struct session {
     struct model *model;
     struct tokenizer *tokenizer; /* NULL when the folder has no tokenizer.json */
     char fingerprint[33];
-    double device_s; /* seconds to open the device */
-    double load_s;   /* seconds to load the model */
+    double device_s;  /* seconds to open the device, and meanwhile what needs none */
+    double load_s;    /* seconds to load the model: weights, activations, KV memory */
+    double weights_s; /* seconds of these from tensor files to backend memory, fingerprint included */
 };
 
 /* Chooses the device (config.device; with auto says on stderr what it chose), plans memory, loads model and
