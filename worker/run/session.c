@@ -62,7 +62,7 @@ static enum status load_config(const struct job *job, const struct origin *from,
     return result;
 }
 
-/* What needs no device, and goes on in threads while the device is opened. */
+/* What needs no device, and goes on in threads while the device is opened and weights are taken to it. */
 struct preparation {
     struct safetensors *files;   /* their contents are being hashed; NULL: weights are made up */
     struct background tokenizer; /* being opened */
@@ -112,7 +112,6 @@ static enum status load(const struct job *job, const struct config *config, cons
     struct plan_device device = {.is_gpu = is_gpu};
     TRY(backend->memory_info(backend->context, &device.free_bytes, &device.total_bytes));
     TRY(plan_make(job, config, &session->model_config, &device, &session->plan));
-    TRY(background_join(&preparation->tokenizer));
 
     began = clock_seconds();
     TRY(load_weights(job, from, preparation, session));
@@ -120,7 +119,7 @@ static enum status load(const struct job *job, const struct config *config, cons
     TRY(model_prepare(session->model, &session->plan.model));
     TRY(backend->state_init(backend->context, &session->plan.state));
     session->load_s = clock_seconds() - began;
-    return STATUS_OK;
+    return background_join(&preparation->tokenizer);
 }
 
 /* Releases what is left of the preparation, and passes on the result and its message. */
