@@ -79,6 +79,11 @@ template <typename T> __global__ void __launch_bounds__(PLACE_THREADS) kernel_we
     if (p.placement != PLACE_ALONE)
         to_row = weight_pair_row(to_row, p.placement == PLACE_SECOND_OF_PAIR);
     T *to = chunk_of(static_cast<T *>(p.weight), to_row, chunk, p.stride);
+    if (p.n_in % TILE_CHUNK_ELEMENTS == 0) { /* rows begin at 16 bytes, on both sides */
+        for (int i = 0; i < (int)(TILE_CHUNK_ELEMENTS * sizeof(T) / sizeof(uint4)); i++)
+            reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(from)[i];
+        return;
+    }
     for (int i = 0; i < TILE_CHUNK_ELEMENTS && column + i < p.n_in; i++)
         to[i] = from[i];
 }
@@ -187,7 +192,7 @@ enum status staging_get(struct backend_context *context, size_t bytes, size_t ro
     staging = new (std::nothrow) weight_staging();
     RETURN_IF(!staging, STATUS_INTERNAL, "weight_new: out of host memory");
     staging->n_lanes = n_lanes;
-    staging->half_bytes = std::max(row_bytes, (size_t)HALF_BYTES);
+    staging->half_bytes = std::max((row_bytes + 255) / 256 * 256, (size_t)HALF_BYTES);
     context->staging = staging;
     size_t device_bytes = (size_t)n_lanes * LANE_HALVES * staging->half_bytes;
     void *device = nullptr;
