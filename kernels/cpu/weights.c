@@ -21,19 +21,20 @@ struct pack_job {
     size_t scratch_bytes;
 };
 
-/* One panel of at most PANEL_OUTPUTS rows; those that are missing are zero. */
-static void pack_panel(const struct pack_job *job, int64_t panel, int64_t n_rows, const void *rows) {
-    int64_t first = (job->first_panel + panel * job->panel_step) * job->n_in * PANEL_OUTPUTS;
-    for (int64_t k = 0; k < job->n_in; k++) {
-        for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++) {
-            int64_t to = first + k * PANEL_OUTPUTS + lane, from = lane * job->n_in + k;
-            if (job->dtype == DTYPE_FLOAT32)
-                ((float *)job->packed)[to] = lane < n_rows ? ((const float *)rows)[from] : 0.0f;
-            else
-                ((uint16_t *)job->packed)[to] = lane < n_rows ? ((const uint16_t *)rows)[from] : 0;
-        }
+/* One panel, [n_in, PANEL_OUTPUTS], of at most PANEL_OUTPUTS rows; those that are missing are zero. Columns
+ * are taken a cache line of each row at a time. */
+#define PACK_PANEL(NAME, TYPE)                                                                               \
+    static void NAME(const TYPE *restrict rows, int64_t n_rows, int64_t n_in, TYPE *restrict panel) {        \
+        enum { LINE = 64 / sizeof(TYPE) };                                                                   \
+        for (int64_t first = 0; first < n_in; first += LINE) {                                               \
+            int64_t end = n_in - first < LINE ? n_in : first + LINE;                                         \
+            for (int64_t lane = 0; lane < PANEL_OUTPUTS; lane++)                                             \
+                for (int64_t k = first; k < end; k++)                                                        \
+                    panel[k * PANEL_OUTPUTS + lane] = lane < n_rows ? rows[lane * n_in + k] : 0;             \
+        }                                                                                                    \
     }
-}
+PACK_PANEL(pack_float32, float)
+PACK_PANEL(pack_bfloat16, uint16_t)
 
 static void pack_group(void *argument, int64_t group, int thread) {
     const struct pack_job *job = argument;
@@ -45,9 +46,15 @@ static void pack_group(void *argument, int64_t group, int thread) {
         n_rows = job->group_panels * PANEL_OUTPUTS;
     job->rows.read(job->rows.argument, first_row, n_rows, rows);
     for (int64_t i = 0; i * PANEL_OUTPUTS < n_rows; i++) {
-        int64_t left = n_rows - i * PANEL_OUTPUTS;
-        pack_panel(job, group * job->group_panels + i, left < PANEL_OUTPUTS ? left : PANEL_OUTPUTS,
-                   rows + (size_t)i * panel_bytes);
+        int64_t left =
+            n_rows - i * PANEL_OUTPUTS < PANEL_OUTPUTS ? n_rows - i * PANEL_OUTPUTS : PANEL_OUTPUTS;
+        int64_t panel = job->first_panel + (group * job->group_panels + i) * job->panel_step;
+        const char *from = rows + (size_t)i * panel_bytes;
+        char *to = (char *)job->packed + (size_t)panel * panel_bytes;
+        if (job->dtype == DTYPE_FLOAT32)
+            pack_float32((const float *)(const void *)from, left, job->n_in, (float *)(void *)to);
+        else
+            pack_bfloat16((const uint16_t *)(const void *)from, left, job->n_in, (uint16_t *)(void *)to);
     }
 }
 
