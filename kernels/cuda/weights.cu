@@ -19,7 +19,7 @@
 #include "kernels/upload_queue.h"
 
 enum {
-    MAX_LANES = 16,
+    MAX_LANES = 12, /* more than fill the link; the fingerprint and the tokenizer want processors, too */
     LANE_HALVES = 2,
     HALF_BYTES = 1 << 20,  /* a slice: small beside a matrix, large beside what queueing it costs */
     SMALL_BYTES = 1 << 20, /* a matrix that is not worth threads */
