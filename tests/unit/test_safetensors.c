@@ -235,6 +235,34 @@ static void test_file_cut_while_open(void **state) {
     safetensors_close(files);
 }
 
+/* Wherever the one byte is in which they differ. */
+static void test_compare(void **state) {
+    (void)state;
+    enum { N = 200001 };
+    static uint8_t a[N], b[N];
+    static const size_t places[] = {0, 65535, 65536, 131071, N - 1};
+    for (size_t i = 0; i < N; i++)
+        a[i] = b[i] = (uint8_t)(i * 31);
+    struct stored_tensor left = {.name = "a", .file = "f", .dtype = STORED_OTHER, .data = a, .bytes = N};
+    struct stored_tensor right = {.name = "b", .file = "f", .dtype = STORED_OTHER, .data = b, .bytes = N};
+    bool equal = false;
+    assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
+    assert_true(equal);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        b[places[i]] ^= 1;
+        assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
+        assert_false(equal);
+        b[places[i]] ^= 1;
+    }
+    right.bytes--;
+    assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
+    assert_false(equal);
+    right = left;
+    right.dtype = STORED_I32;
+    assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
+    assert_false(equal);
+}
+
 /* ---- fingerprint --------------------------------------------------------------------------------------- */
 
 static void fingerprint_of(struct safetensors *files, char out[HASH128_TEXT_BYTES]) {
@@ -313,6 +341,7 @@ int main(void) {
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_rows_count_what_is_not_finite),
         cmocka_unit_test(test_file_cut_while_open),
+        cmocka_unit_test(test_compare),
         cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_hashes_begun_and_dropped),
     };

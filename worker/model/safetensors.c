@@ -19,8 +19,9 @@
 
 enum { MAX_HEADER_BYTES = 100 << 20, LENGTH_BYTES = 8, MAX_INDEX_BYTES = 100 << 20, NAME_SHOWN = 200 };
 enum {
-    SERIAL_HASH_BYTES = 64 << 20, /* a few milliseconds; threads would save less than they take */
-    HASHED_AT_ONCE = 128 << 10    /* read into the second-level cache and hashed there */
+    SERIAL_BYTES = 64 << 20,    /* a few milliseconds; threads would save less than they take */
+    HASHED_AT_ONCE = 128 << 10, /* read into the second-level cache and hashed there */
+    COMPARED_AT_ONCE = 64 << 10 /* of each of two */
 };
 
 /* One mapped file. Its parsed header owns the tensors' names. */
@@ -484,6 +485,41 @@ enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int er
                        error == ENODATA ? "the file has become shorter than it was" : strerror(error));
 }
 
+/* Two tensors, for the threads: a task is COMPARED_AT_ONCE bytes. */
+struct comparison {
+    const struct stored_tensor *a, *b;
+    atomic_bool differs;
+    atomic_int error;
+};
+
+static void compare_task(void *argument, int64_t task) {
+    struct comparison *c = argument;
+    uint8_t a[COMPARED_AT_ONCE], b[COMPARED_AT_ONCE];
+    size_t at = (size_t)task * sizeof a;
+    size_t n = c->a->bytes - at < sizeof a ? c->a->bytes - at : sizeof a;
+    if (atomic_load(&c->differs))
+        return;
+    int error = stored_tensor_read(c->a, at, n, a);
+    if (!error)
+        error = stored_tensor_read(c->b, at, n, b);
+    if (error)
+        atomic_store(&c->error, error);
+    else if (memcmp(a, b, n) != 0)
+        atomic_store(&c->differs, true);
+}
+
+enum status stored_tensor_compare(const struct stored_tensor *a, const struct stored_tensor *b, bool *equal) {
+    struct comparison comparison = {.a = a, .b = b};
+    *equal = a->dtype == b->dtype && a->bytes == b->bytes;
+    if (!*equal)
+        return STATUS_OK;
+    parallel_run(ceil_divide((int64_t)a->bytes, COMPARED_AT_ONCE), a->bytes > SERIAL_BYTES, compare_task,
+                 &comparison);
+    int error = atomic_load(&comparison.error);
+    *equal = !atomic_load(&comparison.differs);
+    return error ? stored_tensor_read_failed(a, error) : STATUS_OK;
+}
+
 /* ---- fingerprint ---- */
 
 /* Hashes the tensor's contents, unless they are or `stops` becomes true. */
@@ -518,7 +554,7 @@ static enum status hash_all(void *argument) {
     size_t n_bytes = 0;
     for (size_t i = 0; i < files->n_tensors; i++)
         n_bytes += files->tensors[i].bytes;
-    parallel_run((int64_t)files->n_tensors, n_bytes > SERIAL_HASH_BYTES, hash_task, files);
+    parallel_run((int64_t)files->n_tensors, n_bytes > SERIAL_BYTES, hash_task, files);
     return STATUS_OK;
 }
 

@@ -54,6 +54,8 @@ enum status stored_tensor_float32(const struct stored_tensor *tensor, size_t off
 /* Copies bytes [offset, offset + size) of the tensor, which are within it, to `to`, from the file and not by
  * its mapping. Any thread; 0, or the errno of file_map_read. */
 int stored_tensor_read(const struct stored_tensor *tensor, size_t offset, size_t size, void *to);
+/* Whether two tensors have the same dtype and the same bytes, by threads where they are many. STATUS_IO. */
+enum status stored_tensor_compare(const struct stored_tensor *a, const struct stored_tensor *b, bool *equal);
 /* What file_map_read failed with, as STATUS_IO. */
 enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int error);
 /* Begins to hash the contents of all tensors, in threads beside the caller, who may read them meanwhile.

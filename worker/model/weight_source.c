@@ -172,9 +172,9 @@ enum status weight_source_embedding(struct weight_source *source, const char *ta
     struct stored_tensor *stored_head = weight_source_find(source, head_name);
     if (is_tied && stored_head && stored_table) {
         TRY(safetensors_get(source->files, head_name, 2, n_vocab, n_embd, &stored_head));
-        RETURN_IF(stored_head->dtype != stored_table->dtype || stored_head->bytes != stored_table->bytes ||
-                      memcmp(stored_head->data, stored_table->data, stored_head->bytes) != 0,
-                  STATUS_DATA,
+        bool equal;
+        TRY(stored_tensor_compare(stored_head, stored_table, &equal));
+        RETURN_IF(!equal, STATUS_DATA,
                   "%s: \"%s\" differs from \"%s\", but config.json says tie_word_embeddings; if the head was "
                   "trained by itself, set tie_word_embeddings to false",
                   stored_head->file, head_name, table_name);
