@@ -11,7 +11,7 @@
 
 namespace {
 
-const char HELP[] = "usage: kernel_bench [--op matmul|softmax|attention] [--json FILE] [--device N]\n"
+const char HELP[] = "usage: kernel_bench [--op matmul|softmax|attention|sample] [--json FILE] [--device N]\n"
                     "\n"
                     "Times each operation as a ladder, from the plainest kernel to the one that ships, "
                     "checks every result, and\n"
@@ -20,6 +20,10 @@ const char HELP[] = "usage: kernel_bench [--op matmul|softmax|attention] [--json
                     "  --op NAME    one operation; default: all\n"
                     "  --sweep 1    matmul: also the best of all tile shapes, found by trying\n"
                     "  --layers TEXT  matmul: only layers whose name holds TEXT\n"
+                    "  --least-rows N, --most-rows N  matmul: only so many rows\n"
+                    "  --sustained S  run each for S seconds before it is timed: what a job of minutes sees, "
+                    "when the\n"
+                    "               device has come to the limit of its power; default: 0\n"
                     "  --json FILE  also write one JSON object per line and result\n"
                     "  --device N   CUDA device; default: 0\n";
 
@@ -73,10 +77,10 @@ void bench_report(struct bench *bench, const struct bench_row &row) {
             "{\"device\":\"%s\",\"commit\":\"%s\",\"operation\":\"%s\",\"variant\":\"%s\",\"shape\":\"%s\","
             "\"us\":%.3f,"
             "\"gb_per_s\":%.1f,\"tflop_per_s\":%.3f,\"baseline\":\"%s\",\"baseline_us\":%.3f,\"ratio\":%.3f,"
-            "\"error\":%.3g,\"correct\":%s}\n",
+            "\"error\":%.3g,\"correct\":%s,\"sustained_s\":%g}\n",
             bench->backend.device, PRESSRUN_COMMIT, row.operation, row.variant, row.shape.c_str(), row.us,
             gigabytes, teraflops, row.baseline ? row.baseline : "", row.baseline_us, ratio,
-            good ? row.error : -1, good ? "true" : "false");
+            good ? row.error : -1, good ? "true" : "false", bench->sustained_s);
 }
 
 float bench_random(struct bench *bench) {
@@ -148,6 +152,10 @@ double bench_time(struct bench *bench, const std::function<void(int)> &body) {
         body(i);
     bench_must(cudaStreamEndCapture(stream, &graph), "capture");
     bench_must(cudaGraphInstantiate(&exec, graph, 0), "capture");
+    const int n_before = (int)(bench->sustained_s * 1e6 / (once * n));
+    for (int i = 0; i < n_before; i++)
+        bench_must(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
+    bench_must(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
     std::vector<double> times;
     for (int i = 0; i < WARM_UP + REPEATS; i++) {
         bench_must(cudaEventRecord(start, stream), "cudaEventRecord");
@@ -169,6 +177,7 @@ int main(int argc, char **argv) {
     const char *operation = nullptr, *json = nullptr;
     struct backend_options options = {};
     struct bench bench = {};
+    bench.most_rows = INT32_MAX;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             fputs(HELP, stdout);
@@ -181,6 +190,12 @@ int main(int argc, char **argv) {
             operation = value;
         else if (strcmp(name, "--sweep") == 0)
             bench.sweep = strcmp(value, "0") != 0;
+        else if (strcmp(name, "--sustained") == 0)
+            bench.sustained_s = atof(value);
+        else if (strcmp(name, "--least-rows") == 0)
+            bench.least_rows = atoi(value);
+        else if (strcmp(name, "--most-rows") == 0)
+            bench.most_rows = atoi(value);
         else if (strcmp(name, "--layers") == 0)
             bench.layers = value;
         else if (strcmp(name, "--json") == 0)

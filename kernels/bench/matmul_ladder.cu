@@ -193,6 +193,8 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
     const bfloat16 *x = static_cast<const bfloat16 *>(in_tensor->data);
 
     for (int n_rows : ROWS) {
+        if (n_rows < bench->least_rows || n_rows > bench->most_rows)
+            continue;
         auto row_major = [&](int i) { return rows_of[i % n_weights]->as<const bfloat16>(); };
         std::function<void(int)> naive = [&](int i) {
             kernel_matmul_naive<<<dim3(ceil_div(n_out, NAIVE_THREADS), n_rows), NAIVE_THREADS, 0, stream>>>(

@@ -56,6 +56,7 @@ enum status matmul_params_for(const struct matmul_args *args, matmul_params *out
     p.width = (int32_t)width;
     p.accumulate = args->accumulate;
     p.out_float32 = out->dtype == DTYPE_FLOAT32;
+    p.starts_next_late = args->n_rows >= MATMUL_LATE_ROWS;
     *out_params = p;
     return STATUS_OK;
 }

@@ -16,6 +16,10 @@
  * residual have that shape. */
 enum { MATMUL_LONGEST_CHAIN = 4096 };
 
+/* From this many rows on, blocks take several tiles, and one of the next kernel beside them is in their way;
+ * with fewer it waits with its weights at hand (kernels/README.md). */
+enum { MATMUL_LATE_ROWS = 1024 };
+
 struct matmul_params {
     const void *weight; /* [n_out, n_in]; bfloat16: weight_layout.h; float32: rows of in_stride */
     const void *in;     /* [n_rows, n_in] */
@@ -35,6 +39,7 @@ struct matmul_params {
     int32_t width;         /* columns of out */
     bool accumulate;
     bool out_float32;
+    bool starts_next_late; /* the next kernel starts when the last weights are requested, not at once */
 };
 
 static __device__ __forceinline__ float matmul_softcap(const matmul_params &p, float sum) {

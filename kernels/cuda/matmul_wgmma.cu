@@ -52,8 +52,7 @@ enum {
     STAGING_BUFFERS = 2 /* per warpgroup */
 };
 
-template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1,
-          int MOST_WIDTH = 128>
+template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1>
 struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
                          PARTS = PARTS_;
@@ -62,7 +61,10 @@ struct wgmma_shape {
     static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
-    static constexpr int WIDTH = TOKENS < MOST_WIDTH ? TOKENS : MOST_WIDTH; /* of a product */
+    /* Of a product. One of 256 columns reads less shared memory than two of 128, but with the meetings of two
+     * parts it needs more registers than there are. */
+    static constexpr int MOST_WIDTH = PARTS == 1 ? 256 : 128;
+    static constexpr int WIDTH = TOKENS < MOST_WIDTH ? TOKENS : MOST_WIDTH;
     static constexpr int PRODUCTS = TOKENS / WIDTH;
     static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * WEIGHT_BLOCK_BYTES;
     static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
@@ -312,19 +314,22 @@ __device__ __forceinline__ void write_staged_float32(const matmul_params &p, con
     }
 }
 
+/* Of the two outputs whose sums a thread holds. */
+struct output_bias {
+    float low, high;
+};
+
 /* Bias, activation, and to memory. second: the sums of the second part of K. The steps over all sums are
  * apart, each behind one branch, so that the code of a tile stays small. */
 template <typename Shape>
 __device__ __forceinline__ void finish(const matmul_params &p, const destination &d,
-                                       float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2], bool second) {
+                                       float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2], output_bias bias,
+                                       bool second) {
     constexpr int N = Shape::WIDTH / 2;
     if (p.bias && !second) {
-        int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, 0);
-        float low = output < p.n_out ? p.bias[output] : 0.0f;
-        float high = output + 8 < p.n_out ? p.bias[output + 8] : 0.0f;
 #pragma unroll
         for (int i = 0; i < Shape::PRODUCTS * N; i++)
-            sum[i / N][i % N] = sum[i / N][i % N] + (i % 4 < 2 ? low : high);
+            sum[i / N][i % N] = sum[i / N][i % N] + (i % 4 < 2 ? bias.low : bias.high);
     }
     if (p.activation == ACTIVATION_GELU_TANH && !second) {
 #pragma unroll
@@ -388,11 +393,14 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     int row_clusters = (p.n_rows + CLUSTER_ROWS - 1) / CLUSTER_ROWS;
     int n_tiles = (p.n_out + Shape::OUTPUTS - 1) / Shape::OUTPUTS * row_clusters;
     int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
-    ptx_allow_next_kernel();
+    if (!p.starts_next_late)
+        ptx_allow_next_kernel();
 
     if (warp == Shape::CONSUMER_THREADS / WARP_LANES) {
         if (lane == 0)
             produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
+        if (lane == 0 && p.starts_next_late)
+            ptx_allow_next_kernel();
         __syncwarp(); /* the cluster's barriers below are for whole warps */
         if (Shape::PARTS == 2)
             ptx_cluster_barrier();
@@ -401,8 +409,20 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         return;
     }
 
-    ptx_wait_for_previous_kernels();
     int group = warp / 4;
+    walk<Shape> w;
+    w.begin(p, n_tiles);
+    auto bias_here = [&]() { /* no kernel writes it */
+                             const int output =
+                                 w.first_output(row_clusters) + warp * 16 + (int)tile_c_row(lane, 0);
+                             return output_bias{p.bias && output < p.n_out ? p.bias[output] : 0.0f,
+                                                p.bias && output + 8 < p.n_out ? p.bias[output + 8] : 0.0f};
+    };
+    /* Read before it is needed, but where the sums leave no register for it. */
+    output_bias bias = {0, 0};
+    if (!Shape::STAGED)
+        bias = bias_here();
+    ptx_wait_for_previous_kernels();
     destination d = {
         &out_map, ring + Shape::RING_BYTES + group * STAGING_BUFFERS * STAGING_BYTES, 0, 0, warp % 4, lane};
     /* Lane i releases a stage to block i of those that copy here. */
@@ -418,8 +438,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
             ptx_barrier_arrive(released + 8 * stage);
     };
     ring_position<Shape::STAGES> at;
-    walk<Shape> w;
-    for (w.begin(p, n_tiles); w.active(); w.next_part(p)) {
+    while (w.active()) {
         float sum[Shape::PRODUCTS][Shape::WIDTH / 2] = {};
         int previous = -1;
         for (int k = w.k; k < w.k_end; k += Shape::K_BLOCKS, at.next()) {
@@ -448,18 +467,20 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         release(previous);
         d.row = w.first_row(row_clusters);
         d.output = w.first_output(row_clusters) + group * WEIGHT_BLOCK;
-        if (Shape::PARTS == 1) {
-            finish<Shape>(p, d, sum, w.part == 1);
-            continue;
-        }
-        if (w.part == 0) {
-            finish<Shape>(p, d, sum, false);
-            if (Shape::STAGED)
+        if (Shape::STAGED && p.bias)
+            bias = bias_here();
+        if (Shape::PARTS == 1 || w.part == 0)
+            finish<Shape>(p, d, sum, bias, w.part == 1);
+        if (Shape::PARTS == 2) {
+            if (Shape::STAGED && w.part == 0)
                 ptx_store_wait_all();
+            ptx_cluster_barrier(); /* the first part is in memory */
+            if (w.part == 1)
+                finish<Shape>(p, d, sum, bias, true);
         }
-        ptx_cluster_barrier(); /* the first part is in memory */
-        if (w.part == 1)
-            finish<Shape>(p, d, sum, true);
+        w.next_part(p);
+        if (!Shape::STAGED)
+            bias = bias_here();
     }
     if (Shape::STAGED)
         ptx_store_wait_all();
@@ -520,20 +541,15 @@ const wgmma_variant VARIANTS[] = {
     variant<wgmma_shape<1, 32, 2, 6>>(),     variant<wgmma_shape<1, 64, 2, 5>>(),
     variant<wgmma_shape<2, 64, 1, 8>>(),     variant<wgmma_shape<2, 64, 1, 8, 1, 2>>(),
     variant<wgmma_shape<2, 128, 1, 6>>(),    variant<wgmma_shape<2, 128, 1, 6, 1, 2>>(),
-    variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<2, 256, 1, 4, 1, 1, 256>>(),
-    variant<wgmma_shape<1, 8, 2, 6, 2>>(),   variant<wgmma_shape<1, 16, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 32, 2, 6, 2>>(),  variant<wgmma_shape<1, 64, 2, 5, 2>>(),
-    variant<wgmma_shape<2, 64, 1, 8, 2>>(),  variant<wgmma_shape<2, 128, 1, 6, 2>>(),
-    variant<wgmma_shape<2, 256, 1, 4, 2>>(),
+    variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 16, 2, 6, 2>>(),  variant<wgmma_shape<1, 32, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 2>>(),  variant<wgmma_shape<2, 64, 1, 8, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 2>>(), variant<wgmma_shape<2, 256, 1, 4, 2>>(),
 };
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 
-/* One product of 256 columns reads less shared memory than two of 128: 3 to 9 % faster where sums are added
- * to the residual, and slower where they are stored (H100; kernels/README.md). */
 bool can_compute(const matmul_params &p, const wgmma_variant &v) {
-    if (v.parts == 2)
-        return p.split < p.k_blocks;
-    return v.tokens < 256 || (v.width == 256) == p.accumulate;
+    return v.parts == 1 || p.split < p.k_blocks;
 }
 
 /* Bits do not depend on the choice. */
