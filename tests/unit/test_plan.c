@@ -125,6 +125,30 @@ static void test_many_shapes_fit(void **state) {
         fail_msg("%d shapes fit and %d are refused: the test sees too little of one", n_fit, n_refused);
 }
 
+/* On a GPU the smaller the weights, the wider; on a CPU all alike. */
+static void test_automatic_width_follows_weights(void **state) {
+    (void)state;
+    const struct {
+        struct model_config model;
+        int32_t on_gpu;
+    } cases[] = {
+        {make_model(6, 6, 64, 256, 65), 4096},        /* 20 MiB */
+        {make_model(12, 12, 64, 1024, 50257), 2048},  /* 236 MiB */
+        {make_model(16, 32, 64, 1024, 128256), 1024}, /* 2 GiB */
+    };
+    struct job job = make_job();
+    struct config config;
+    config_defaults(&config);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int is_gpu = 0; is_gpu < 2; is_gpu++) {
+            struct plan_device device = {.is_gpu = is_gpu, .free_bytes = 400000 * MIB};
+            struct plan plan;
+            assert_int_equal(plan_make(&job, &config, &cases[i].model, &device, &plan), STATUS_OK);
+            assert_int_equal(plan.max_num_seqs, is_gpu ? cases[i].on_gpu : 64);
+        }
+    config_free(&config);
+}
+
 /* The same job on ever smaller devices: fewer sequences, at last one, then a refusal. */
 static void test_automatic_width_shrinks(void **state) {
     (void)state;
@@ -133,7 +157,7 @@ static void test_automatic_width_shrinks(void **state) {
     struct config config;
     config_defaults(&config);
     for (int is_gpu = 0; is_gpu < 2; is_gpu++) {
-        int32_t widest = is_gpu ? 1024 : 64, width = widest, n_widths = 0;
+        int32_t widest = is_gpu ? 2048 : 64, width = widest, n_widths = 0;
         enum status result = STATUS_OK;
         for (size_t mib = 400000; result == STATUS_OK; mib = mib * 3 / 4) {
             struct plan_device device = {.is_gpu = is_gpu, .free_bytes = mib * MIB};
@@ -298,6 +322,7 @@ static void test_what_cannot_be_counted_does_not_fit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many_shapes_fit),
+        cmocka_unit_test(test_automatic_width_follows_weights),
         cmocka_unit_test(test_automatic_width_shrinks),
         cmocka_unit_test(test_width_follows_the_job),
         cmocka_unit_test(test_narrow_steps),
