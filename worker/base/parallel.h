@@ -1,7 +1,7 @@
 /* parallel: one loop shared by threads that live no longer than the call.
  *
- * For work of many milliseconds at start-up (conversion and hashing of tensors); the backend has threads of
- * its own for its steps. */
+ * For work of many milliseconds at start-up (tensor files, rope tables); the backend has threads of its
+ * own for its steps. */
 #ifndef PRESSRUN_WORKER_BASE_PARALLEL_H
 #define PRESSRUN_WORKER_BASE_PARALLEL_H
 

@@ -1,15 +1,11 @@
 #include "worker/model/weight_rows.h"
 
-#include "worker/base/arith.h"
-#include "worker/base/parallel.h"
 #include "worker/model/weight_convert.h"
 
 enum {
-    READ_AT_ONCE = 128 << 10,  /* bytes: read into the second-level cache and converted from there */
-    TILE = 64,                 /* edge of the square that is transposed at a time: 16 KiB of floats */
-    CREATED_AT_ONCE = 1024,    /* elements */
-    SERIAL_ELEMENTS = 1 << 21, /* a few milliseconds; threads would save less than they take */
-    SERIAL_CREATED = 1 << 18   /* the same where each is computed */
+    READ_AT_ONCE = 128 << 10, /* bytes: read into the second-level cache and converted from there */
+    TILE = 64,                /* edge of the square that is transposed at a time: 16 KiB of floats */
+    CREATED_AT_ONCE = 1024    /* elements */
 };
 
 enum status weight_rows_stored(struct weight_rows *rows, const struct stored_tensor *tensor,
@@ -124,25 +120,6 @@ void weight_rows_read(struct weight_rows *rows, int64_t first, int64_t n, void *
         else
             create_transposed(rows, (size_t)(first + done), more, at);
     }
-}
-
-struct reading {
-    struct weight_rows *rows;
-    void *to;
-};
-
-static void read_task(void *argument, int64_t task) {
-    const struct reading *reading = argument;
-    struct weight_rows *rows = reading->rows;
-    int64_t first = task * TILE, n = rows->n_out - first < TILE ? rows->n_out - first : TILE;
-    weight_rows_read(rows, first, n,
-                     element_at(rows->dtype, reading->to, (size_t)first * (size_t)rows->n_in));
-}
-
-void weight_rows_read_all(struct weight_rows *rows, void *to) {
-    struct reading reading = {rows, to};
-    int64_t serial = rows->tensor ? SERIAL_ELEMENTS : SERIAL_CREATED;
-    parallel_run(ceil_divide(rows->n_out, TILE), rows->n_out * rows->n_in > serial, read_task, &reading);
 }
 
 enum status weight_rows_check(struct weight_rows *rows) {

@@ -33,8 +33,6 @@ enum status weight_rows_stored(struct weight_rows *rows, const struct stored_ten
                                enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype);
 /* Writes rows [first, first + n), dense, each element rounded to nearest even. Any threads. */
 void weight_rows_read(struct weight_rows *rows, int64_t first, int64_t n, void *to);
-/* All rows to `to`, shared by threads where they are many. */
-void weight_rows_read_all(struct weight_rows *rows, void *to);
 /* What reading met: STATUS_IO, or STATUS_DATA for values that are not finite. */
 enum status weight_rows_check(struct weight_rows *rows);
 

@@ -63,7 +63,7 @@ enum status weight_source_read(struct weight_source *source, const char *name, i
     TRY(open_rows(source, name, n_dims, layout, n_out, n_in, dtype, &rows));
     if (source->asked)
         return STATUS_OK;
-    weight_rows_read_all(&rows, out);
+    weight_rows_read(&rows, 0, n_out, out);
     return weight_rows_check(&rows);
 }
 
