@@ -94,13 +94,11 @@ enum status tensor_read(struct backend_context *context, const struct tensor *te
     return tensor_copy(context, tensor, rows, host, false, "tensor_read");
 }
 
-/* Does not wait: memory that is not pinned is copied aside before the call returns (CUDA Runtime API, "API
- * synchronization behavior"), and whatever uses the vector is queued behind. */
+/* Waits, if not for long: cudaMemcpyAsync may leave memory that is not pinned to be read later (CUDA Runtime
+ * API, "API synchronization behavior": "might be synchronous"), and the host memory is the caller's again. */
 enum status vector_new(struct backend_context *context, int64_t n, const float *host, struct tensor **out) {
     TRY(tensor_allocate(context, TENSOR_VECTOR, DTYPE_FLOAT32, 1, n, out));
-    enum status status = cuda_check(cudaMemcpyAsync((*out)->data, host, (size_t)n * sizeof *host,
-                                                    cudaMemcpyHostToDevice, context->stream),
-                                    "vector_new");
+    enum status status = tensor_copy(context, *out, 1, const_cast<float *>(host), true, "vector_new");
     if (status != STATUS_OK) {
         cuda_tensor_free(context, *out);
         *out = nullptr;
