@@ -299,15 +299,16 @@ struct backend {
     enum status (*tensor_new)(struct backend_context *context, enum dtype dtype, int64_t rows, int64_t cols,
                               struct tensor **out);
     /* A matmul weight [n_out, n_in], its rows in dtype from a source; also usable as embedding table. The
-     * source may be read until weights_wait returns, whatever this call returns. */
+     * source may be read until weights_wait returns, whatever this call returns. The failure may be that of a
+     * weight made before; no weight made so far is then of use. */
     enum status (*weight_new)(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
                               struct row_source rows, struct tensor **out);
     /* One weight of two matrices [n_out, n_in], for a gated activation. */
     enum status (*weight_pair_new)(struct backend_context *context, enum dtype dtype, int64_t n_out,
                                    int64_t n_in, struct row_source gate, struct row_source up,
                                    struct tensor **out);
-    /* Returns when no source is read any more; on success every weight made so far is in its place. Comes
-     * between weight_new and everything else that takes or frees the weight. */
+    /* Returns when no source is read any more; on success, unless weight_new failed before, every weight is
+     * in its place. Comes between weight_new and everything else that takes or frees the weight. */
     enum status (*weights_wait)(struct backend_context *context);
     /* A float32 vector [n] (bias, norm weight). */
     enum status (*vector_new)(struct backend_context *context, int64_t n, const float *host,

@@ -180,7 +180,7 @@ enum status slice_carry(void *argument, int thread, const struct upload *upload,
     return cuda_check(half_queue(context, thread, half, bytes, p, weight->dtype), "weight_new");
 }
 
-/* Staging for a matrix of `bytes` with rows of row_bytes; none is left when it fails. */
+/* Staging for a matrix of `bytes` with rows of row_bytes. */
 enum status staging_get(struct backend_context *context, size_t bytes, size_t row_bytes) {
     int n_lanes = bytes <= SMALL_BYTES ? 1 : upload_threads();
     struct weight_staging *staging = context->staging;
