@@ -321,7 +321,7 @@ static void test_fingerprint(void **state) {
     }
 }
 
-/* Closing does not wait for hashes that nobody asks for any more. */
+/* Closing ends the threads that hash before it gives back what they read. */
 static void test_hashes_begun_and_dropped(void **state) {
     (void)state;
     for (int i = 0; i < 20; i++) {
