@@ -59,7 +59,7 @@ static int64_t store_column(enum dtype dtype, const float *values, size_t n, voi
 }
 
 /* At most TILE rows of a tensor stored as [n_in, n_out]: through the mapping, because the parts of its rows
- * that are wanted are too short for a read each. */
+ * that are wanted are too short for a read each. A file that is cut meanwhile ends the process: SIGBUS. */
 static void transpose_stored(struct weight_rows *rows, size_t first, size_t n, void *to) {
     float tile[TILE][TILE], row[TILE]; /* [n_in part][n_out part] */
     size_t n_in = (size_t)rows->n_in, n_out = (size_t)rows->n_out;
