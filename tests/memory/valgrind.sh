@@ -61,6 +61,14 @@ check 73 "${run[@]}" --set seed=8
 gzip -c "$work/prompts.jsonl" | head -c -9 >"$work/cut.jsonl.gz"
 check 65 "${run[@]}" --set prompts="$work/cut.jsonl.gz" --set output="$work/other.jsonl.gz"
 
+# A tokenizer that is refused in its thread, and a tensor that is refused before the last one was queued.
+cp -r tests/models/tiny "$work/broken"
+sed -i 's/h\.1\.ln_2\.bias/h.1.ln_2.bixs/' "$work/broken/model.safetensors"
+check 65 "${run[@]}" --set model="$work/broken" --set output="$work/other.jsonl.gz"
+cp tests/models/tiny/model.safetensors "$work/broken"
+echo '{"model": {"type": "WordPiece"}}' >"$work/broken/tokenizer.json"
+check 65 "${run[@]}" --set model="$work/broken" --set output="$work/other.jsonl.gz"
+
 # A job that is stopped once it has sealed a record, with others in flight, others waiting and its input open; resumed.
 mkfifo "$work/pipe"
 cp "$work/prompts.jsonl" "$work/piped.jsonl"
