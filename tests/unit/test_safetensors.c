@@ -231,6 +231,18 @@ static void test_file_cut_while_open(void **state) {
     struct hash128 hash;
     assert_int_equal(safetensors_fingerprint(files, &hash), STATUS_IO);
     safetensors_close(files);
+
+    /* Of two that are compared, the one that is cut. */
+    files = open_header("{" ENTRY("a", "U8", "[64]", 0, 64) "," ENTRY("b", "U8", "[64]", 64, 128) "}", 128);
+    assert_int_equal(stat(temp_path("a.safetensors"), &info), 0);
+    assert_int_equal(truncate(temp_path("a.safetensors"), info.st_size - 1), 0);
+    bool equal;
+    const struct stored_tensor *a = safetensors_find(files, "a"), *b = safetensors_find(files, "b");
+    assert_int_equal(stored_tensor_compare(a, b, &equal), STATUS_IO);
+    assert_non_null(strstr(status_message(), "tensor \"b\" cannot be read"));
+    assert_int_equal(stored_tensor_compare(b, a, &equal), STATUS_IO);
+    assert_non_null(strstr(status_message(), "tensor \"b\" cannot be read"));
+    safetensors_close(files);
 }
 
 /* Wherever the one byte is in which they differ. */

@@ -489,7 +489,7 @@ enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int er
 struct comparison {
     const struct stored_tensor *a, *b;
     atomic_bool differs;
-    atomic_int error;
+    atomic_int a_error, b_error;
 };
 
 static void compare_task(void *argument, int64_t task) {
@@ -499,11 +499,11 @@ static void compare_task(void *argument, int64_t task) {
     size_t n = c->a->bytes - at < sizeof a ? c->a->bytes - at : sizeof a;
     if (atomic_load(&c->differs))
         return;
-    int error = stored_tensor_read(c->a, at, n, a);
-    if (!error)
-        error = stored_tensor_read(c->b, at, n, b);
-    if (error)
-        atomic_store(&c->error, error);
+    int a_error = stored_tensor_read(c->a, at, n, a), b_error = stored_tensor_read(c->b, at, n, b);
+    if (a_error)
+        atomic_store(&c->a_error, a_error);
+    else if (b_error)
+        atomic_store(&c->b_error, b_error);
     else if (memcmp(a, b, n) != 0)
         atomic_store(&c->differs, true);
 }
@@ -515,9 +515,11 @@ enum status stored_tensor_compare(const struct stored_tensor *a, const struct st
         return STATUS_OK;
     parallel_run(ceil_divide((int64_t)a->bytes, COMPARED_AT_ONCE), a->bytes > SERIAL_BYTES, compare_task,
                  &comparison);
-    int error = atomic_load(&comparison.error);
     *equal = !atomic_load(&comparison.differs);
-    return error ? stored_tensor_read_failed(a, error) : STATUS_OK;
+    int a_error = atomic_load(&comparison.a_error), b_error = atomic_load(&comparison.b_error);
+    if (a_error)
+        return stored_tensor_read_failed(a, a_error);
+    return b_error ? stored_tensor_read_failed(b, b_error) : STATUS_OK;
 }
 
 /* ---- fingerprint ---- */
