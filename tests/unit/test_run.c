@@ -7,7 +7,7 @@
 
 #include "worker/base/log.h"
 #include "worker/commands/commands.h"
-#include "worker/run/stop.h"
+#include "worker/run/stop_signal.h"
 
 enum { N_PROMPTS = 40 };
 
@@ -185,7 +185,7 @@ static void test_signals_wait_for_each_other(void **state) {
         assert_int_equal(sigaction(numbers[i], &reset, &before[i]), 0);
     }
     assert_int_equal(sigaction(SIGALRM, NULL, &alarm_before), 0);
-    assert_int_equal(stop_install(5), STATUS_OK);
+    assert_int_equal(stop_signal_install(5), STATUS_OK);
     for (int i = 0; i < N; i++) {
         assert_int_equal(sigaction(numbers[i], &before[i], &now), 0);
         for (int k = 0; k < N; k++)

@@ -10,7 +10,7 @@
 #include "worker/job/byte_size.h"
 #include "worker/job/nearest.h"
 #include "worker/text/quote.h"
-#include "worker/job/sampling.h"
+#include "worker/model/sampling.h"
 
 static struct sampling_value integer(int64_t value) {
     return (struct sampling_value){SAMPLING_VALUE_INTEGER, value, (double)value, false};

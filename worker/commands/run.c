@@ -16,7 +16,7 @@
 #include "worker/run/intake.h"
 #include "worker/run/outlet.h"
 #include "worker/run/session.h"
-#include "worker/run/stop.h"
+#include "worker/run/stop_signal.h"
 #include "worker/version.h"
 
 static const double IDLE_WAIT_SECONDS = 0.05; /* how long to wait at a time for input or output to move */
@@ -267,7 +267,7 @@ static enum status generate(struct run *run) {
     metrics->is_scoring = run->job.mode == MODE_SCORE;
     metrics->max_num_batched_tokens = run->session.plan.max_num_batched_tokens;
     metrics->startup_s = clock_seconds() - run->options->start_s;
-    while (!stop_requested()) {
+    while (!stop_signal_came()) {
         TRY(feed(run, 0));
         if (engine_is_idle(run->engine)) {
             if (run->is_input_ended)
@@ -366,7 +366,7 @@ static enum status run_job(struct run *run) {
     TRY(job_load(options->target, options->overrides, options->n_overrides, &run->job, &run->config));
     run->output = shard_output(run->job.output, options->shard);
     RETURN_IF(!run->output, STATUS_INTERNAL, "out of host memory");
-    TRY(stop_install(run->config.grace_s));
+    TRY(stop_signal_install(run->config.grace_s));
     /* Missing prompts are found before anything is written, where the job is not finished. */
     if (options->restart || !file_exists(run->output))
         TRY(open_input(run));

@@ -119,8 +119,7 @@ enum status engine_submit(struct engine *engine, struct record *record, int32_t 
                                       record->request.sampling.n);
         RETURN_IF(n == 0, STATUS_RECORD,
                   "%d prompt tokens and up to %d new ones need %lld KV pages, but there are %d; lower "
-                  "max_tokens, or "
-                  "give the job more memory",
+                  "max_tokens, or give the job more memory",
                   record->request.n_prompt_token_ids, max_tokens,
                   (long long)scheduler_pages_needed(record->request.n_prompt_token_ids, max_tokens, 1),
                   limits->n_pages - 1);

@@ -51,17 +51,16 @@ struct group {
     int32_t n_places;           /* most of them at a time */
     int32_t n_over;             /* sequences that are over */
     int32_t n_in_flight;        /* entries of queued steps that point here */
-    int32_t n_restarts;         /* times that it gave its place back, to start again from its prompt */
     bool is_prefilling;         /* it is admitted, and its prompt not wholly queued */
-    bool is_parked;             /* it did, and waits for what is in flight before it queues again */
+    int32_t n_restarts;         /* times that it gave its place back, to start again from its prompt */
+    bool is_parked;             /* it did so, and waits for what is in flight before it queues again */
     struct sequence *sequences; /* [n_places], the first n_sequences in use */
     struct group *next;         /* in the list that the group is in */
 };
 
 /* A group over record (taken over on success). max_tokens: most tokens of each sample, without meaning for a
- * record that is scored. most_samples: how many
- * of the record's samples run at a time; the others follow in turns, prefilling the prompt again (the same
- * bits). */
+ * record that is scored. most_samples: how many of the record's samples run at a time; the others follow in
+ * turns, prefilling the prompt again (the same bits). */
 enum status group_new(struct record *record, int32_t max_tokens, int32_t most_samples, struct group **out);
 static inline bool group_is_scored(const struct group *group) {
     return group->record->is_scored;

@@ -3,7 +3,7 @@
 #ifndef PRESSRUN_WORKER_JOB_FIELD_H
 #define PRESSRUN_WORKER_JOB_FIELD_H
 
-#include "worker/job/sampling.h"
+#include "worker/model/sampling.h"
 #include "worker/job/yaml_node.h"
 
 enum { PLACE_BYTES = 512 };

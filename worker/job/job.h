@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "kernels/backend.h"
-#include "worker/job/sampling.h"
+#include "worker/model/sampling.h"
 
 enum job_mode {
     MODE_GENERATE,

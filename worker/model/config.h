@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #include "kernels/backend.h"
-#include "worker/job/sampling.h"
+#include "worker/model/sampling.h"
 #include "worker/model/rope.h"
 
 enum { MAX_EOS_IDS = 16, MAX_LAYERS = 1 << 12 };

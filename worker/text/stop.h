@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "worker/job/sampling.h"
+#include "worker/base/text_span.h"
 
 /* Looks for the earliest beginning of any of the strings among the occurrences that end behind `from` bytes
  * (what was searched before). Text is cut where the match begins, so where two begin at one place it does not

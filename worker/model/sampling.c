@@ -1,4 +1,4 @@
-#include "worker/job/sampling.h"
+#include "worker/model/sampling.h"
 
 #include <float.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-#include "worker/run/stop.h"
+#include "worker/run/stop_signal.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -27,7 +27,7 @@ static void note_signal(int number) {
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-enum status stop_install(double grace_s) {
+enum status stop_signal_install(double grace_s) {
     grace_seconds = grace_s;
     static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
     struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
@@ -50,7 +50,7 @@ enum status stop_install(double grace_s) {
     return STATUS_OK;
 }
 
-bool stop_requested(void) {
+bool stop_signal_came(void) {
     return signal_number != 0;
 }
 

@@ -1,14 +1,15 @@
 /* sampling: how the tokens of one record are chosen and when it ends. The same struct serves each level
  * (record, job, generation_config.json); `set` tells which fields a level gives, sampling_merge puts one
  * level over another. */
-#ifndef PRESSRUN_WORKER_JOB_SAMPLING_H
-#define PRESSRUN_WORKER_JOB_SAMPLING_H
+#ifndef PRESSRUN_WORKER_MODEL_SAMPLING_H
+#define PRESSRUN_WORKER_MODEL_SAMPLING_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/status.h"
+#include "worker/base/text_span.h"
 
 enum sampling_field {
     SAMPLING_MAX_TOKENS = 1 << 0,
@@ -33,11 +34,6 @@ enum {
     MAX_STOP_TOKEN_IDS = 64,
     MAX_SAMPLES_PER_RECORD = 128,
     MAX_MAX_TOKENS = 1 << 30 /* so that prompt + max_tokens fits int32 */
-};
-
-struct text_span { /* bytes, not terminated; may hold NUL */
-    char *bytes;
-    size_t size;
 };
 
 struct sampling {
