@@ -1,7 +1,7 @@
 """Runs the worker's tokenizer beside the `tokenizers` library on random text, and shows the first difference shrunk.
 
     scons tests
-    python reference/compare_tokenizers.py build/tests/tokenizer_ids tests/tokenizers/* --count 100000
+    python reference/compare_tokenizers.py build/tests/tokenizer_ids tests/tokenizers/*/ --count 100000
     python reference/compare_tokenizers.py build/tests/tokenizer_ids DIR/llama3.1 --decode --count 100000 --seed 7
     python reference/compare_tokenizers.py build/tests/tokenizer_ids tests/tokenizers/qwen2 --code-points 0-1ff
 

@@ -258,7 +258,8 @@ static enum status write_all(const struct directory *directory, const char *conf
 static enum status make_folder(const char *folder) {
     static const char *const taken[] = {"config.json", "model.safetensors", "model.safetensors.index.json"};
     RETURN_IF(mkdir(folder, 0777) != 0 && !(errno == EEXIST && file_is_directory(folder)),
-              STATUS_CANNOT_CREATE, "%s: %s", folder, strerror(errno));
+              STATUS_CANNOT_CREATE, "%s: %s%s", folder, strerror(errno),
+              errno == ENOENT ? "; the folder that it goes into must exist" : "");
     for (size_t i = 0; i < sizeof taken / sizeof *taken; i++) {
         char *path = path_join(folder, taken[i]);
         RETURN_IF(!path, STATUS_INTERNAL, "out of host memory");

@@ -191,7 +191,7 @@ enum status outlet_put(struct outlet *outlet, struct record *record) {
     size_t ahead = (size_t)(record->request.index - outlet->next_index);
     enum status result = grow_ring(outlet, ahead);
     if (result == STATUS_OK) {
-        /* The thread measures the text too, which it renders itself: only what lies here counts. */
+        /* Text that is still to be rendered does not count; the thread takes off the same. */
         outlet->waiting_bytes += bytes;
         outlet->ring[(outlet->begin + ahead) % outlet->capacity] = record;
         if (outlet->failure != STATUS_OK)
