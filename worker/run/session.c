@@ -10,6 +10,9 @@
 #include "worker/base/log.h"
 #include "worker/model/safetensors.h"
 
+/* More weights than this are loaded when the tokenizer is open, fewer beside its opening. */
+static const size_t TOKENIZER_FIRST_BYTES = (size_t)4 << 30;
+
 enum status session_open_device(const struct config *config, struct backend *backend, bool *is_gpu) {
     struct backend_options options = {.n_threads = config->threads,
                                       .cpu_isa = config->cpu_isa,
@@ -114,6 +117,9 @@ static enum status load(const struct job *job, const struct config *config, cons
     TRY(plan_make(job, config, &session->model_config, &device, &session->plan));
 
     began = clock_seconds();
+    /* A tokenizer that is refused says so before weights that may take minutes to read. */
+    if (session->plan.weight_bytes > TOKENIZER_FIRST_BYTES)
+        TRY(background_join(&preparation->tokenizer));
     TRY(load_weights(job, from, preparation, session));
     session->weights_s = clock_seconds() - began;
     TRY(model_prepare(session->model, &session->plan.model));
