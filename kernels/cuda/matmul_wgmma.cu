@@ -61,8 +61,8 @@ struct wgmma_shape {
     static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
-    /* Of a product. One of 256 columns reads less shared memory than two of 128, but with the meetings of two
-     * parts it needs more registers than there are. */
+    /* Of a product. One of 256 columns reads less shared memory than two of 128. With PARTS == 2 the end of a
+     * tile stands in the code twice, and spills some 200 bytes with either. */
     static constexpr int MOST_WIDTH = PARTS == 1 ? 256 : 128;
     static constexpr int WIDTH = TOKENS < MOST_WIDTH ? TOKENS : MOST_WIDTH;
     static constexpr int PRODUCTS = TOKENS / WIDTH;
@@ -412,13 +412,12 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     int group = warp / 4;
     walk<Shape> w;
     w.begin(p, n_tiles);
-    auto bias_here = [&]() { /* no kernel writes it */
-                             const int output =
-                                 w.first_output(row_clusters) + warp * 16 + (int)tile_c_row(lane, 0);
-                             return output_bias{p.bias && output < p.n_out ? p.bias[output] : 0.0f,
-                                                p.bias && output + 8 < p.n_out ? p.bias[output + 8] : 0.0f};
+    auto bias_here = [&]() {
+        const int output = w.first_output(row_clusters) + warp * 16 + (int)tile_c_row(lane, 0);
+        return output_bias{p.bias && output < p.n_out ? p.bias[output] : 0.0f,
+                           p.bias && output + 8 < p.n_out ? p.bias[output + 8] : 0.0f};
     };
-    /* Read before it is needed, but where the sums leave no register for it. */
+    /* No kernel writes it: read ahead, but where the sums leave no register for it. */
     output_bias bias = {0, 0};
     if (!Shape::STAGED)
         bias = bias_here();

@@ -339,7 +339,7 @@ static __device__ __forceinline__ void ptx_named_barrier(uint32_t number, uint32
 /* The same, and whether `mine` is true in any of the threads (PTX ISA, "bar, barrier": red). */
 static __device__ __forceinline__ bool ptx_named_barrier_or(uint32_t number, uint32_t threads, bool mine) {
     uint32_t any;
-    __syncwarp();
+    __syncwarp(); /* as in ptx_named_barrier() */
     asm volatile("{\n"
                  ".reg .pred mine, any;\n"
                  "setp.ne.u32 mine, %3, 0;\n"
