@@ -283,8 +283,8 @@ struct backend_context; /* private to the backend */
 struct backend {
     struct backend_context *context;
     const char *kind;            /* "cpu", "cuda" */
-    char numerics_class[32];     /* "cpu-2", "cuda-mma-3-sm90": part of a job's identity */
-    char device[128];            /* for people: "AMD EPYC, 2 threads, avx512"; "NVIDIA H100 80GB HBM3" */
+    char numerics_class[32];     /* "cpu-3", "cuda-mma-3-sm90": part of a job's identity */
+    char device[128];            /* for people: "AMD EPYC, 2 threads, avx512_bf16"; "NVIDIA H100 80GB HBM3" */
     int32_t max_steps_in_flight; /* 1: step_end returns with the step done; 2: it runs beside the host */
 
     /* Releases everything. */
@@ -372,7 +372,7 @@ struct backend {
 
 struct backend_options {
     int32_t n_threads;   /* cpu: 0 = all processors this process may use */
-    const char *cpu_isa; /* cpu: NULL or "auto", "avx512", "avx2", "portable"; equal bits */
+    const char *cpu_isa; /* cpu: NULL or "auto", "avx512_bf16", "avx512", "avx2", "portable"; equal bits */
     int32_t cuda_device; /* cuda: ordinal */
     bool no_graphs;      /* cuda: launch each operation (for debugging and sanitizers) */
 };

@@ -9,6 +9,13 @@
 #include "kernels/cpu/context.h"
 #include "kernels/cpu/cpu_info.h"
 
+/* simd.h: bfloat16 products flush subnormals on x86-64 alone. */
+#if defined(__x86_64__)
+#define NUMERICS_CLASS "cpu-3"
+#else
+#define NUMERICS_CLASS "cpu-3-subnormals"
+#endif
+
 enum { MEMORY_ALIGNMENT = 64, HUGE_PAGE_BYTES = 2 << 20 };
 
 /* Memory for tensors: aligned to a cache line, large pieces in huge pages where the system has them. NULL
@@ -26,12 +33,15 @@ static void *memory_new(size_t bytes) {
 
 /* ---- tensors ---- */
 
+/* padded_rows: those that there is memory for; of a weight, PANEL_OUTPUTS to a panel. */
 static enum status add_tensor(struct backend_context *context, enum dtype dtype, enum tensor_kind kind,
                               int64_t rows, int64_t cols, int64_t padded_rows, struct tensor **out) {
     RETURN_IF(rows < 1 || cols < 1, STATUS_INTERNAL, "a tensor of [%lld, %lld]: both must be at least 1",
               (long long)rows, (long long)cols);
-    size_t bytes;
-    bool fits = !__builtin_mul_overflow((size_t)padded_rows, (size_t)cols, &bytes) &&
+    size_t bytes, padded_cols = (size_t)cols;
+    if (kind == TENSOR_WEIGHT && dtype == DTYPE_BFLOAT16)
+        padded_cols += padded_cols % 2; /* pairs: isa.h */
+    bool fits = !__builtin_mul_overflow((size_t)padded_rows, padded_cols, &bytes) &&
                 !__builtin_mul_overflow(bytes, dtype_bytes(dtype), &bytes);
     void *data = fits ? memory_new(bytes) : NULL;
     struct tensor *tensor = data ? malloc(sizeof *tensor) : NULL;
@@ -441,7 +451,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
     *out = (struct backend){
         .context = context,
         .kind = "cpu",
-        .numerics_class = "cpu-2",
+        .numerics_class = NUMERICS_CLASS,
         .max_steps_in_flight = 1,
         .close = cpu_close,
         .memory_info = cpu_memory_info,

@@ -90,12 +90,11 @@ enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype
                                struct device_limits *limits);
 enum status cpu_sample(struct backend_context *context, const struct sample_args *args);
 
-/* The packed form of a weight: [ceil(n_out / PANEL_OUTPUTS), n_in, PANEL_OUTPUTS], zero beyond n_out.
- * STATUS_NO_FIT. */
+/* The packed form of a weight, [ceil(n_out / PANEL_OUTPUTS)] panels: isa.h. STATUS_NO_FIT. */
 enum status cpu_weight_pack(struct backend_context *context, enum dtype dtype, int64_t n_out, int64_t n_in,
                             struct row_source rows, void *packed);
-/* That of two, [ceil(n_out / PANEL_OUTPUTS), 2 (gate, up), n_in, PANEL_OUTPUTS]: a panel of each lies beside
- * the other, so their sums are in registers at once. */
+/* That of two, [ceil(n_out / PANEL_OUTPUTS), 2 (gate, up)] panels: a panel of each lies beside the other, so
+ * their sums are in registers at once. */
 enum status cpu_weight_pair_pack(struct backend_context *context, enum dtype dtype, int64_t n_out,
                                  int64_t n_in, struct row_source gate, struct row_source up, void *packed);
 

@@ -1,19 +1,23 @@
 /* embed: hidden = scale * token embedding + position embedding. An embedding row is read out of the packed
- * weight: one lane of a panel, PANEL_OUTPUTS elements apart. */
+ * weight: one lane of a panel. */
 #include "kernels/cpu/bfloat16.h"
 #include "kernels/cpu/context.h"
 
 /* out[i] = scale times row `row` of the table, or out[i] += the row. */
 static void read_row(const struct tensor *table, int64_t row, float *out, float scale, bool add) {
-    int64_t first = row / PANEL_OUTPUTS * table->cols * PANEL_OUTPUTS + row % PANEL_OUTPUTS;
+    const int64_t lane = row % PANEL_OUTPUTS;
+    const char *panel = (const char *)table->data +
+                        row / PANEL_OUTPUTS * panel_lines(table->dtype, table->cols) * PANEL_LINE_BYTES;
     if (table->dtype == DTYPE_FLOAT32) {
-        const float *from = (const float *)table->data + first;
-        for (int64_t i = 0; i < table->cols; i++)
-            out[i] = add ? out[i] + from[i * PANEL_OUTPUTS] : scale * from[i * PANEL_OUTPUTS];
-    } else {
-        const uint16_t *from = (const uint16_t *)table->data + first;
+        const float *from = (const float *)(const void *)panel;
         for (int64_t i = 0; i < table->cols; i++) {
-            float x = bfloat16_to_float(from[i * PANEL_OUTPUTS]);
+            float x = from[panel_element(DTYPE_FLOAT32, lane, i)];
+            out[i] = add ? out[i] + x : scale * x;
+        }
+    } else {
+        const uint16_t *from = (const uint16_t *)(const void *)panel;
+        for (int64_t i = 0; i < table->cols; i++) {
+            float x = bfloat16_to_float(from[panel_element(DTYPE_BFLOAT16, lane, i)]);
             out[i] = add ? out[i] + x : scale * x;
         }
     }

@@ -13,7 +13,7 @@
 #include "kernels/backend.h"
 
 enum {
-    PANEL_OUTPUTS = 16, /* outputs per panel of a packed weight: [panel][k][PANEL_OUTPUTS] */
+    PANEL_OUTPUTS = 16, /* outputs per panel of a packed weight */
     PANEL_STEP = 4,     /* panels that matmul_panels works on together: the best grain to divide by */
     NORM_CHUNK = 64,    /* features per partial sum */
     MAX_HEAD_DIM = 256, /* queries and accumulators of attention live on the stack */
@@ -21,19 +21,34 @@ enum {
     LOGIT_BLOCK = 64    /* logits per entry of sample_block_maxima and per partial sum */
 };
 
+/* A packed weight is panels of PANEL_OUTPUTS outputs, zero beyond n_out, each a run of cache lines: float32
+ * [n_in][16]; bfloat16 [ceil(n_in / 2)][16][2], where a pair holds the odd k in front of the even one (that
+ * is, in the lower half of 32 bits) and zero for a k that an odd n_in lacks. That is how the dot product of
+ * AVX512-BF16 wants it: it adds the product of the upper halves first, so k ascends. */
+static inline int64_t panel_lines(enum dtype dtype, int64_t n_in) {
+    return dtype == DTYPE_BFLOAT16 ? (n_in + 1) / 2 : n_in;
+}
+
+enum { PANEL_LINE_BYTES = 64 };
+
+/* Where the weight of output `lane` of a panel and input k lies in it, in elements. */
+static inline int64_t panel_element(enum dtype dtype, int64_t lane, int64_t k) {
+    if (dtype == DTYPE_BFLOAT16)
+        return (k & ~(int64_t)1) * PANEL_OUTPUTS + 2 * lane + (~k & 1);
+    return k * PANEL_OUTPUTS + lane;
+}
+
 /* out = activation(weight . in + bias), or out += that. With a gated activation the weight is a pair, whose
  * panels take turns: the gate's first, the up's first, the gate's second, ... */
 struct matmul_job {
-    const void *weight; /* [ceil(n_out / 16) (twice that for a pair), n_in, 16] weight_dtype, zero beyond
-                           n_out */
+    const void *weight; /* packed, [ceil(n_out / 16) (twice that for a pair)] panels of dtype */
     const float *bias;  /* [n_out] float32, or NULL */
-    const void *in;     /* [n_rows, n_in] in_dtype */
+    const void *in;     /* [n_rows, n_in] dtype */
     void *out;          /* [n_rows, n_out] out_dtype */
     int64_t n_out;
     int64_t n_in;
     int64_t n_rows;
-    enum dtype weight_dtype;
-    enum dtype in_dtype;
+    enum dtype dtype;
     enum dtype out_dtype;
     enum activation activation;
     bool accumulate;
@@ -101,13 +116,16 @@ struct cpu_isa {
     /* How many values are at least bound; their indices and values are written in ascending order of index.
      */
     int64_t (*sample_gather)(const float *values, int64_t n, float bound, int32_t *ids, float *kept);
-    /* n rounds of 8 chains of 16 multiply-adds: what the processor can do at best. */
-    float (*fma_rounds)(int64_t n, float factor);
+    /* n rounds of independent chains of what matmul_panels multiplies this dtype with: what the processor can
+     * do at best. Returns how many multiply-adds that were; *sink takes what was computed. */
+    int64_t (*fma_rounds)(enum dtype dtype, int64_t n, float factor, float *sink);
     /* ln x, for positive normal x. */
     float (*log)(float x);
 };
 
-/* The table for a name ("avx512", "avx2", "portable"; NULL or "auto": the best that this processor runs). */
+/* The table for a name ("avx512_bf16", "avx512", "avx2", "portable"; NULL or "auto": the best that this
+ * processor runs). STATUS_NO_DEVICE: no such table, a processor without it, or one whose bfloat16 dot product
+ * adds in another order. */
 enum status cpu_isa_find(const char *name, const struct cpu_isa **out);
 
 #endif

@@ -20,7 +20,7 @@ void CPU_SYMBOL(cpu_sample_exp)(const float *values, int64_t n, float largest, f
 int32_t CPU_SYMBOL(cpu_sample_gumbel)(const float *values, const int32_t *ids, int64_t n, float largest,
                                       float factor, uint64_t key, uint32_t position);
 int64_t CPU_SYMBOL(cpu_sample_gather)(const float *values, int64_t n, float bound, int32_t *ids, float *kept);
-float CPU_SYMBOL(cpu_fma_rounds)(int64_t n, float factor);
+int64_t CPU_SYMBOL(cpu_fma_rounds)(enum dtype dtype, int64_t n, float factor, float *sink);
 float CPU_SYMBOL(cpu_log)(float x);
 
 #endif

@@ -18,7 +18,9 @@ struct measurement {
     int n_threads;
     const uint64_t *data; /* [n_words] */
     int64_t n_words;
+    enum dtype dtype;
     int64_t rounds;
+    _Atomic int64_t multiply_adds;
     _Atomic uint64_t sink; /* takes what is computed, so that the compiler does not leave it out */
 };
 
@@ -36,7 +38,9 @@ static void fma_task(void *argument, int64_t task, int thread) {
     (void)task;
     (void)thread;
     struct measurement *m = argument;
-    m->sink += m->isa->fma_rounds(m->rounds, 0.5f) > 0;
+    float sum;
+    m->multiply_adds += m->isa->fma_rounds(m->dtype, m->rounds, 0.5f, &sum);
+    m->sink += sum > 0;
 }
 
 static double seconds_of(struct backend_context *context, pool_task *task, struct measurement *m) {
@@ -47,7 +51,6 @@ static double seconds_of(struct backend_context *context, pool_task *task, struc
 
 enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype,
                                struct device_limits *limits) {
-    (void)dtype; /* bfloat16 is widened to float32 and multiplied there */
     const size_t bytes = (size_t)512 << 20;
     uint64_t *data = malloc(bytes);
     RETURN_IF(!data, STATUS_NO_FIT, "measuring the read bandwidth needs %zu bytes of memory", bytes);
@@ -57,15 +60,17 @@ enum status cpu_measure_limits(struct backend_context *context, enum dtype dtype
         .n_threads = context->n_threads,
         .data = data,
         .n_words = (int64_t)(bytes / sizeof *data),
+        .dtype = dtype,
         .rounds = 2000000,
     };
     double best_read = INFINITY, best_fma = INFINITY;
     for (int repeat = 0; repeat < 5; repeat++) {
         best_read = fmin(best_read, seconds_of(context, read_task, &m));
+        m.multiply_adds = 0;
         best_fma = fmin(best_fma, seconds_of(context, fma_task, &m));
     }
     free(data);
     limits->read_bytes_per_s = (double)bytes / best_read;
-    limits->flops = 2.0 * 8 * PANEL_OUTPUTS * (double)m.rounds * m.n_threads / best_fma;
+    limits->flops = 2.0 * (double)m.multiply_adds / best_fma;
     return STATUS_OK;
 }

@@ -32,7 +32,8 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
     RETURN_IF(args->softcap != 0 && (!(args->softcap > 0) || args->activation || args->accumulate),
               STATUS_INTERNAL,
               "matmul: a soft cap is above 0 and takes neither an activation nor a residual");
-    TRY(cpu_tensor_check(args->in, "matmul", "in", TENSOR_ROWS, -1, args->n_rows, n_in));
+    enum dtype dtype = args->weight->dtype;
+    TRY(cpu_tensor_check(args->in, "matmul", "in", TENSOR_ROWS, dtype, args->n_rows, n_in));
     TRY(cpu_tensor_check(args->out, "matmul", "out", TENSOR_ROWS, args->accumulate ? DTYPE_FLOAT32 : -1,
                          args->n_rows, n_out));
     if (args->bias)
@@ -48,8 +49,7 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
                 .n_out = n_out,
                 .n_in = n_in,
                 .n_rows = args->n_rows,
-                .weight_dtype = args->weight->dtype,
-                .in_dtype = args->in->dtype,
+                .dtype = dtype,
                 .out_dtype = args->out->dtype,
                 .activation = args->activation,
                 .accumulate = args->accumulate,

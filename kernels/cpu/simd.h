@@ -1,10 +1,11 @@
 /* simd: sixteen float32 lanes, and exp and log over them. Included only by the isa_*.c files.
  *
  * Those files are compiled once per instruction set, with CPU_ISA set to the suffix of their symbols. v16 is
- * one 512-bit register (AVX-512), two 256-bit registers (AVX2 with FMA) or an array (any machine). Every
- * function rounds each lane in the same order on all three, multiplies and adds into one rounding only where
- * fma is written, and leaves subnormals alone; so the three builds give equal bits. Sums over lanes form one
- * fixed tree: (i, i + 8), (i, i + 4), (i, i + 2), (i, i + 1). */
+ * one 512-bit register (AVX-512, with or without the bfloat16 dot product), two 256-bit registers (AVX2 with
+ * FMA) or an array (any machine). Every function rounds each lane in the same order on all of them,
+ * multiplies and adds into one rounding only where fma is written, and leaves subnormals alone, but for
+ * v16_dot and what stands between simd_flush_subnormals and simd_restore; so all builds give equal bits. Sums
+ * over lanes form one fixed tree: (i, i + 8), (i, i + 4), (i, i + 2), (i, i + 1). */
 #ifndef PRESSRUN_KERNELS_CPU_SIMD_H
 #define PRESSRUN_KERNELS_CPU_SIMD_H
 
@@ -15,12 +16,12 @@
 #include "kernels/cpu/bfloat16.h"
 
 #ifndef CPU_ISA
-#error "CPU_ISA names the instruction set: avx512, avx2 or portable"
+#error "CPU_ISA names the instruction set: avx512_bf16, avx512, avx2 or portable"
 #endif
 
 #define CPU_JOIN_(name, isa) name##_##isa
 #define CPU_JOIN(name, isa)  CPU_JOIN_(name, isa)
-/* The name of an external symbol of this build: name_avx512, name_avx2, name_portable. */
+/* The name of an external symbol of this build: name_avx512_bf16, name_avx512, name_avx2, name_portable. */
 #define CPU_SYMBOL(name) CPU_JOIN(name, CPU_ISA)
 #define CPU_STRING_(isa) #isa
 #define CPU_STRING(isa)  CPU_STRING_(isa)
@@ -59,6 +60,16 @@ SIMD_INLINE void v16_store_first(float *to, v16 x, int n) {
 SIMD_INLINE v16 v16_load_bf16(const uint16_t *from) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+/* Of 16 pairs of bfloat16 the second ones, which lie in the upper halves of 32 bits. */
+SIMD_INLINE v16 v16_load_upper(const uint16_t *pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(-0x10000)));
+}
+
+/* The first ones, which lie in the lower halves. */
+SIMD_INLINE v16 v16_load_lower(const uint16_t *pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16));
 }
 
 SIMD_INLINE v16 v16_add(v16 a, v16 b) {
@@ -197,6 +208,21 @@ SIMD_INLINE v16 v16_load_bf16(const uint16_t *from) {
                  _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
 }
 
+SIMD_INLINE v16 v16_load_upper(const uint16_t *pairs) {
+    const __m256i mask = _mm256_set1_epi32(-0x10000);
+    __m256i lo = _mm256_loadu_si256((const __m256i *)pairs);
+    __m256i hi = _mm256_loadu_si256((const __m256i *)(pairs + 16));
+    return (v16){_mm256_castsi256_ps(_mm256_and_si256(lo, mask)),
+                 _mm256_castsi256_ps(_mm256_and_si256(hi, mask))};
+}
+
+SIMD_INLINE v16 v16_load_lower(const uint16_t *pairs) {
+    __m256i lo = _mm256_loadu_si256((const __m256i *)pairs);
+    __m256i hi = _mm256_loadu_si256((const __m256i *)(pairs + 16));
+    return (v16){_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+                 _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+
 SIMD_INLINE v16 v16_add(v16 a, v16 b) {
     return V16_EACH(_mm256_add_ps);
 }
@@ -331,6 +357,14 @@ SIMD_INLINE v16 v16_load_bf16(const uint16_t *from) {
     V16_LOOP(bfloat16_to_float(from[i]));
 }
 
+SIMD_INLINE v16 v16_load_upper(const uint16_t *pairs) {
+    V16_LOOP(bfloat16_to_float(pairs[2 * i + 1]));
+}
+
+SIMD_INLINE v16 v16_load_lower(const uint16_t *pairs) {
+    V16_LOOP(bfloat16_to_float(pairs[2 * i]));
+}
+
 SIMD_INLINE v16 v16_add(v16 a, v16 b) {
     V16_LOOP(a.lane[i] + b.lane[i]);
 }
@@ -419,6 +453,68 @@ SIMD_INLINE float v16_largest(v16 x) {
     return x.lane[0];
 }
 
+#endif
+
+/* ---- pairs of bfloat16 ---- */
+
+#if defined(__AVX512BF16__)
+#define V16_DOTS 1
+
+typedef __m512i v16_pairs; /* 16 pairs */
+
+/* The same pair in all lanes. */
+SIMD_INLINE v16_pairs v16_pairs_set1(uint32_t pair) {
+    return _mm512_set1_epi32((int32_t)pair);
+}
+
+SIMD_INLINE v16_pairs v16_pairs_load(const uint16_t *pairs) {
+    return _mm512_loadu_si512(pairs);
+}
+
+/* fma(lower a, lower b, fma(upper a, upper b, c)) with subnormal operands and results as zero, in whatever
+ * mode the processor is (VDPBF16PS, Intel Software Developer's Manual, volume 2). */
+SIMD_INLINE v16 v16_dot(v16_pairs a, v16_pairs b, v16 c) {
+    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
+}
+
+/* The first n (1..32) values from memory, zero behind them, as pairs whose halves have changed places. */
+SIMD_INLINE v16_pairs v16_pairs_load_swapped_first(const uint16_t *from, int n) {
+    return _mm512_rol_epi32(_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), from), 16);
+}
+
+SIMD_INLINE void v16_pairs_store(uint32_t *to, v16_pairs pairs) {
+    _mm512_storeu_si512(to, pairs);
+}
+#else
+#define V16_DOTS 0
+#endif
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+
+/* From here on this thread takes subnormal operands as zero and gives zero for subnormal results, as v16_dot
+ * does. Returns the mode before. The compiler knows nothing of the mode: what it is meant for stands in a
+ * function that is not inlined. */
+SIMD_INLINE uint32_t simd_flush_subnormals(void) {
+    enum { FLUSH_RESULTS = 0x8000, OPERANDS_ARE_ZERO = 0x40 };
+    uint32_t mode = _mm_getcsr();
+    _mm_setcsr(mode | FLUSH_RESULTS | OPERANDS_ARE_ZERO);
+    return mode;
+}
+
+SIMD_INLINE void simd_restore(uint32_t mode) {
+    _mm_setcsr(mode);
+}
+#else
+/* Other processors have no control with these very rules (which results count as subnormal: before or after
+ * rounding). There subnormals stay, and the backend's numerics class says so. */
+SIMD_INLINE uint32_t simd_flush_subnormals(void) {
+    return 0;
+}
+
+SIMD_INLINE void simd_restore(uint32_t mode) {
+    (void)mode;
+}
 #endif
 
 /* ---- built from the above, the same text for every instruction set ---- */

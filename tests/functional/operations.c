@@ -19,6 +19,7 @@ const struct operation_case operation_cases[] = {
     {"matmul gated by gelu", case_matmul_gelu_gated},
     {"matmul soft cap", case_matmul_softcap},
     {"matmul gated, extremes", case_matmul_gated_extremes},
+    {"matmul of subnormals", case_matmul_subnormals},
     {"matmul: a row alone = in any batch", case_matmul_rows_alone},
     {"matmul: a planted split of K is seen", case_planted_split},
     {"attention float32", case_attention_float32},

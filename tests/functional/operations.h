@@ -126,6 +126,7 @@ void case_matmul_bfloat16(struct operations *ops);
 void case_matmul_gated(struct operations *ops);
 void case_matmul_gelu_gated(struct operations *ops);
 void case_matmul_softcap(struct operations *ops);
+void case_matmul_subnormals(struct operations *ops);
 void case_matmul_gated_extremes(struct operations *ops);
 void case_matmul_rows_alone(struct operations *ops);
 void case_planted_split(struct operations *ops);

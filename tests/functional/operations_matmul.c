@@ -276,6 +276,61 @@ void case_matmul_softcap(struct operations *ops) {
     }
 }
 
+/* ---- subnormals ---- */
+
+static float random_sized(struct operations *ops, int lowest, int highest) {
+    int exponent = lowest + (int)(ops_uniform(ops, 0.0f, 1.0f) * (float)(highest - lowest));
+    float mantissa = ops_uniform(ops, 1.0f, 1.9f);
+    return ops_round(ldexpf(ops_uniform(ops, -1.0f, 1.0f) < 0 ? -mantissa : mantissa, exponent),
+                     DTYPE_BFLOAT16);
+}
+
+/* bfloat16 products and sums around the smallest normal number, and rows that are subnormal. A device may
+ * flush any of them to zero; on the CPU the instruction sets must agree on which, to the bit. */
+static void subnormals_one(struct operations *ops, int32_t n_out, int32_t n_in, int32_t n_rows) {
+    enum { LARGEST = 20 }; /* no weight is 2^20 */
+    struct backend *backend = ops_open(ops);
+    float *weight = ops_alloc(ops, (size_t)(n_out * n_in), sizeof *weight);
+    float *in = ops_alloc(ops, (size_t)(n_rows * n_in), sizeof *in);
+    for (int32_t o = 0; o < n_out; o++)
+        for (int32_t k = 0; k < n_in; k++)
+            weight[o * n_in + k] =
+                o % 2 ? random_sized(ops, -66, -60) : random_sized(ops, LARGEST - 8, LARGEST);
+    for (int32_t r = 0; r < n_rows; r++)
+        for (int32_t k = 0; k < n_in; k++)
+            in[r * n_in + k] = r % 2 ? random_sized(ops, -66, -58) : random_sized(ops, -133, -122);
+    struct matmul_args args = {.weight = ops_weight(ops, DTYPE_BFLOAT16, n_out, n_in, weight),
+                               .in = ops_rows(ops, DTYPE_BFLOAT16, n_rows, n_in, in),
+                               .out = ops_junk(ops, DTYPE_FLOAT32, n_rows, n_out),
+                               .n_rows = n_rows};
+    OPS_OK(ops, backend->matmul(backend->context, &args));
+    float *got = ops_read(ops, args.out, DTYPE_FLOAT32, n_rows, n_out);
+    for (int32_t r = 0; r < n_rows; r++) {
+        for (int32_t o = 0; o < n_out; o++) {
+            double sum = 0, size = 0;
+            for (int32_t k = 0; k < n_in; k++) {
+                double product = (double)weight[o * n_in + k] * in[r * n_in + k];
+                sum += product;
+                size += fabs(product);
+            }
+            /* As in matmul_one; and what is flushed: each time less than 2^-126 of a sum, or that of a row
+             * times its weight. */
+            double flushed = n_in * ldexp(1.0, -126 + (o % 2 ? 0 : LARGEST));
+            double tolerance = 0x1p-24 * (2.0 * sqrt((double)n_in) + 8.0) * size + flushed;
+            ops_expect_near(ops, got[r * n_out + o], sum, tolerance, "matmul of subnormals", r, o);
+        }
+    }
+    free(got);
+    free(weight);
+    free(in);
+}
+
+void case_matmul_subnormals(struct operations *ops) {
+    subnormals_one(ops, 16, 1, 1);
+    subnormals_one(ops, 70, 38, 4);
+    subnormals_one(ops, 100, 301, 75);
+}
+
 /* Row counts beyond OPS_MOST_ROWS go round through the same rows. */
 static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t n_out, int32_t n_in,
                               int32_t most_rows, bool accumulate, enum activation activation, float softcap) {

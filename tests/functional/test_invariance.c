@@ -48,6 +48,7 @@ static const struct invariance_variant cpu_variants[] = {
     {.name = "2 threads", .options.n_threads = 2},
     {.name = "avx2", .options.cpu_isa = "avx2"},
     {.name = "avx512", .options.cpu_isa = "avx512"},
+    {.name = "avx512_bf16", .options.cpu_isa = "avx512_bf16"},
     {.name = "results late", .relay.is_late = true},
 };
 

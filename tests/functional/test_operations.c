@@ -36,7 +36,8 @@ static void run_case(void **state) {
 static const struct {
     const char *isa;
     int n_threads;
-} variants[] = {{"avx512", 1}, {"avx512", 2}, {"avx2", 1}, {"avx2", 3}, {"portable", 2}};
+} variants[] = {{"avx512_bf16", 1}, {"avx512_bf16", 2}, {"avx512", 1},  {"avx512", 2},
+                {"avx2", 1},        {"avx2", 3},        {"portable", 2}};
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
 int main(int argc, char **argv) {

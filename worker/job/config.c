@@ -123,7 +123,7 @@ static enum status set_device(const struct field *field, struct config *config) 
 }
 
 static enum status set_isa(const struct field *field, struct config *config) {
-    static const char *const choices[] = {"auto", "avx512", "avx2", "portable", NULL};
+    static const char *const choices[] = {"auto", "avx512_bf16", "avx512", "avx2", "portable", NULL};
     int choice = 0;
     TRY(field_choice(field, choices, &choice));
     config->cpu_isa = choices[choice];

@@ -44,7 +44,7 @@ struct config {
     int device;                     /* DEVICE_* */
     int32_t cuda_device;            /* ordinal */
     int32_t threads;                /* CPU backend threads; 0: all available */
-    const char *cpu_isa;            /* static text: auto | avx512 | avx2 | portable */
+    const char *cpu_isa;            /* static text: auto | avx512_bf16 | avx512 | avx2 | portable */
     int32_t max_num_seqs;           /* 0: automatic */
     int32_t max_num_batched_tokens; /* 0: automatic */
     enum kv_reserve kv_reserve;     /* pages that a sequence gets when it begins; default: expected */
