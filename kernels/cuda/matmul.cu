@@ -7,9 +7,10 @@
 
 namespace {
 
-/* The one product without a kernel there: float32 results of a gated activation. */
+/* Not there: float32 results of an activation, bfloat16 results of a soft cap. No model has them. */
 bool has_wgmma_kernel(const struct backend_context *context, const matmul_params &p) {
-    return context->has_wgmma && !(p.gated && p.out_float32);
+    bool gelu = p.activation == ACTIVATION_GELU_TANH;
+    return context->has_wgmma && !(p.out_float32 && (p.gated || gelu)) && !(p.softcap != 0 && !p.out_float32);
 }
 
 } // namespace

@@ -61,11 +61,6 @@ struct wgmma_shape {
     static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
-    /* Of a product. One of 256 columns reads less shared memory than two of 128. With PARTS == 2 the end of a
-     * tile stands in the code twice, and spills some 200 bytes with either. */
-    static constexpr int MOST_WIDTH = PARTS == 1 ? 256 : 128;
-    static constexpr int WIDTH = TOKENS < MOST_WIDTH ? TOKENS : MOST_WIDTH;
-    static constexpr int PRODUCTS = TOKENS / WIDTH;
     static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * WEIGHT_BLOCK_BYTES;
     static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
     static constexpr int STAGE_BYTES = WEIGHT_BYTES + K_BLOCKS * BOX_BYTES;
@@ -76,7 +71,6 @@ struct wgmma_shape {
     static_assert(PARTS == 1 || ROW_SHARERS == 1, "a cluster is for one of the two");
     static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
-    static_assert(WIDTH * PRODUCTS == TOKENS, "whole products");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
 };
 
@@ -178,6 +172,16 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
     }
 }
 
+/* What becomes of the sums of a tile. Each has kernels of its own: together they outgrow the instruction
+ * cache (kernels/README.md). */
+enum tile_end {
+    END_STORE,   /* bias, gelu; to bfloat16 */
+    END_GATED,   /* a gated activation of pairs; to bfloat16 */
+    END_FLOAT32, /* bias, soft cap; to float32 */
+    END_ADD,     /* bias; added to the residual */
+    N_ENDS
+};
+
 /* Where the sums of a warpgroup go: outputs [output, + 64) of rows [row, + TOKENS). */
 struct destination {
     const void *map; /* of out, for staged results */
@@ -189,50 +193,47 @@ struct destination {
 };
 
 /* float32 results of narrow tiles: eight lanes hold neighbouring outputs of a row. */
-template <typename Shape>
+template <typename Shape, tile_end END>
 __device__ __forceinline__ void write_float32(const matmul_params &p, const destination &d,
-                                              const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+                                              const float (&sum)[Shape::TOKENS / 2]) {
 #pragma unroll
-    for (int i = 0; i < Shape::PRODUCTS; i++)
-#pragma unroll
-        for (int c = 0; c < Shape::WIDTH / 2; c++) {
-            int row = d.row + i * Shape::WIDTH + c / 4 * 8 + (int)tile_c_column(d.lane, c % 4);
-            int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, c % 4);
-            if (row >= p.n_rows || output >= p.width)
-                continue;
-            float *at = static_cast<float *>(p.out) + row * p.out_stride + output;
-            if (p.accumulate)
-                ptx_add(at, sum[i][c]);
-            else
-                *at = sum[i][c];
-        }
+    for (int i = 0; i < Shape::TOKENS / 2; i++) {
+        int row = d.row + i / 4 * 8 + (int)tile_c_column(d.lane, i % 4);
+        int output = d.output + d.warp * 16 + (int)tile_c_row(d.lane, i % 4);
+        if (row >= p.n_rows || output >= p.width)
+            continue;
+        float *at = static_cast<float *>(p.out) + row * p.out_stride + output;
+        if (END == END_ADD)
+            ptx_add(at, sum[i]);
+        else
+            *at = sum[i];
+    }
 }
 
 /* bfloat16 results of narrow tiles. */
-template <typename Shape>
+template <typename Shape, tile_end END>
 __device__ __forceinline__ void write_bfloat16(const matmul_params &p, const destination &d,
-                                               const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
-    bool gated = p.gated;
+                                               const float (&sum)[Shape::TOKENS / 2]) {
+    constexpr bool gated = END == END_GATED;
 #pragma unroll
-    for (int i = 0; i < Shape::PRODUCTS; i++)
-#pragma unroll
-        for (int c = 0; c < Shape::WIDTH / 2; c++) {
-            int row = d.row + i * Shape::WIDTH + c / 4 * 8 + (int)tile_c_column(d.lane, c % 4);
-            int output = gated ? d.output / 2 + d.warp * 8 + d.lane / 4
-                               : d.output + d.warp * 16 + (int)tile_c_row(d.lane, c % 4);
-            if ((gated && c % 4 >= 2) || row >= p.n_rows || output >= p.width)
-                continue;
-            static_cast<bfloat16 *>(p.out)[row * p.out_stride + output] = from_float<bfloat16>(sum[i][c]);
-        }
+    for (int i = 0; i < Shape::TOKENS / 2; i++) {
+        int row = d.row + i / 4 * 8 + (int)tile_c_column(d.lane, i % 4);
+        int output = gated ? d.output / 2 + d.warp * 8 + d.lane / 4
+                           : d.output + d.warp * 16 + (int)tile_c_row(d.lane, i % 4);
+        if ((gated && i % 4 >= 2) || row >= p.n_rows || output >= p.width)
+            continue;
+        static_cast<bfloat16 *>(p.out)[row * p.out_stride + output] = from_float<bfloat16>(sum[i]);
+    }
 }
 
 /* bfloat16 results of wide tiles: [64 rows][64 outputs, or 32 of a pair] transposed into shared memory,
  * swizzled as the tensor map says, then stored by the copy engine. */
-template <typename Shape>
+template <typename Shape, tile_end END>
 __device__ __forceinline__ void write_staged(const matmul_params &p, const destination &d,
-                                             const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+                                             const float (&sum)[Shape::TOKENS / 2]) {
     constexpr int ROUNDS = Shape::TOKENS / STAGED_ROWS;
-    bool gated = p.gated, leader = d.warp == 0 && d.lane == 0;
+    constexpr bool gated = END == END_GATED;
+    bool leader = d.warp == 0 && d.lane == 0;
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
         uint32_t buffer = d.staging + round % STAGING_BUFFERS * STAGING_BYTES;
@@ -245,9 +246,7 @@ __device__ __forceinline__ void write_staged(const matmul_params &p, const desti
                 uint32_t r[4];
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
-                    constexpr int PER = Shape::WIDTH / 8;
-                    int tile = round * (STAGED_ROWS / 8) + j + m;
-                    const float *c = &sum[tile / PER][tile % PER * 4];
+                    const float *c = &sum[(round * (STAGED_ROWS / 8) + j + m) * 4];
                     r[m] = pack_bfloat16(c[0], c[1]);
                 }
                 uint32_t row = (uint32_t)(j * 8 + d.lane);
@@ -260,9 +259,7 @@ __device__ __forceinline__ void write_staged(const matmul_params &p, const desti
                 uint32_t r[4];
 #pragma unroll
                 for (int m = 0; m < 2; m++) {
-                    constexpr int PER = Shape::WIDTH / 8;
-                    int tile = round * (STAGED_ROWS / 8) + j + m;
-                    const float *c = &sum[tile / PER][tile % PER * 4];
+                    const float *c = &sum[(round * (STAGED_ROWS / 8) + j + m) * 4];
                     r[2 * m] = pack_bfloat16(c[0], c[1]);
                     r[2 * m + 1] = pack_bfloat16(c[2], c[3]);
                 }
@@ -280,9 +277,9 @@ __device__ __forceinline__ void write_staged(const matmul_params &p, const desti
 }
 
 /* float32 results of wide tiles: [64 rows][32 outputs] twice, as above, stored or added. */
-template <typename Shape>
+template <typename Shape, tile_end END>
 __device__ __forceinline__ void write_staged_float32(const matmul_params &p, const destination &d,
-                                                     const float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2]) {
+                                                     const float (&sum)[Shape::TOKENS / 2]) {
     static_assert(STAGING_BUFFERS == 2, "a buffer for each half of the outputs");
     constexpr int HALF = WEIGHT_BLOCK / 2;
     bool leader = d.warp == 0 && d.lane == 0;
@@ -296,9 +293,8 @@ __device__ __forceinline__ void write_staged_float32(const matmul_params &p, con
         for (int i = 0; i < STAGED_ROWS / 2; i++) {
             uint32_t row = (uint32_t)(i / 4 * 8) + tile_c_column(d.lane, i % 4);
             uint32_t output = (uint32_t)(d.warp % 2 * 16) + tile_c_row(d.lane, i % 4);
-            int of_tile = round * (STAGED_ROWS / 2) + i;
             ptx_store_shared(buffer + tile_offset(row, output / 4, 8) + output % 4 * 4,
-                             sum[of_tile / (Shape::WIDTH / 2)][of_tile % (Shape::WIDTH / 2)]);
+                             sum[round * (STAGED_ROWS / 2) + i]);
         }
         ptx_fence_for_copies();
         ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffers are complete */
@@ -306,7 +302,7 @@ __device__ __forceinline__ void write_staged_float32(const matmul_params &p, con
             continue;
         int row = d.row + round * STAGED_ROWS;
         for (int half = 0; half < 2; half++) {
-            if (p.accumulate)
+            if (END == END_ADD)
                 ptx_add_box(d.map, d.output + half * HALF, row, d.staging + half * STAGING_BYTES);
             else
                 ptx_store_box(d.map, d.output + half * HALF, row, d.staging + half * STAGING_BYTES);
@@ -320,56 +316,56 @@ struct output_bias {
 };
 
 /* Bias, activation, and to memory. second: the sums of the second part of K. The steps over all sums are
- * apart, each behind one branch, so that the code of a tile stays small. */
-template <typename Shape>
+ * apart, each behind one branch: code that is executed once costs more than it computes. */
+template <typename Shape, tile_end END>
 __device__ __forceinline__ void finish(const matmul_params &p, const destination &d,
-                                       float (&sum)[Shape::PRODUCTS][Shape::WIDTH / 2], output_bias bias,
-                                       bool second) {
-    constexpr int N = Shape::WIDTH / 2;
-    if (p.bias && !second) {
+                                       float (&sum)[Shape::TOKENS / 2], output_bias bias, bool second) {
+    constexpr int N = Shape::TOKENS / 2;
+    if (END != END_GATED && p.bias && !second) {
 #pragma unroll
-        for (int i = 0; i < Shape::PRODUCTS * N; i++)
-            sum[i / N][i % N] = sum[i / N][i % N] + (i % 4 < 2 ? bias.low : bias.high);
+        for (int i = 0; i < N; i++)
+            sum[i] = sum[i] + (i % 4 < 2 ? bias.low : bias.high);
     }
-    if (p.activation == ACTIVATION_GELU_TANH && !second) {
+    if (END == END_STORE && p.activation == ACTIVATION_GELU_TANH) {
 #pragma unroll
-        for (int i = 0; i < Shape::PRODUCTS * N; i++)
-            sum[i / N][i % N] = gelu_tanh(sum[i / N][i % N]);
+        for (int i = 0; i < N; i++)
+            sum[i] = gelu_tanh(sum[i]);
     }
-    if (p.activation == ACTIVATION_SILU_GATED) {
+    if (END == END_GATED && p.activation == ACTIVATION_SILU_GATED) {
 #pragma unroll
-        for (int i = 0; i < Shape::PRODUCTS * N; i += 4) {
-            sum[i / N][i % N] = silu(sum[i / N][i % N]) * sum[i / N][i % N + 2];
-            sum[i / N][i % N + 1] = silu(sum[i / N][i % N + 1]) * sum[i / N][i % N + 3];
+        for (int i = 0; i < N; i += 4) {
+            sum[i] = silu(sum[i]) * sum[i + 2];
+            sum[i + 1] = silu(sum[i + 1]) * sum[i + 3];
         }
     }
-    if (p.activation == ACTIVATION_GELU_TANH_GATED) {
+    if (END == END_GATED && p.activation == ACTIVATION_GELU_TANH_GATED) {
 #pragma unroll
-        for (int i = 0; i < Shape::PRODUCTS * N; i += 4) {
-            sum[i / N][i % N] = gelu_tanh(sum[i / N][i % N]) * sum[i / N][i % N + 2];
-            sum[i / N][i % N + 1] = gelu_tanh(sum[i / N][i % N + 1]) * sum[i / N][i % N + 3];
+        for (int i = 0; i < N; i += 4) {
+            sum[i] = gelu_tanh(sum[i]) * sum[i + 2];
+            sum[i + 1] = gelu_tanh(sum[i + 1]) * sum[i + 3];
         }
     }
-    if (p.softcap != 0) {
+    if (END == END_FLOAT32 && p.softcap != 0) {
 #pragma unroll
-        for (int i = 0; i < Shape::PRODUCTS * N; i++)
-            sum[i / N][i % N] = matmul_softcap(p, sum[i / N][i % N]);
+        for (int i = 0; i < N; i++)
+            sum[i] = matmul_softcap(p, sum[i]);
     }
+    constexpr bool to_float32 = END == END_FLOAT32 || END == END_ADD;
     if constexpr (Shape::STAGED) {
         if (second && d.warp == 0 && d.lane == 0)
             ptx_store_wait_all(); /* the first part is added before the second */
-        if (p.out_float32)
-            write_staged_float32<Shape>(p, d, sum);
+        if constexpr (to_float32)
+            write_staged_float32<Shape, END>(p, d, sum);
         else
-            write_staged<Shape>(p, d, sum);
-    } else if (p.out_float32) {
-        write_float32<Shape>(p, d, sum);
+            write_staged<Shape, END>(p, d, sum);
+    } else if constexpr (to_float32) {
+        write_float32<Shape, END>(p, d, sum);
     } else {
-        write_bfloat16<Shape>(p, d, sum);
+        write_bfloat16<Shape, END>(p, d, sum);
     }
 }
 
-template <typename Shape>
+template <typename Shape, tile_end END>
 __global__ void __launch_bounds__(Shape::THREADS, 1)
     kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map,
                         const __grid_constant__ CUtensorMap out_map, const matmul_params p) {
@@ -438,7 +434,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     };
     ring_position<Shape::STAGES> at;
     while (w.active()) {
-        float sum[Shape::PRODUCTS][Shape::WIDTH / 2] = {};
+        float sum[Shape::TOKENS / 2] = {};
         int previous = -1;
         for (int k = w.k; k < w.k_end; k += Shape::K_BLOCKS, at.next()) {
             ptx_barrier_wait(full + 8 * at.stage, at.parity, "matmul full");
@@ -450,12 +446,8 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
             for (int b = 0; b < Shape::K_BLOCKS; b++)
 #pragma unroll
                 for (int k16 = 0; k16 < WEIGHT_BLOCK / 16; k16++)
-#pragma unroll
-                    for (int i = 0; i < Shape::PRODUCTS; i++)
-                        wgmma<Shape::WIDTH>(sum[i],
-                                            wgmma_operand(weights + b * WEIGHT_BLOCK_BYTES + k16 * 32),
-                                            wgmma_operand(rows + b * Shape::BOX_BYTES +
-                                                          i * Shape::WIDTH * ROW_BYTES + k16 * 32));
+                    wgmma<Shape::TOKENS>(sum, wgmma_operand(weights + b * WEIGHT_BLOCK_BYTES + k16 * 32),
+                                         wgmma_operand(rows + b * Shape::BOX_BYTES + k16 * 32));
             wgmma_commit();
             wgmma_wait<1>(); /* the products of the stage before this one are complete */
             if (previous >= 0)
@@ -468,14 +460,13 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         d.output = w.first_output(row_clusters) + group * WEIGHT_BLOCK;
         if (Shape::STAGED && p.bias)
             bias = bias_here();
-        if (Shape::PARTS == 1 || w.part == 0)
-            finish<Shape>(p, d, sum, bias, w.part == 1);
-        if (Shape::PARTS == 2) {
-            if (Shape::STAGED && w.part == 0)
-                ptx_store_wait_all();
+        if (Shape::PARTS == 2 && w.part == 1)
             ptx_cluster_barrier(); /* the first part is in memory */
-            if (w.part == 1)
-                finish<Shape>(p, d, sum, bias, true);
+        finish<Shape, END>(p, d, sum, bias, w.part == 1);
+        if (Shape::PARTS == 2 && w.part == 0) {
+            if (Shape::STAGED)
+                ptx_store_wait_all();
+            ptx_cluster_barrier();
         }
         w.next_part(p);
         if (!Shape::STAGED)
@@ -496,16 +487,25 @@ struct wgmma_variant {
     int32_t parts;
     int32_t cluster;
     int32_t row_sharers;
-    int32_t width; /* of a product */
     int32_t threads;
     int32_t shared_bytes;
-    void (*kernel)(const CUtensorMap, const CUtensorMap, const matmul_params);
+    void (*kernels[N_ENDS])(const CUtensorMap, const CUtensorMap, const matmul_params); /* NULL: none */
 };
 
 template <typename Shape> wgmma_variant variant() {
-    return {Shape::OUTPUTS, Shape::TOKENS,       Shape::PARTS,
-            Shape::CLUSTER, Shape::ROW_SHARERS,  Shape::WIDTH,
-            Shape::THREADS, Shape::SHARED_BYTES, kernel_matmul_wgmma<Shape>};
+    wgmma_variant v = {Shape::OUTPUTS,     Shape::TOKENS,  Shape::PARTS,        Shape::CLUSTER,
+                       Shape::ROW_SHARERS, Shape::THREADS, Shape::SHARED_BYTES, {}};
+    v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
+    if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
+        v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
+        v.kernels[END_GATED] = kernel_matmul_wgmma<Shape, END_GATED>;
+        v.kernels[END_FLOAT32] = kernel_matmul_wgmma<Shape, END_FLOAT32>;
+    }
+    return v;
+}
+
+tile_end end_of(const matmul_params &p) {
+    return p.accumulate ? END_ADD : p.gated ? END_GATED : p.out_float32 ? END_FLOAT32 : END_STORE;
 }
 
 /* Predicted time of a shape in nanoseconds. Tiles run in waves over the multiprocessors; a tile takes as long
@@ -523,9 +523,8 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
     double waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
     double from_l2 = k_blocks * ROW_BYTES * ((double)v.outputs / v.row_sharers + v.tokens);
     double into_sm = k_blocks * ROW_BYTES * (v.outputs + v.tokens);
-    double columns = v.width;
-    double products = k_blocks * (WEIGHT_BLOCK / 16) * (v.outputs / WEIGHT_BLOCK) * (v.tokens / columns);
-    double cycles = columns / 2 > least_cycles ? columns / 2 : least_cycles;
+    double products = k_blocks * (WEIGHT_BLOCK / 16) * (v.outputs / WEIGHT_BLOCK);
+    double cycles = v.tokens / 2.0 > least_cycles ? v.tokens / 2.0 : least_cycles;
     double ns = from_l2 * at_once / all_bytes_per_ns;
     ns = into_sm / sm_bytes_per_ns > ns ? into_sm / sm_bytes_per_ns : ns;
     ns = products * cycles / cycles_per_ns > ns ? products * cycles / cycles_per_ns : ns;
@@ -598,9 +597,9 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
     int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;
-    return cuda_launch_clusters(context, "matmul", v.kernel, dim3((tiles < most ? tiles : most) * v.cluster),
-                                (unsigned)v.threads, (size_t)v.shared_bytes, (unsigned)v.cluster, in_map,
-                                out_map, p);
+    return cuda_launch_clusters(context, "matmul", v.kernels[end_of(p)],
+                                dim3((tiles < most ? tiles : most) * v.cluster), (unsigned)v.threads,
+                                (size_t)v.shared_bytes, (unsigned)v.cluster, in_map, out_map, p);
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {
