@@ -13,12 +13,14 @@
 #include "worker/model/float_convert.h"
 
 const char *golden_backend = "cpu";
+bool golden_small;
 
 bool golden_choose_backend(int argc, char **argv) {
     if (argc > 1)
         golden_backend = argv[1];
     if (argc > 2)
         cmocka_set_test_filter(argv[2]);
+    golden_small = argc > 3 && strcmp(argv[3], "small") == 0;
     struct backend backend;
     enum status result = backend_open(golden_backend, NULL, &backend);
     if (result == STATUS_OK)
@@ -31,7 +33,8 @@ bool golden_choose_backend(int argc, char **argv) {
 }
 
 void golden_open_backend(struct backend *backend) {
-    golden_check(backend_open(golden_backend, NULL, backend), golden_backend);
+    struct backend_options options = {.no_graphs = golden_small};
+    golden_check(backend_open(golden_backend, &options, backend), golden_backend);
 }
 
 void golden_check(enum status status, const char *what) {

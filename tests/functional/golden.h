@@ -12,9 +12,12 @@
 
 /* The backend that argv[1] names ("cpu" when absent). */
 extern const char *golden_backend;
+/* argv[3] is "small": the same cases with fewer tokens and records, and operations launched one by one. For
+ * sanitizers, which slow a kernel down a thousand times and lose track of recorded steps. */
+extern bool golden_small;
 
-/* Sets golden_backend, and the pattern of the tests to run from argv[2] where given ("*tiny*"); returns
- * false, having printed "SKIPPED: …", where there is no such device. */
+/* Sets the two, and the pattern of the tests to run from argv[2] where given ("*tiny*"); returns false,
+ * having printed "SKIPPED: …", where there is no such device. */
 bool golden_choose_backend(int argc, char **argv);
 void golden_open_backend(struct backend *backend);
 

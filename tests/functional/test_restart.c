@@ -71,7 +71,8 @@ static struct record *make_record(int32_t index) {
 static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
     memset(outcome, 0, sizeof *outcome);
     struct backend inner, backend;
-    OK(backend_open(golden_backend, &(struct backend_options){.n_threads = 1}, &inner));
+    OK(backend_open(golden_backend, &(struct backend_options){.n_threads = 1, .no_graphs = golden_small},
+                    &inner));
     OK(relay_open(&inner, &(struct relay_options){.is_late = is_late}, &backend));
     struct model_config config;
     struct sampling defaults;

@@ -259,6 +259,8 @@ static void check_model(const char *name, const char *folder, enum dtype dtype) 
     if (dtype == DTYPE_FLOAT32)
         compare_golden(name, &baseline);
     for (size_t v = 0; v < sizeof variants / sizeof variants[0]; v++) {
+        if (golden_small && variants[v].n_slots != 7)
+            continue;
         run_variant(name, folder, dtype, &variants[v], false, &run);
         compare_runs(&baseline, &run, variants[v].name);
         if (variants[v].generates) {
