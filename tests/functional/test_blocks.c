@@ -1,5 +1,6 @@
 /* The building blocks beside PyTorch, through backend.h: layer norm, linear, gelu, softmax, attention
- * probabilities, attention, MLP, block (tests/golden/README.md). argv[1]: cpu or cuda. */
+ * probabilities, attention, MLP, block (tests/golden/README.md). argv[1]: cpu or cuda; the others: golden.h.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

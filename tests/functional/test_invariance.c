@@ -1,6 +1,6 @@
 /* An answer never depends on its batch: 300 records, greedy and sampled, generated in batches of every make
  * and compared with one baseline, bit for bit. argv[1]: cpu or cuda; argv[2], when given, picks
- * the tests whose names match it ("*tiny*"). One line per run says what its batches
+ * the tests whose names match it ("*tiny*"); argv[3]: golden_small. One line per run says what its batches
  * were like, and the test holds them to be as different as they claim. */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,7 @@
 /* Whole networks beside PyTorch: logits, greedy text, and prompts cut in different ways, on the shipped model
  * and a tiny one of each family. argv[1]: cpu or cuda; argv[2], when given, picks the cases
- * <model>_<dtype>_logits, _greedy or _cuts whose names match it ("tiny_llama_float32_*"). */
+ * <model>_<dtype>_logits, _greedy or _cuts whose names match it ("tiny_llama_float32_*"); argv[3]:
+ * golden_small. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,7 @@
 /* The engine when sequences run out of pages and start again from their prompts: the answers are those of an
  * engine that reserves everything, whatever ends them and however many samples they have. The tiny model;
- * argv[1]: cpu or cuda. On the CPU results come at once, and one step late, as from a device beside the host.
+ * argv[1]: cpu or cuda; the others: golden.h. On the CPU results come at once, and one step late, as from a
+ * device beside the host.
  */
 #include <setjmp.h>
 #include <stdarg.h>

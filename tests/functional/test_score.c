@@ -1,6 +1,6 @@
 /* Scoring through the worker's engine: log-probabilities beside transformers' (tests/golden), and the same
  * bits whatever the batch, the chunks of a prompt, the slices of the head, or what is generated beside it.
- * argv[1]: cpu or cuda. */
+ * argv[1]: cpu or cuda; the others: golden.h. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -63,6 +63,8 @@ static void check_plan(const struct plan *plan, const struct job *job, const str
     assert_int_equal(plan->model.max_rows, state->max_rows);
     assert_int_equal(plan->model.max_samples, state->max_samples);
     assert_in_range(plan->model.logit_rows, 1, state->max_samples > 8 ? state->max_samples : 8);
+    if (plan->model.logit_rows > 256 && plan->model.logit_rows < state->max_samples)
+        assert_int_equal(plan->model.logit_rows % 256, 0);
     if (config->max_num_seqs)
         assert_int_equal(plan->max_num_seqs, config->max_num_seqs);
     if (config->max_num_batched_tokens)

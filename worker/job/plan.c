@@ -9,6 +9,7 @@ enum {
     AUTO_PREFILL_ROWS_GPU = 4096,
     AUTO_PREFILL_ROWS_CPU = 256,
     LOGIT_ROWS_BYTES = 256 << 20, /* logits of one LM head slice */
+    LOGIT_ROWS_STEP = 256,        /* whole tiles of the widest matmul kernels */
 };
 
 static const double MIB = 1 << 20;
@@ -40,6 +41,8 @@ static void set_width(struct plan *plan, enum job_mode mode, int32_t max_num_seq
     plan->model.max_samples = max_samples;
     plan->model.max_positions = plan->max_model_len;
     int64_t rows = LOGIT_ROWS_BYTES / (4 * (int64_t)plan->state.n_vocab);
+    if (rows > LOGIT_ROWS_STEP)
+        rows -= rows % LOGIT_ROWS_STEP;
     plan->model.logit_rows = rows < 8 ? 8 : rows < max_samples ? (int32_t)rows : max_samples;
 }
 
