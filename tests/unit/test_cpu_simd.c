@@ -238,7 +238,11 @@ enum { MOST_IN = 401, MOST_ROWS = 80, MOST_PANELS = 6 };
 /* Zero of the same sign for a subnormal. (A result that is subnormal by less than half a unit and rounds up
  * to a normal number stands for zero too; the values below do not meet it.) */
 static float flushed(float x) {
+#if defined(__x86_64__)
     return fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x;
+#else
+    return x; /* simd.h: subnormals stay */
+#endif
 }
 
 /* The definition: one chain of fused multiply-adds, k ascending, operands and results flushed, with 0 * 0 at
@@ -257,11 +261,15 @@ static uint16_t random_bfloat16(int lowest, int highest) {
 }
 
 /* n_out not a multiple of a panel, n_in odd and even, rows for every height of a tile and for several blocks
- * of rows; sizes: 0 ordinary, 1 results around the smallest normal number, 2 subnormal rows. */
+ * of rows, NaN in every third; sizes: 0 ordinary, 1 results around the smallest normal number, 2 subnormal
+ * rows, 3 subnormal weights. */
+enum { N_SIZES = 4 };
+
 static void check_products(const struct cpu_isa *isa, int n_out, int n_in, int n_rows, int sizes) {
-    static const int exponents[3][4] = {{-12, 12, -12, 12}, {-66, -58, -66, -60}, {4, 20, -133, -122}};
+    static const int exponents[N_SIZES][4] = {
+        {-12, 12, -12, 12}, {-66, -58, -66, -60}, {4, 20, -133, -122}, {-133, -122, 4, 20}};
     static uint16_t weight[MOST_PANELS * PANEL_OUTPUTS][MOST_IN], in[MOST_ROWS][MOST_IN],
-        rows[MOST_ROWS * MOST_IN], packed[MOST_PANELS * PANEL_OUTPUTS * (MOST_IN + 1)];
+        rows[MOST_ROWS * (MOST_IN + 1)], packed[MOST_PANELS * PANEL_OUTPUTS * (MOST_IN + 1)];
     static float out[MOST_ROWS * MOST_PANELS * PANEL_OUTPUTS];
     const int *e = exponents[sizes];
     const int n_panels = (n_out + PANEL_OUTPUTS - 1) / PANEL_OUTPUTS;
@@ -274,21 +282,29 @@ static void check_products(const struct cpu_isa *isa, int n_out, int n_in, int n
             packed[o / PANEL_OUTPUTS * panel_elements + panel_element(DTYPE_BFLOAT16, o % PANEL_OUTPUTS, k)] =
                 weight[o][k];
         }
-    for (int r = 0; r < n_rows; r++)
-        for (int k = 0; k < n_in; k++)
-            rows[r * n_in + k] = in[r][k] = random_bfloat16(e[2], e[3]);
+    memset(rows, 0xff, sizeof rows); /* NaN, behind the last row too */
     struct matmul_job job = {.weight = packed,
                              .in = rows,
                              .out = out,
                              .n_out = n_out,
-                             .n_in = n_in,
+                             .n_in = n_in + n_in % 2,
                              .n_rows = n_rows,
                              .dtype = DTYPE_BFLOAT16};
-    memset(out, 0xff, sizeof out);
+    /* Leaves NaN on the stack, also where the k that an odd n_in lacks lies. */
+    isa->matmul_panels(&job, 0, n_panels);
+    job.n_in = n_in;
+    for (int r = 0; r < n_rows; r++)
+        for (int k = 0; k < n_in && r % 3 != 2; k++)
+            rows[r * n_in + k] = in[r][k] = random_bfloat16(e[2], e[3]);
+    memset(out, 0, sizeof out);
     isa->matmul_panels(&job, 0, n_panels);
     int n_zero = 0;
     for (int r = 0; r < n_rows; r++)
         for (int o = 0; o < n_out; o++) {
+            if (r % 3 == 2) {
+                assert_true(isnan(out[r * n_out + o]));
+                continue;
+            }
             float expected = chain(weight[o], in[r], n_in);
             n_zero += expected == 0;
             if (memcmp(&expected, &out[r * n_out + o], sizeof expected) != 0)
@@ -296,7 +312,7 @@ static void check_products(const struct cpu_isa *isa, int n_out, int n_in, int n
                          n_in, n_rows, sizes, r, o, (double)out[r * n_out + o], (double)expected);
         }
     if (sizes > 0 && n_in == 1 && n_rows == MOST_ROWS)
-        assert_true(n_zero > 0); /* the values are as small as they should be */
+        assert_int_equal(n_zero > 0, flushed(FLT_MIN / 2) == 0); /* the values are small enough */
 }
 
 static void bfloat16_products_are_defined(void **state) {
@@ -312,7 +328,7 @@ static void bfloat16_products_are_defined(void **state) {
             continue;
         }
         for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
-            for (int sizes = 0; sizes < 3; sizes++) {
+            for (int sizes = 0; sizes < N_SIZES; sizes++) {
                 for (int n_rows = 1; n_rows <= 8; n_rows++)
                     check_products(isa, shapes[s][0], shapes[s][1], n_rows, sizes);
                 check_products(isa, shapes[s][0], shapes[s][1], 17, sizes);
