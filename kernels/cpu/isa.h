@@ -125,7 +125,7 @@ struct cpu_isa {
 
 /* The table for a name ("avx512_bf16", "avx512", "avx2", "portable"; NULL or "auto": the best that this
  * processor runs). STATUS_NO_DEVICE: no such table, a processor without it, or one whose bfloat16 dot product
- * adds in another order. */
+ * gives other sums. */
 enum status cpu_isa_find(const char *name, const struct cpu_isa **out);
 
 #endif
