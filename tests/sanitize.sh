@@ -8,7 +8,8 @@
 # PRESSRUN_SANITIZE_LIMIT seconds (1200).
 #
 # Each program first runs by itself, which gives the names of its cases. One line per case; the last line counts. Exit
-# code: 0; 1 when a case failed, was not finished, or the tool reported anything, or when there was no case.
+# code: 0; 1 when a case failed, was not finished, or the tool reported anything, or when there was no case; 64 usage, 66
+# not built, 69 no compute-sanitizer.
 set -euo pipefail
 
 usage() {
@@ -23,6 +24,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ! -d $build/tests/functional ]]; then
     echo "tests/sanitize.sh: $build/tests/functional is missing; build it with scons tests" >&2
     exit 66
+fi
+
+if ! command -v compute-sanitizer >/dev/null; then
+    echo "tests/sanitize.sh: compute-sanitizer is not in PATH; it comes with the CUDA toolkit" >&2
+    exit 69
 fi
 
 # run_case TOOL LIMIT FOLDER PROGRAM CASE
@@ -49,6 +55,7 @@ export -f run_case
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/pressrun-sanitize.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
+: >"$folder/cases"
 for program in "$build"/tests/functional/$programs; do
     [[ -x $program ]] || continue
     code=0
@@ -65,9 +72,10 @@ for program in "$build"/tests/functional/$programs; do
 done
 
 xargs -0 -r -n 2 -P "${PRESSRUN_SANITIZE_JOBS:-8}" bash -c 'run_case "$@"' bash "$tool" \
-    "${PRESSRUN_SANITIZE_LIMIT:-1200}" "$folder" <"$folder/cases" | tee "$folder/results"
+    "${PRESSRUN_SANITIZE_LIMIT:-1200}" "$folder" <"$folder/cases" | tee "$folder/results" || true
 
-n=$(grep -c ' s  ok$' "$folder/results" || true)
-n_failed=$(grep -c ' s  FAILED' "$folder/results" || true)
-echo "$tool: $n clean, $n_failed failed"
-[[ $n -gt 0 && $n_failed == 0 ]]
+n_cases=$(($(tr -cd '\0' <"$folder/cases" | wc -c) / 2))
+n=$(grep -c '^[^ ].* s  ok$' "$folder/results" || true)
+n_failed=$(grep -c '^[^ ].* s  FAILED' "$folder/results" || true)
+echo "$tool: $n of $n_cases cases clean, $n_failed failed"
+[[ $n -gt 0 && $n == "$n_cases" ]]

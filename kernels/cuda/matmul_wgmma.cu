@@ -511,7 +511,8 @@ tile_end end_of(const matmul_params &p) {
 /* Predicted time of a shape in nanoseconds. Tiles run in waves over the multiprocessors; a tile takes as long
  * as its bytes take (out of L2 to all, or into one multiprocessor) or its products take, then its end; all
  * take as long as the weights do from memory. The constants are fitted to a sweep on an H100 (kernel_bench
- * --sweep 1): over all shapes and row counts the choice is 1.7 % slower than the best on average. */
+ * --sweep 1) before each end had its own kernels: over all shapes and row counts the choice was 1.7 % slower
+ * than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
     const double all_bytes_per_ns = 5778, sm_bytes_per_ns = 51, memory_bytes_per_ns = 2950;
     const double cycles_per_ns = 1.75, least_cycles = 22; /* of a product */
