@@ -11,6 +11,7 @@
 
 #include "kernels/memory_rows.h"
 #include "worker/model/float_convert.h"
+#include "worker/model/weight_convert.h"
 
 const char *golden_backend = "cpu";
 bool golden_small;
@@ -56,12 +57,24 @@ struct stored_tensor *golden_find(struct safetensors *files, int index, const ch
     return safetensors_find(files, full);
 }
 
+static void *read_all(const struct stored_tensor *tensor) {
+    void *bytes = malloc(tensor->bytes ? tensor->bytes : 1);
+    int error = stored_tensor_read(tensor, 0, tensor->bytes, bytes);
+    if (error)
+        golden_check(stored_tensor_read_failed(tensor, error), tensor->name);
+    return bytes;
+}
+
 float *golden_floats(struct safetensors *files, int index, const char *name, int64_t shape[2]) {
     struct stored_tensor *tensor = golden_find(files, index, name);
     if (!tensor)
         fail_msg("case %d: %s is missing", index, name);
     float *values = malloc((tensor->n ? tensor->n : 1) * sizeof *values);
-    golden_check(stored_tensor_float32(tensor, 0, tensor->n, values), name);
+    if (weight_stored_bytes(tensor->dtype) == 0)
+        fail_msg("case %d: %s is stored as %s", index, name, tensor->dtype_name);
+    void *bytes = read_all(tensor);
+    weight_convert(tensor->dtype, bytes, tensor->n, DTYPE_FLOAT32, values);
+    free(bytes);
     if (shape) {
         shape[0] = tensor->n_dims > 0 ? tensor->shape[0] : 1;
         shape[1] = shape[0] > 0 ? (int64_t)tensor->n / shape[0] : 0;
@@ -73,10 +86,8 @@ int32_t *golden_ints(struct safetensors *files, int index, const char *name, int
     struct stored_tensor *tensor = golden_find(files, index, name);
     if (!tensor || tensor->dtype != STORED_I32)
         fail_msg("case %d: %s is missing, or not int32", index, name);
-    int32_t *values = malloc(tensor->bytes ? tensor->bytes : 1);
-    memcpy(values, tensor->data, tensor->bytes);
     *n = (int64_t)tensor->n;
-    return values;
+    return read_all(tensor);
 }
 
 void golden_check_close(const char *what, int index, const float *actual, const float *expected, size_t n,

@@ -3,8 +3,10 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +14,8 @@
 
 #include "tests/unit/model_folder.h"
 #include "tests/unit/temp_folder.h"
+#include "worker/base/arith.h"
+#include "worker/base/parallel.h"
 #include "worker/model/float_convert.h"
 #include "worker/model/safetensors.h"
 #include "worker/model/weight_convert.h"
@@ -45,7 +49,10 @@ static void test_views(void **state) {
     assert_int_equal(tensor->dtype, STORED_OTHER);
     assert_string_equal(tensor->dtype_name, "U8");
     assert_int_equal(tensor->bytes, 3);
-    assert_int_equal(((const uint8_t *)tensor->data)[0], 8);
+    uint8_t bytes[3];
+    assert_int_equal(stored_tensor_read(tensor, 1, 2, bytes), 0);
+    assert_int_equal(bytes[0], 9);
+    assert_int_equal(bytes[1], 10);
     assert_int_equal(safetensors_find(files, "scalar")->n, 1);
     assert_int_equal(safetensors_find(files, "empty")->n, 0);
     assert_null(safetensors_find(files, "y"));
@@ -58,10 +65,12 @@ static void test_views(void **state) {
     assert_int_equal(safetensors_get(files, "m", 1, 2, 0, &tensor), STATUS_DATA);
     assert_int_equal(safetensors_get(files, "absent", 1, 2, 0, &tensor), STATUS_DATA);
     assert_non_null(strstr(status_message(), "tensor \"absent\" [2] is missing from"));
-    float value;
-    assert_int_equal(stored_tensor_float32(safetensors_find(files, "z"), 0, 1, &value), STATUS_DATA);
-    assert_int_equal(stored_tensor_float32(safetensors_find(files, "m"), 1, 2, &value), STATUS_DATA);
-    assert_int_equal(stored_tensor_float32(safetensors_find(files, "m"), SIZE_MAX, 2, &value), STATUS_DATA);
+    struct weight_rows rows;
+    assert_int_equal(
+        weight_rows_stored(&rows, safetensors_find(files, "z"), WEIGHT_OUT_IN, 1, 3, DTYPE_FLOAT32),
+        STATUS_DATA);
+    assert_non_null(
+        strstr(status_message(), "tensor \"z\" is stored as U8; supported are F32, F16 and BF16"));
     safetensors_close(files);
 }
 
@@ -101,34 +110,61 @@ static float pattern(int64_t row, int64_t column) {
     return (float)(row * 1000 + column) / 7;
 }
 
-/* What is in memory of its own, one byte off any alignment, as in a file. */
-static char *stored_pattern(int64_t rows, int64_t columns, enum stored_dtype dtype) {
-    size_t bytes = dtype == STORED_F32 ? 4 : 2;
-    char *out = malloc((size_t)(rows * columns) * bytes + 1);
+/* A file without a name that holds n bytes, one byte off any alignment. */
+static struct stored_tensor stored_bytes(enum stored_dtype dtype, const void *bytes, size_t n_bytes) {
+    size_t element_bytes = weight_stored_bytes(dtype) ? weight_stored_bytes(dtype) : 1;
+    int fd = memfd_create("tensor", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, n_bytes, 1), n_bytes);
+    return (struct stored_tensor){.name = "w",
+                                  .file = "f",
+                                  .dtype = dtype,
+                                  .fd = fd,
+                                  .offset = 1,
+                                  .bytes = n_bytes,
+                                  .n = n_bytes / element_bytes};
+}
+
+static struct stored_tensor stored_pattern(int64_t rows, int64_t columns, enum stored_dtype dtype) {
+    size_t bytes = weight_stored_bytes(dtype), n_bytes = (size_t)(rows * columns) * bytes;
+    char *out = malloc(n_bytes);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c++) {
             float value = pattern(r, c);
             uint16_t narrow = bfloat16_from_float(value);
-            memcpy(out + 1 + (size_t)(r * columns + c) * bytes,
+            memcpy(out + (size_t)(r * columns + c) * bytes,
                    dtype == STORED_F32 ? (void *)&value : (void *)&narrow, bytes);
         }
-    return out;
+    struct stored_tensor tensor = stored_bytes(dtype, out, n_bytes);
+    free(out);
+    return tensor;
 }
 
-/* Reads in runs of n_at_once rows. */
+struct runs {
+    struct weight_rows *rows;
+    int64_t n_at_once;
+    char *out;
+};
+
+static void read_run(void *argument, int64_t run) {
+    const struct runs *runs = argument;
+    int64_t first = run * runs->n_at_once, left = runs->rows->n_out - first;
+    weight_rows_read(runs->rows, first, left < runs->n_at_once ? left : runs->n_at_once,
+                     runs->out + (size_t)(first * runs->rows->n_in) * dtype_bytes(runs->rows->dtype));
+}
+
+/* Reads in runs of n_at_once rows, by threads where they are many. */
 static void check_rows(int64_t n_out, int64_t n_in, enum stored_dtype stored, enum weight_layout layout,
                        enum dtype dtype, int64_t n_at_once) {
     int64_t rows = layout == WEIGHT_OUT_IN ? n_out : n_in, columns = layout == WEIGHT_OUT_IN ? n_in : n_out;
-    size_t n = (size_t)(n_out * n_in), row_bytes = (size_t)n_in * dtype_bytes(dtype);
-    char *bytes = stored_pattern(rows, columns, stored);
-    struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = stored, .data = bytes + 1, .n = n};
-    char *out = malloc(n * dtype_bytes(dtype));
+    struct stored_tensor tensor = stored_pattern(rows, columns, stored);
+    char *out = malloc((size_t)(n_out * n_in) * dtype_bytes(dtype));
     struct weight_rows reader;
     assert_int_equal(weight_rows_stored(&reader, &tensor, layout, n_out, n_in, dtype), STATUS_OK);
-    for (int64_t first = 0; first < n_out; first += n_at_once)
-        weight_rows_read(&reader, first, n_out - first < n_at_once ? n_out - first : n_at_once,
-                         out + (size_t)first * row_bytes);
+    struct runs runs = {&reader, n_at_once, out};
+    parallel_run(ceil_divide(n_out, n_at_once), n_out > 1000, read_run, &runs);
     assert_int_equal(weight_rows_check(&reader), STATUS_OK);
+    assert_null(reader.staged.image);
     for (int64_t o = 0; o < n_out; o++)
         for (int64_t i = 0; i < n_in; i++) {
             float expected = layout == WEIGHT_OUT_IN ? pattern(o, i) : pattern(i, o);
@@ -141,7 +177,7 @@ static void check_rows(int64_t n_out, int64_t n_in, enum stored_dtype stored, en
                 assert_int_equal(((uint16_t *)(void *)out)[at], bfloat16_from_float(expected));
         }
     free(out);
-    free(bytes);
+    close(tensor.fd);
 }
 
 static void test_rows(void **state) {
@@ -194,7 +230,7 @@ static void test_conversion(void **state) {
 static void test_rows_count_what_is_not_finite(void **state) {
     (void)state;
     float values[] = {1, NAN, INFINITY, -INFINITY, 3.4e38f, 0};
-    struct stored_tensor tensor = {.name = "w", .file = "f", .dtype = STORED_F32, .data = values, .n = 6};
+    struct stored_tensor tensor = stored_bytes(STORED_F32, values, sizeof values);
     float out[6];
     struct weight_rows rows;
     for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
@@ -209,25 +245,32 @@ static void test_rows_count_what_is_not_finite(void **state) {
         assert_int_equal(rows.n_bad, 4); /* 3.4e38 rounds to infinity */
     }
     assert_int_equal(weight_rows_stored(&rows, &tensor, WEIGHT_OUT_IN, 2, 2, DTYPE_FLOAT32), STATUS_INTERNAL);
+    close(tensor.fd);
 }
 
-/* A file that is cut while it is open: named, and no signal. */
+/* A file that is cut while it is open: named, and no signal. Matrices that are transposed are read whole. */
 static void test_file_cut_while_open(void **state) {
     (void)state;
-    struct safetensors *files = open_header("{" ENTRY("a", "F32", "[4,8]", 0, 128) "}", 128);
+    enum { LONG = 1024, SHORT = 16 };
+    struct safetensors *files = open_header("{" ENTRY("a", "F32", "[1024,16]", 0, 65536) "}", 65536);
     struct stat info;
     assert_int_equal(stat(temp_path("a.safetensors"), &info), 0);
-    assert_int_equal(truncate(temp_path("a.safetensors"), info.st_size - 40), 0);
-    struct weight_rows rows;
-    float out[32];
-    assert_int_equal(
-        weight_rows_stored(&rows, safetensors_find(files, "a"), WEIGHT_OUT_IN, 4, 8, DTYPE_FLOAT32),
-        STATUS_OK);
-    weight_rows_read(&rows, 0, 2, out);
-    assert_int_equal(weight_rows_check(&rows), STATUS_OK);
-    weight_rows_read(&rows, 2, 2, out);
-    assert_int_equal(weight_rows_check(&rows), STATUS_IO);
-    assert_non_null(strstr(status_message(), "tensor \"a\" cannot be read: the file has become shorter"));
+    assert_int_equal(truncate(temp_path("a.safetensors"), info.st_size - 40000), 0);
+    static float out[LONG];
+    for (int layout = WEIGHT_OUT_IN; layout <= WEIGHT_IN_OUT; layout++) {
+        bool is_transposed = layout == WEIGHT_IN_OUT;
+        int64_t n_out = is_transposed ? SHORT : LONG, n_in = is_transposed ? LONG : SHORT;
+        struct weight_rows rows;
+        assert_int_equal(
+            weight_rows_stored(&rows, safetensors_find(files, "a"), layout, n_out, n_in, DTYPE_FLOAT32),
+            STATUS_OK);
+        weight_rows_read(&rows, 0, 1, out);
+        assert_int_equal(weight_rows_check(&rows), is_transposed ? STATUS_IO : STATUS_OK);
+        weight_rows_read(&rows, n_out - 1, 1, out);
+        assert_int_equal(weight_rows_check(&rows), STATUS_IO);
+        assert_non_null(strstr(status_message(), "tensor \"a\" cannot be read: the file has become shorter"));
+        weight_rows_close(&rows);
+    }
     struct hash128 hash;
     assert_int_equal(safetensors_fingerprint(files, &hash), STATUS_IO);
     safetensors_close(files);
@@ -253,24 +296,27 @@ static void test_compare(void **state) {
     static const size_t places[] = {0, 65535, 65536, 131071, N - 1};
     for (size_t i = 0; i < N; i++)
         a[i] = b[i] = (uint8_t)(i * 31);
-    struct stored_tensor left = {.name = "a", .file = "f", .dtype = STORED_OTHER, .data = a, .bytes = N};
-    struct stored_tensor right = {.name = "b", .file = "f", .dtype = STORED_OTHER, .data = b, .bytes = N};
+    struct stored_tensor left = stored_bytes(STORED_OTHER, a, N), right = stored_bytes(STORED_OTHER, b, N);
     bool equal = false;
     assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
     assert_true(equal);
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        b[places[i]] ^= 1;
+        uint8_t other = b[places[i]] ^ 1;
+        off_t place = (off_t)(right.offset + places[i]);
+        assert_int_equal(pwrite(right.fd, &other, 1, place), 1);
         assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
         assert_false(equal);
-        b[places[i]] ^= 1;
+        assert_int_equal(pwrite(right.fd, &b[places[i]], 1, place), 1);
     }
     right.bytes--;
     assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
     assert_false(equal);
-    right = left;
+    right.bytes++;
     right.dtype = STORED_I32;
     assert_int_equal(stored_tensor_compare(&left, &right, &equal), STATUS_OK);
     assert_false(equal);
+    close(left.fd);
+    close(right.fd);
 }
 
 /* ---- fingerprint --------------------------------------------------------------------------------------- */
@@ -311,8 +357,10 @@ static void test_fingerprint(void **state) {
               "{\"weight_map\":{\"b\":\"x-2.safetensors\",\"a\":\"x-1.safetensors\"}}");
     if (safetensors_open_folder(temp_path(""), &files) != STATUS_OK)
         fail_msg("%s", status_message());
-    safetensors_find(files, "b")->data = "\4\5\6\7"; /* the bytes that it has in the file of all */
-    safetensors_find(files, "b")->map = (struct file_map){0};
+    int fd = open(temp_path("x-2.safetensors"), O_WRONLY);
+    off_t place = (off_t)safetensors_find(files, "b")->offset;
+    assert_int_equal(pwrite(fd, "\4\5\6\7", 4, place), 4); /* the bytes that it has in the file of all */
+    close(fd);
     fingerprint_of(files, other);
     assert_string_equal(whole, other);
     model_folder_remove("model.safetensors.index.json");

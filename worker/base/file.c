@@ -5,11 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static enum status open_regular(const char *path, int *fd, size_t *size) {
+enum status file_open(const char *path, int *fd, size_t *size) {
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     RETURN_IF(*fd < 0, STATUS_NO_INPUT, "%s: %s", path, strerror(errno));
     struct stat info;
@@ -24,7 +23,7 @@ static enum status open_regular(const char *path, int *fd, size_t *size) {
 enum status file_read(const char *path, size_t max_bytes, struct buffer *out) {
     int fd;
     size_t size;
-    TRY(open_regular(path, &fd, &size));
+    TRY(file_open(path, &fd, &size));
     buffer_clear(out);
     enum status result = STATUS_OK;
     if (size > max_bytes)
@@ -52,37 +51,10 @@ enum status file_read(const char *path, size_t max_bytes, struct buffer *out) {
     return result == STATUS_OK ? buffer_terminate(out) : result;
 }
 
-enum status file_map_open(const char *path, struct file_map *out) {
-    *out = (struct file_map){.fd = -1};
-    int fd;
-    size_t size;
-    TRY(open_regular(path, &fd, &size));
-    if (size > 0) {
-        void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (data == MAP_FAILED) {
-            int error = errno;
-            close(fd);
-            return status_fail(STATUS_IO, "%s: cannot be mapped: %s", path, strerror(error));
-        }
-        out->data = data;
-        out->size = size;
-    }
-    out->fd = fd;
-    return STATUS_OK;
-}
-
-void file_map_close(struct file_map *map) {
-    if (map->data)
-        munmap((void *)(uintptr_t)map->data, map->size);
-    if (map->fd >= 0)
-        close(map->fd);
-    *map = (struct file_map){.fd = -1};
-}
-
-int file_map_read(const struct file_map *map, size_t offset, size_t size, void *to) {
+int file_read_at(int fd, size_t offset, size_t size, void *to) {
     char *at = to;
     while (size > 0) {
-        ssize_t got = pread(map->fd, at, size, (off_t)offset);
+        ssize_t got = pread(fd, at, size, (off_t)offset);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -92,6 +64,10 @@ int file_map_read(const struct file_map *map, size_t offset, size_t size, void *
         size -= (size_t)got;
     }
     return 0;
+}
+
+const char *file_read_error(int error) {
+    return error == ENODATA ? "the file has become shorter than it was" : strerror(error);
 }
 
 enum status file_refuse_pointer(const char *path, const void *bytes, size_t size) {

@@ -1,4 +1,4 @@
-/* file: whole files, mapped files and paths. */
+/* file: whole files, files that are read by position, and paths. */
 #ifndef PRESSRUN_WORKER_BASE_FILE_H
 #define PRESSRUN_WORKER_BASE_FILE_H
 
@@ -14,18 +14,14 @@
  */
 enum status file_read(const char *path, size_t max_bytes, struct buffer *out);
 
-/* A file mapped read-only, and open: what is read once and in large pieces is read faster than it is mapped
- * page by page, and takes no memory of the process. */
-struct file_map {
-    const uint8_t *data; /* NULL when size is 0 */
-    size_t size;
-    int fd; /* -1 when not open */
-};
-enum status file_map_open(const char *path, struct file_map *out);
-void file_map_close(struct file_map *map);
+/* A regular file open for reading by position. Not mapped: a page fault in a file that was cut ends the
+ * process (SIGBUS), a read says so. Its failures are those of file_read. */
+enum status file_open(const char *path, int *fd, size_t *size);
 /* Reads bytes [offset, offset + size) to `to`; any thread. Returns 0, the errno of a failure, or ENODATA
  * where the file ends before. */
-int file_map_read(const struct file_map *map, size_t offset, size_t size, void *to);
+int file_read_at(int fd, size_t offset, size_t size, void *to);
+/* What file_read_at returned, for people. */
+const char *file_read_error(int error);
 
 /* Refuses what a clone leaves in place of a large file when Git LFS is not installed: STATUS_DATA, how to get
  * the file. `bytes` is its beginning, or all of it. */

@@ -1,11 +1,11 @@
 #include "worker/model/safetensors.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "worker/base/arith.h"
 #include "worker/base/background.h"
@@ -14,7 +14,6 @@
 #include "worker/base/json_file.h"
 #include "worker/base/parallel.h"
 #include "worker/text/quote.h"
-#include "worker/model/float_convert.h"
 #include "worker/text/utf8.h"
 
 enum { MAX_HEADER_BYTES = 100 << 20, LENGTH_BYTES = 8, MAX_INDEX_BYTES = 100 << 20, NAME_SHOWN = 200 };
@@ -24,10 +23,11 @@ enum {
     COMPARED_AT_ONCE = 64 << 10 /* of each of two */
 };
 
-/* One mapped file. Its parsed header owns the tensors' names. */
+/* One open file. Its parsed header owns the tensors' names. */
 struct tensor_file {
     char *path;
-    struct file_map map;
+    int fd;
+    size_t size;
     json_t *header;
 };
 
@@ -99,11 +99,11 @@ static enum status check_name(const char *path, const char *name) {
     return STATUS_OK;
 }
 
-/* Fills the tensor from its header entry; data holds the bytes behind the header, of which there are
- * n_data_bytes. */
-static enum status read_tensor(const struct tensor_file *file, const json_t *entry, const uint8_t *data,
-                               size_t n_data_bytes, struct stored_tensor *tensor) {
+/* Fills the tensor from its header entry; the file's data begin at data_offset, behind the header. */
+static enum status read_tensor(const struct tensor_file *file, const json_t *entry, size_t data_offset,
+                               struct stored_tensor *tensor) {
     const char *path = file->path, *name = tensor->name;
+    size_t n_data_bytes = file->size - data_offset;
     RETURN_IF(!json_is_object(entry), STATUS_DATA, "%s: tensor \"%.*s\" is %s, expected an object", path,
               NAME_SHOWN, name, json_kind(entry));
     const char *dtype_name = json_string_value(json_object_get(entry, "dtype"));
@@ -126,8 +126,8 @@ static enum status read_tensor(const struct tensor_file *file, const json_t *ent
         "the file may be cut",
         path, NAME_SHOWN, name, begin, end, n_data_bytes);
     tensor->file = path;
-    tensor->data = data + begin;
-    tensor->map = file->map;
+    tensor->fd = file->fd;
+    tensor->offset = data_offset + (size_t)begin;
     tensor->bytes = (size_t)(end - begin);
     size_t bits;
     RETURN_IF(!size_multiply(tensor->n, dtype->bits, &bits) || bits % 8 != 0 || bits / 8 != tensor->bytes,
@@ -155,19 +155,21 @@ static enum status check_metadata(const char *path, const json_t *metadata) {
 
 static int compare_place(const void *left, const void *right) {
     const struct stored_tensor *a = left, *b = right;
-    if (a->data != b->data)
-        return (const char *)a->data < (const char *)b->data ? -1 : 1;
+    if (a->offset != b->offset)
+        return a->offset < b->offset ? -1 : 1;
     return a->bytes < b->bytes ? -1 : a->bytes > b->bytes;
 }
 
 /* Every byte behind the header belongs to exactly one tensor. Sorts by place. */
-static enum status check_cover(const char *path, struct stored_tensor *tensors, size_t n, const uint8_t *data,
-                               size_t n_data_bytes) {
+static enum status check_cover(const struct tensor_file *file, struct stored_tensor *tensors, size_t n,
+                               size_t data_offset) {
+    const char *path = file->path;
+    size_t n_data_bytes = file->size - data_offset;
     if (n > 1)
         qsort(tensors, n, sizeof *tensors, compare_place);
     size_t end = 0;
     for (size_t i = 0; i < n; i++) {
-        size_t begin = (size_t)((const uint8_t *)tensors[i].data - data);
+        size_t begin = tensors[i].offset - data_offset;
         RETURN_IF(begin != end, STATUS_DATA,
                   "%s: tensor \"%.*s\" begins at byte %zu of the data, but the one before it ends at %zu: %s",
                   path, NAME_SHOWN, tensors[i].name, begin, end,
@@ -179,26 +181,45 @@ static enum status check_cover(const char *path, struct stored_tensor *tensors, 
     return STATUS_OK;
 }
 
-static enum status read_header(struct tensor_file *file, size_t *header_bytes) {
+static enum status read_at(const struct tensor_file *file, size_t offset, size_t size, void *to) {
+    int error = file_read_at(file->fd, offset, size, to);
+    RETURN_IF(error, STATUS_IO, "%s: the header cannot be read: %s", file->path, file_read_error(error));
+    return STATUS_OK;
+}
+
+/* The header, which begins behind its length. */
+static enum status parse_header(struct tensor_file *file, size_t length, struct buffer *text) {
+    TRY(buffer_reserve(text, length));
+    TRY(read_at(file, LENGTH_BYTES, length, text->data));
+    RETURN_IF(length < 2 || text->data[0] != '{', STATUS_DATA, "%s: the header does not begin with '{'",
+              file->path);
+    return json_parse(file->path, text->data, length, 0, &file->header);
+}
+
+/* Reads the header; the data behind it begin at *data_offset. */
+static enum status read_header(struct tensor_file *file, size_t *data_offset) {
     const char *path = file->path;
-    size_t size = file->map.size;
+    size_t size = file->size;
     RETURN_IF(size < LENGTH_BYTES, STATUS_DATA, "%s: %zu bytes are too few for a safetensors file", path,
               size);
-    TRY(file_refuse_pointer(path, file->map.data, size));
+    uint8_t begin[64];
+    size_t n_begin = size < sizeof begin ? size : sizeof begin;
+    TRY(read_at(file, 0, n_begin, begin));
+    TRY(file_refuse_pointer(path, begin, n_begin));
     uint64_t length = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) /* little-endian */
-        length = length << 8 | file->map.data[i];
+        length = length << 8 | begin[i];
     RETURN_IF(length > MAX_HEADER_BYTES, STATUS_DATA,
               "%s: a header of %llu bytes, allowed are %d; this is no safetensors file", path,
               (unsigned long long)length, (int)MAX_HEADER_BYTES);
     RETURN_IF(length > size - LENGTH_BYTES, STATUS_DATA,
               "%s: a header of %llu bytes, but the file has %zu; the file is cut", path,
               (unsigned long long)length, size);
-    const char *text = (const char *)file->map.data + LENGTH_BYTES;
-    RETURN_IF(length < 2 || text[0] != '{', STATUS_DATA, "%s: the header does not begin with '{'", path);
-    TRY(json_parse(path, text, (size_t)length, 0, &file->header));
-    *header_bytes = (size_t)length;
-    return STATUS_OK;
+    struct buffer text = {0};
+    enum status result = parse_header(file, (size_t)length, &text);
+    buffer_free(&text);
+    *data_offset = LENGTH_BYTES + (size_t)length;
+    return result;
 }
 
 static enum status grow_tensors(struct safetensors *files, size_t more) {
@@ -221,12 +242,10 @@ static enum status add_file(struct safetensors *files, char *path) {
     }
     files->files = list;
     struct tensor_file *file = &list[files->n_files++];
-    *file = (struct tensor_file){.path = path};
-    TRY(file_map_open(path, &file->map));
-    size_t header_bytes = 0;
-    TRY(read_header(file, &header_bytes));
-    const uint8_t *data = file->map.data + LENGTH_BYTES + header_bytes;
-    size_t n_data_bytes = file->map.size - LENGTH_BYTES - header_bytes;
+    *file = (struct tensor_file){.path = path, .fd = -1};
+    TRY(file_open(path, &file->fd, &file->size));
+    size_t data_offset = 0;
+    TRY(read_header(file, &data_offset));
 
     TRY(grow_tensors(files, json_object_size(file->header)));
     struct stored_tensor *tensors = files->tensors + files->n_tensors;
@@ -238,10 +257,10 @@ static enum status add_file(struct safetensors *files, char *path) {
         }
         tensors[n].name = json_object_iter_key(at);
         TRY(check_name(path, tensors[n].name));
-        TRY(read_tensor(file, json_object_iter_value(at), data, n_data_bytes, &tensors[n]));
+        TRY(read_tensor(file, json_object_iter_value(at), data_offset, &tensors[n]));
         n++;
     }
-    TRY(check_cover(path, tensors, n, data, n_data_bytes));
+    TRY(check_cover(file, tensors, n, data_offset));
     files->n_tensors += n;
     return STATUS_OK;
 }
@@ -396,7 +415,8 @@ void safetensors_close(struct safetensors *files) {
     background_join(&files->hashing);
     for (size_t i = 0; i < files->n_files; i++) {
         json_decref(files->files[i].header);
-        file_map_close(&files->files[i].map);
+        if (files->files[i].fd >= 0)
+            close(files->files[i].fd);
         free(files->files[i].path);
     }
     free(files->files);
@@ -448,41 +468,13 @@ enum status safetensors_get(struct safetensors *files, const char *name, int32_t
     return STATUS_OK;
 }
 
-enum status stored_tensor_float32(const struct stored_tensor *tensor, size_t offset, size_t n, float *out) {
-    RETURN_IF(offset > tensor->n || n > tensor->n - offset, STATUS_DATA,
-              "%s: tensor \"%s\": elements %zu to %zu of %zu", tensor->file, tensor->name, offset, offset + n,
-              tensor->n);
-    const uint8_t *bytes = tensor->data;
-    switch (tensor->dtype) {
-    case STORED_F32:
-        memcpy(out, bytes + 4 * offset, 4 * n);
-        return STATUS_OK;
-    case STORED_F16:
-        for (size_t i = 0; i < n; i++)
-            out[i] = float_from_half(load_u16(bytes + 2 * (offset + i)));
-        return STATUS_OK;
-    case STORED_BF16:
-        for (size_t i = 0; i < n; i++)
-            out[i] = float_from_bfloat16(load_u16(bytes + 2 * (offset + i)));
-        return STATUS_OK;
-    default:
-        return status_fail(STATUS_DATA, "%s: tensor \"%s\" is stored as %s; supported are F32, F16 and BF16",
-                           tensor->file, tensor->name, tensor->dtype_name);
-    }
-}
-
 int stored_tensor_read(const struct stored_tensor *tensor, size_t offset, size_t size, void *to) {
-    if (tensor->map.data)
-        return file_map_read(&tensor->map,
-                             (size_t)((const uint8_t *)tensor->data - tensor->map.data) + offset, size, to);
-    memcpy(to, (const uint8_t *)tensor->data + offset, size);
-    return 0;
+    return file_read_at(tensor->fd, tensor->offset + offset, size, to);
 }
 
 enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int error) {
     return status_fail(STATUS_IO, "%s: tensor \"%.*s\" cannot be read: %s", tensor->file, NAME_SHOWN,
-                       tensor->name,
-                       error == ENODATA ? "the file has become shorter than it was" : strerror(error));
+                       tensor->name, file_read_error(error));
 }
 
 /* Two tensors, for the threads: a task is COMPARED_AT_ONCE bytes. */

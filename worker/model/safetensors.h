@@ -1,4 +1,4 @@
-/* safetensors: the tensor files of a model directory, open and mapped read-only. Header rules as the format's
+/* safetensors: the tensor files of a model directory, open and read by position. Header rules as the format's
  * reference implementation enforces them (size, JSON object, offsets in order without holes or overlap, dtype
  * x shape = bytes, duplicate names refused). Sharded directories: model.safetensors.index.json; else
  * model.safetensors. */
@@ -10,14 +10,13 @@
 #include <stdint.h>
 
 #include "kernels/status.h"
-#include "worker/base/file.h"
 #include "worker/base/hash.h"
 
 enum stored_dtype { STORED_F32, STORED_F16, STORED_BF16, STORED_I32, STORED_I64, STORED_OTHER };
 
 enum { MAX_TENSOR_DIMS = 8 };
 
-/* A view: name, file, map and data belong to the file set. */
+/* A view: name, file and fd belong to the file set. */
 struct stored_tensor {
     const char *name;
     const char *file; /* path, for messages */
@@ -25,11 +24,11 @@ struct stored_tensor {
     char dtype_name[12];
     int32_t n_dims;
     int64_t shape[MAX_TENSOR_DIMS]; /* outermost first */
-    const void *data;               /* not aligned to more than a byte */
-    struct file_map map;            /* that data lies in; all zero: data is memory of another kind */
-    size_t bytes;
-    size_t n;  /* elements */
-    bool used; /* marked by safetensors_get: what stays unused is reported */
+    int fd;                         /* of the file, */
+    size_t offset;                  /* and where in it the contents begin, */
+    size_t bytes;                   /* and how many they are */
+    size_t n;                       /* elements */
+    bool used;                      /* marked by safetensors_get: what stays unused is reported */
     bool is_hashed;
     struct hash128 hash; /* of the contents, once is_hashed */
 };
@@ -48,15 +47,12 @@ struct stored_tensor *safetensors_find(struct safetensors *files, const char *na
  * Marks it used. */
 enum status safetensors_get(struct safetensors *files, const char *name, int32_t n_dims, int64_t dim0,
                             int64_t dim1, struct stored_tensor **out);
-/* Converts n elements from offset (in elements) to float32 (F32, F16, BF16 only). STATUS_DATA for other
- * dtypes and a range outside the tensor. */
-enum status stored_tensor_float32(const struct stored_tensor *tensor, size_t offset, size_t n, float *out);
-/* Copies bytes [offset, offset + size) of the tensor, which are within it, to `to`, from the file and not by
- * its mapping. Any thread; 0, or the errno of file_map_read. */
+/* Reads bytes [offset, offset + size) of the tensor, which are within it, to `to`. Any thread; 0, or what
+ * file_read_at returned. */
 int stored_tensor_read(const struct stored_tensor *tensor, size_t offset, size_t size, void *to);
 /* Whether two tensors have the same dtype and the same bytes, by threads where they are many. STATUS_IO. */
 enum status stored_tensor_compare(const struct stored_tensor *a, const struct stored_tensor *b, bool *equal);
-/* What file_map_read failed with, as STATUS_IO. */
+/* What stored_tensor_read failed with, as STATUS_IO. */
 enum status stored_tensor_read_failed(const struct stored_tensor *tensor, int error);
 /* Begins to hash the contents of all tensors, in threads beside the caller, who may read them meanwhile.
  * Those who need the hashes wait. Once. */

@@ -64,7 +64,9 @@ enum status weight_source_read(struct weight_source *source, const char *name, i
     if (source->asked)
         return STATUS_OK;
     weight_rows_read(&rows, 0, n_out, out);
-    return weight_rows_check(&rows);
+    enum status result = weight_rows_check(&rows);
+    weight_rows_close(&rows);
+    return result;
 }
 
 /* ---- matrices ---- */
@@ -129,6 +131,8 @@ enum status weight_source_finish(struct weight_source *source, enum status resul
     while (source->matrices) {
         struct weight_matrix *matrix = source->matrices;
         source->matrices = matrix->next;
+        for (int32_t i = 0; i < matrix->n_parts; i++)
+            weight_rows_close(&matrix->parts[i]);
         free(matrix);
     }
     buffer_free(&source->scratch);
