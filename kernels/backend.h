@@ -371,7 +371,7 @@ struct backend {
 };
 
 struct backend_options {
-    int32_t n_threads;   /* cpu: 0 = all processors this process may use */
+    int32_t n_threads;   /* cpu: 0 = one per processor that this process may use (host_info.h) */
     const char *cpu_isa; /* cpu: NULL or "auto", "avx512_bf16", "avx512", "avx2", "portable"; equal bits */
     int32_t cuda_device; /* cuda: ordinal */
     bool no_graphs;      /* cuda: launch each operation (for debugging and sanitizers) */

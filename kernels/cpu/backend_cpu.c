@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 
 #include "kernels/cpu/context.h"
-#include "kernels/cpu/cpu_info.h"
+#include "kernels/host_info.h"
 
 /* simd.h: bfloat16 products flush subnormals on x86-64 alone. */
 #if defined(__x86_64__)
@@ -205,7 +205,7 @@ static enum status cpu_state_init(struct backend_context *context, const struct 
     struct state_layout l;
     RETURN_IF(!state_layout_init(&l, limits), STATUS_NO_FIT, "the state's size does not fit in 64 bits");
     size_t free_bytes, total_bytes;
-    cpu_memory(&free_bytes, &total_bytes);
+    host_memory(&free_bytes, &total_bytes);
     RETURN_IF(total_bytes > 0 && l.total > free_bytes, STATUS_NO_FIT,
               "the state takes %zu MiB (%d KV pages); %zu MiB of memory are free; lower max_num_seqs or "
               "max_model_len",
@@ -416,7 +416,7 @@ static int64_t cpu_launches_per_step(struct backend_context *context) {
 
 static enum status cpu_memory_info(struct backend_context *context, size_t *free_bytes, size_t *total_bytes) {
     (void)context;
-    cpu_memory(free_bytes, total_bytes);
+    host_memory(free_bytes, total_bytes);
     return STATUS_OK;
 }
 
@@ -442,7 +442,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
     struct backend_context *context = calloc(1, sizeof *context);
     RETURN_IF(!context, STATUS_INTERNAL, "no memory for the CPU backend");
     context->isa = isa;
-    context->n_threads = options->n_threads > 0 ? options->n_threads : cpu_available_threads();
+    context->n_threads = options->n_threads > 0 ? options->n_threads : host_processors();
     enum status status = pool_open(context->n_threads, &context->pool);
     if (status != STATUS_OK) {
         free(context);
@@ -482,7 +482,7 @@ enum status backend_open_cpu(const struct backend_options *options, struct backe
         .launches_per_step = cpu_launches_per_step,
     };
     char name[64];
-    cpu_name(name, sizeof name);
+    host_cpu_name(name, sizeof name);
     snprintf(out->device, sizeof out->device, "%s, %d thread%s, %s", name, context->n_threads,
              context->n_threads == 1 ? "" : "s", isa->name);
     return STATUS_OK;

@@ -11,11 +11,11 @@
 #include <algorithm>
 #include <mutex>
 #include <new>
-#include <sched.h>
 
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/cuda/weight_layout.h"
+#include "kernels/host_info.h"
 #include "kernels/upload_queue.h"
 
 enum {
@@ -90,9 +90,7 @@ template <typename T> __global__ void __launch_bounds__(PLACE_THREADS) kernel_we
 
 /* The processors that this process may use, within what helps. */
 int upload_threads() {
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return std::clamp(n, 1, (int)MAX_LANES);
+    return std::clamp(host_processors(), 1, (int)MAX_LANES);
 }
 
 void lane_close(struct upload_lane *lane) {

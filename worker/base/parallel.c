@@ -1,8 +1,9 @@
 #include "worker/base/parallel.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
+
+#include "kernels/host_info.h"
 
 enum { MAX_THREADS = 16 };
 
@@ -25,8 +26,7 @@ static void *take_tasks(void *argument) {
 
 /* The calling thread included. */
 static int64_t most_threads(void) {
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : MAX_THREADS;
+    int n = host_processors();
     return n < MAX_THREADS ? n : MAX_THREADS;
 }
 
