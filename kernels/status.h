@@ -3,7 +3,8 @@
  * A function that can fail returns enum status. STATUS_OK is 0; every other value below 128 is also the exit
  * code that the program ends with when nothing handles it (only main exits). The words that go with a failure
  * are kept per thread, like errno: whoever detects the failure writes them once with status_fail(), and
- * callers that know more (a file name, a line) put it in front with status_context().
+ * callers that know more (a file name, a line) put it in front with status_context(). Where a failure must
+ * outlast what follows it, struct failure keeps both.
  *
  * Valid C11 and C++17. */
 #ifndef PRESSRUN_KERNELS_STATUS_H
@@ -31,8 +32,10 @@ enum status {
     STATUS_CORRUPT = 91        /* verify: damaged */
 };
 
-/* Sets this thread's message (printf format; cut at 2,000 bytes) and returns code. One line: what is wrong,
- * expected and actual, where, how to repair. */
+enum { STATUS_MESSAGE_BYTES = 2048 };
+
+/* Sets this thread's message (printf format; cut at STATUS_MESSAGE_BYTES) and returns code. One line: what is
+ * wrong, expected and actual, where, how to repair. */
 enum status status_fail(enum status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Puts text in front of this thread's message, for a caller that knows more ("job.yaml: "). Returns code. */
@@ -40,6 +43,19 @@ enum status status_context(enum status code, const char *format, ...) __attribut
 
 /* This thread's last message; empty before the first failure. Never NULL. */
 const char *status_message(void);
+
+/* The first failure of several, with its message: over a cleanup that may fail itself, from one thread to
+ * another, for every later call. Zero-initialised: none so far. */
+struct failure {
+    enum status code;
+    char message[STATUS_MESSAGE_BYTES];
+};
+
+/* Keeps code and this thread's message, unless code is STATUS_OK or a failure is kept already. */
+void failure_note(struct failure *failure, enum status code);
+
+/* Returns what is kept, its message being this thread's; STATUS_OK: nothing is, and the message stays. */
+enum status failure_result(const struct failure *failure);
 
 #define TRY(call)                                                                                            \
     do {                                                                                                     \

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct carrier_thread {
     struct upload_queue *queue;
@@ -27,8 +26,7 @@ struct upload_queue {
     int64_t next_row; /* of uploads[first]: the first that nobody has taken */
     int n_busy;       /* threads that carry a slice */
     bool stops;
-    enum status result; /* the first failure */
-    char *message;      /* its */
+    struct failure failure;
 };
 
 /* Takes the next slice; false when there is none. The mutex is held. */
@@ -50,10 +48,7 @@ static bool take_slice(struct upload_queue *queue, struct upload *upload, int64_
 
 /* Keeps the first failure and drops what is queued. The mutex is held; the message is this thread's. */
 static void note_failure(struct upload_queue *queue, enum status status) {
-    if (queue->result == STATUS_OK) {
-        queue->result = status;
-        queue->message = strdup(status_message());
-    }
+    failure_note(&queue->failure, status);
     queue->first = queue->n_uploads;
     queue->next_row = 0;
 }
@@ -131,23 +126,16 @@ static bool reserve(struct upload_queue *queue) {
     return true;
 }
 
-/* The failure so far, in the calling thread's message. The mutex is held. */
-static enum status failure(const struct upload_queue *queue) {
-    return status_fail(queue->result, "%s", queue->message ? queue->message : "out of host memory");
-}
-
 enum status upload_queue_add(struct upload_queue *queue, const struct upload *upload) {
-    enum status status = STATUS_OK;
     pthread_mutex_lock(&queue->mutex);
-    if (queue->result != STATUS_OK)
-        status = failure(queue);
-    else if (!reserve(queue))
+    enum status status = failure_result(&queue->failure);
+    if (status == STATUS_OK && !reserve(queue))
         status = status_fail(STATUS_INTERNAL, "out of host memory for %zu matrices", queue->n_uploads + 1);
-    else if (upload->n_rows > 0)
+    else if (status == STATUS_OK && upload->n_rows > 0)
         queue->uploads[queue->n_uploads++] = *upload;
     if (status == STATUS_OK && queue->n_threads == 0) {
         carry_slices(queue, 0);
-        status = queue->result == STATUS_OK ? STATUS_OK : failure(queue);
+        status = failure_result(&queue->failure);
     }
     pthread_cond_broadcast(&queue->work);
     pthread_mutex_unlock(&queue->mutex);
@@ -158,10 +146,8 @@ enum status upload_queue_wait(struct upload_queue *queue) {
     pthread_mutex_lock(&queue->mutex);
     while (queue->first < queue->n_uploads || queue->n_busy > 0)
         pthread_cond_wait(&queue->idle, &queue->mutex);
-    enum status status = queue->result == STATUS_OK ? STATUS_OK : failure(queue);
-    free(queue->message);
-    queue->message = NULL;
-    queue->result = STATUS_OK;
+    enum status status = failure_result(&queue->failure);
+    queue->failure = (struct failure){0};
     queue->first = 0;
     queue->n_uploads = 0;
     pthread_mutex_unlock(&queue->mutex);
@@ -180,7 +166,6 @@ void upload_queue_close(struct upload_queue *queue) {
     pthread_cond_destroy(&queue->idle);
     pthread_cond_destroy(&queue->work);
     pthread_mutex_destroy(&queue->mutex);
-    free(queue->message);
     free(queue->uploads);
     free(queue->threads);
     free(queue);

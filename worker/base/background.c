@@ -1,13 +1,10 @@
 #include "worker/base/background.h"
 
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 
 static void *run_call(void *argument) {
     struct background *background = argument;
-    background->result = background->run(background->argument);
-    background->message = background->result == STATUS_OK ? NULL : strdup(status_message());
+    failure_note(&background->failure, background->run(background->argument));
     return NULL;
 }
 
@@ -25,10 +22,7 @@ void background_begin(struct background *background, background_call *run, void 
 enum status background_join(struct background *background) {
     if (background->has_thread)
         pthread_join(background->thread, NULL);
-    enum status result = background->result;
-    if (result != STATUS_OK)
-        status_fail(result, "%s", background->message ? background->message : "out of host memory");
-    free(background->message);
+    enum status result = failure_result(&background->failure);
     *background = (struct background){0};
     return result;
 }

@@ -16,8 +16,7 @@ struct background {
     void *argument;
     pthread_t thread;
     bool has_thread;
-    enum status result;
-    char *message; /* of a failure */
+    struct failure failure; /* the call's */
 };
 
 /* Runs call in a thread that takes no signals; where none can be started, at once. */

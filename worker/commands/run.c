@@ -21,19 +21,6 @@
 
 static const double IDLE_WAIT_SECONDS = 0.05; /* how long to wait at a time for input or output to move */
 
-/* The first failure, with its message. */
-struct failure {
-    enum status status;
-    char message[2048];
-};
-
-static void failure_note(struct failure *failure, enum status status) {
-    if (failure->status != STATUS_OK || status == STATUS_OK)
-        return;
-    failure->status = status;
-    snprintf(failure->message, sizeof failure->message, "%s", status_message());
-}
-
 /* Everything a run holds; zeroed, then filled from top to bottom. */
 struct run {
     const struct command_options *options;
@@ -294,8 +281,7 @@ static enum status generate(struct run *run) {
         }
         show_progress(run, n_put, n_errors);
     }
-    bool has_failed = run->input.status != STATUS_OK && engine_is_idle(run->engine);
-    return has_failed ? status_fail(run->input.status, "%s", run->input.message) : STATUS_OK;
+    return engine_is_idle(run->engine) ? failure_result(&run->input) : STATUS_OK;
 }
 
 /* ---- the end ---- */
@@ -337,20 +323,18 @@ static enum status finish(struct run *run, enum status generated) {
 
     /* A signal that comes when all is answered stops nothing. */
     bool is_whole = run->is_input_ended && engine_is_idle(run->engine);
-    bool is_stopped = failure.status == STATUS_OK && !is_whole;
-    if (failure.status == STATUS_OK && is_whole)
+    bool is_stopped = failure.code == STATUS_OK && !is_whole;
+    if (failure.code == STATUS_OK && is_whole)
         failure_note(&failure, publish(run));
     else /* a writer that failed seals nothing more; what it sealed holds */
         failure_note(&failure, writer_seal(run->writer));
-    bool is_complete = failure.status == STATUS_OK && is_whole;
+    bool is_complete = failure.code == STATUS_OK && is_whole;
     if (!is_complete)
-        failure_note(&failure,
-                     write_manifest(run, failure.status == STATUS_OK ? "stopped" : "failed", false));
+        failure_note(&failure, write_manifest(run, failure.code == STATUS_OK ? "stopped" : "failed", false));
     struct output_counts counts = writer_counts(run->writer);
     if (!run->options->is_quiet)
         summary_print(stderr, run->output, run->metrics, &counts, is_complete, run->options->use_color);
-    if (failure.status != STATUS_OK)
-        return status_fail(failure.status, "%s", failure.message);
+    TRY(failure_result(&failure));
     if (is_stopped)
         return status_fail(STATUS_STOPPED,
                            "stopped by %s behind record %lld; the same command goes on from there",
@@ -423,5 +407,5 @@ enum status command_run(const struct command_options *options) {
     job_free(&run.job);
     config_free(&run.config);
     free(run.metrics);
-    return failure.status == STATUS_OK ? STATUS_OK : status_fail(failure.status, "%s", failure.message);
+    return failure_result(&failure);
 }

@@ -35,10 +35,9 @@ struct engine {
     struct group *finished_head, *finished_tail;
     int64_t n_generated; /* tokens kept */
     double last_retired_s;
-    bool had_work;       /* when the last step came back */
-    double blocked_s;    /* of the turn: in which the thread waited for the device, or was it */
-    enum status failure; /* of the step that failed; every later one fails alike */
-    char failure_message[1024];
+    bool had_work;          /* when the last step came back */
+    double blocked_s;       /* of the turn: in which the thread waited for the device, or was it */
+    struct failure failure; /* of the step that failed; every later one fails alike */
 };
 
 enum status engine_open(struct backend *backend, struct model *model, const struct model_config *config,
@@ -492,14 +491,11 @@ static enum status take_turn(struct engine *engine, bool is_paused, bool input_e
 
 enum status engine_step(struct engine *engine, bool is_paused, bool input_ended,
                         struct run_metrics *metrics) {
-    RETURN_IF(engine->failure != STATUS_OK, engine->failure, "%s", engine->failure_message);
+    TRY(failure_result(&engine->failure));
     double began = clock_seconds();
     engine->blocked_s = 0;
     enum status result = take_turn(engine, is_paused, input_ended, metrics);
     metrics->host_s += clock_seconds() - began - engine->blocked_s;
-    if (result != STATUS_OK) {
-        engine->failure = result;
-        snprintf(engine->failure_message, sizeof engine->failure_message, "%s", status_message());
-    }
+    failure_note(&engine->failure, result);
     return result;
 }

@@ -7,7 +7,7 @@
 #include "worker/base/arith.h"
 #include "worker/base/log.h"
 
-enum { MAX_PARTS = 3, MESSAGE_BYTES = 2048 };
+enum { MAX_PARTS = 3 };
 
 /* A matrix of one or more tensors, their rows one behind the other. */
 struct weight_matrix {
@@ -120,14 +120,11 @@ static enum status check_matrices(struct weight_source *source) {
 }
 
 enum status weight_source_finish(struct weight_source *source, enum status result) {
-    char message[MESSAGE_BYTES] = "";
-    if (result != STATUS_OK)
-        snprintf(message, sizeof message, "%s", status_message());
-    enum status waited = source->backend->weights_wait(source->backend->context);
-    if (result != STATUS_OK)
-        status_fail(result, "%s", message);
-    else
-        result = waited != STATUS_OK ? waited : check_matrices(source);
+    struct failure failure = {0};
+    failure_note(&failure, result);
+    failure_note(&failure, source->backend->weights_wait(source->backend->context));
+    if (failure.code == STATUS_OK)
+        failure_note(&failure, check_matrices(source));
     while (source->matrices) {
         struct weight_matrix *matrix = source->matrices;
         source->matrices = matrix->next;
@@ -136,7 +133,7 @@ enum status weight_source_finish(struct weight_source *source, enum status resul
         free(matrix);
     }
     buffer_free(&source->scratch);
-    return result;
+    return failure_result(&failure);
 }
 
 static enum status take_matrix(struct weight_source *source, const struct weight_part *parts, int32_t n_parts,

@@ -31,15 +31,12 @@ enum status writer_pwrite_all(const struct writer_io *io, const char *path, int 
 
 /* Keeps the first failure: what is in the file is resumable, what is in memory is not to be trusted. */
 static enum status keep_failure(struct writer *writer, enum status result) {
-    if (result != STATUS_OK && writer->failed == STATUS_OK) {
-        writer->failed = result;
-        snprintf(writer->failure, sizeof writer->failure, "%s", status_message());
-    }
+    failure_note(&writer->failure, result);
     return result;
 }
 
 static enum status check_usable(const struct writer *writer) {
-    return writer->failed == STATUS_OK ? STATUS_OK : status_fail(writer->failed, "%s", writer->failure);
+    return failure_result(&writer->failure);
 }
 
 static enum status deflate_bytes(struct writer *writer, const char *bytes, size_t size, int flush) {

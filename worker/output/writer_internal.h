@@ -38,10 +38,9 @@ struct writer {
     bool is_published;
     z_stream deflate;
     uint32_t crc;
-    struct buffer text;   /* not yet compressed */
-    struct buffer member; /* the member that grows: room for the header, deflate data */
-    enum status failed;   /* sticky: after a failure the file must be opened anew */
-    char failure[512];
+    struct buffer text;     /* not yet compressed */
+    struct buffer member;   /* the member that grows: room for the header, deflate data */
+    struct failure failure; /* sticky: after it the file must be opened anew */
 };
 
 enum status writer_open_io(const char *name, const struct identity *identity,

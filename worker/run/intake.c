@@ -27,8 +27,7 @@ struct intake {
     int64_t n_read;
     double fraction;
     bool is_ended, is_stopping;
-    enum status failure;
-    char failure_message[1024];
+    struct failure failure;
 };
 
 /* ---- one request ---- */
@@ -190,8 +189,7 @@ enum status intake_prepare(const struct intake_options *options, struct tokenize
 
 static void fail(struct intake *intake, enum status status) {
     pthread_mutex_lock(&intake->mutex);
-    intake->failure = status;
-    snprintf(intake->failure_message, sizeof intake->failure_message, "%s", status_message());
+    failure_note(&intake->failure, status);
     intake->is_ended = true;
     pthread_cond_signal(&intake->has_items);
     pthread_mutex_unlock(&intake->mutex);
@@ -311,8 +309,8 @@ enum intake_event intake_take(struct intake *intake, double wait_s, struct recor
         intake->n_bytes -= item->bytes;
         pthread_cond_signal(&intake->has_room);
         event = INTAKE_RECORD;
-    } else if (intake->failure != STATUS_OK) {
-        *failure = status_fail(intake->failure, "%s", intake->failure_message);
+    } else if (intake->failure.code != STATUS_OK) {
+        *failure = failure_result(&intake->failure);
         event = INTAKE_FAILED;
     } else if (intake->is_ended) {
         event = INTAKE_END;

@@ -22,8 +22,7 @@ struct outlet {
     int64_t next_index;
     size_t waiting_bytes;
     bool is_stopping;
-    enum status failure;
-    char failure_message[1024];
+    struct failure failure;
     /* the thread's own */
     struct buffer lines;
     struct run_metrics counted;
@@ -119,7 +118,7 @@ static void *outlet_main(void *argument) {
             struct timespec deadline = deadline_in(TICK_SECONDS);
             pthread_cond_timedwait(&outlet->has_work, &outlet->mutex, &deadline);
         }
-        bool failed = outlet->failure != STATUS_OK;
+        bool failed = outlet->failure.code != STATUS_OK;
         pthread_mutex_unlock(&outlet->mutex);
 
         enum status result = STATUS_OK;
@@ -136,10 +135,7 @@ static void *outlet_main(void *argument) {
         pthread_mutex_lock(&outlet->mutex);
         outlet->waiting_bytes -= bytes;
         pthread_cond_signal(&outlet->has_room);
-        if (result != STATUS_OK) {
-            outlet->failure = result;
-            snprintf(outlet->failure_message, sizeof outlet->failure_message, "%s", status_message());
-        }
+        failure_note(&outlet->failure, result);
     }
     pthread_mutex_unlock(&outlet->mutex);
     return NULL;
@@ -194,8 +190,7 @@ enum status outlet_put(struct outlet *outlet, struct record *record) {
         /* Text that is still to be rendered does not count; the thread takes off the same. */
         outlet->waiting_bytes += bytes;
         outlet->ring[(outlet->begin + ahead) % outlet->capacity] = record;
-        if (outlet->failure != STATUS_OK)
-            result = status_fail(outlet->failure, "%s", outlet->failure_message);
+        result = failure_result(&outlet->failure);
         pthread_cond_signal(&outlet->has_work);
     } else {
         record_free(record);
@@ -215,7 +210,7 @@ size_t outlet_waiting_bytes(struct outlet *outlet) {
 void outlet_wait_below(struct outlet *outlet, size_t bytes, double wait_s) {
     struct timespec deadline = deadline_in(wait_s);
     pthread_mutex_lock(&outlet->mutex);
-    while (outlet->waiting_bytes >= bytes && outlet->failure == STATUS_OK &&
+    while (outlet->waiting_bytes >= bytes && outlet->failure.code == STATUS_OK &&
            pthread_cond_timedwait(&outlet->has_room, &outlet->mutex, &deadline) == 0)
         continue;
     pthread_mutex_unlock(&outlet->mutex);
@@ -246,9 +241,7 @@ enum status outlet_stop(struct outlet *outlet, struct run_metrics *metrics) {
     metrics->total_s = outlet->counted.total_s;
     metrics->time_to_first_token_s = outlet->counted.time_to_first_token_s;
     metrics->time_per_output_token_s = outlet->counted.time_per_output_token_s;
-    enum status result = STATUS_OK;
-    if (outlet->failure != STATUS_OK)
-        result = status_fail(outlet->failure, "%s", outlet->failure_message);
+    enum status result = failure_result(&outlet->failure);
     free(outlet->ring);
     buffer_free(&outlet->lines);
     pthread_mutex_destroy(&outlet->mutex);

@@ -130,13 +130,11 @@ static enum status load(const struct job *job, const struct config *config, cons
 
 /* Releases what is left of the preparation, and passes on the result and its message. */
 static enum status prepared(enum status result, struct preparation *preparation) {
-    char *message = result != STATUS_OK ? strdup(status_message()) : NULL;
+    struct failure failure = {0};
+    failure_note(&failure, result);
     background_join(&preparation->tokenizer);
     safetensors_close(preparation->files);
-    if (result != STATUS_OK)
-        status_fail(result, "%s", message ? message : "out of host memory");
-    free(message);
-    return result;
+    return failure_result(&failure);
 }
 
 static enum status open_from(const struct job *job, const struct config *config, const struct origin *from,
