@@ -46,10 +46,12 @@ def last(pattern, before=None):
 publish = last(rf'(rename|renameat2|link|linkat)\(.*out\.jsonl\.gz\.part", .*out\.jsonl\.gz"')
 data = last(rf'(pwrite64|write)\(\d+<{folder}/out\.jsonl\.gz\.part>')
 file_sync = last(rf'fsync\(\d+<{folder}/out\.jsonl\.gz\.part>\) += 0', publish)
-folder_sync = last(rf'fsync\(\d+<{folder}>\) += 0')
-manifest = last(rf'rename\(.*"{folder}/out\.jsonl\.gz\.manifest\.json"\)', publish)
-assert data < file_sync < publish < folder_sync, (data, file_sync, publish, folder_sync)
-assert data < manifest < publish, (data, manifest, publish)
+manifest = rf'rename\(.*"{folder}/out\.jsonl\.gz\.manifest\.json"\)'
+described, complete = last(manifest, publish), last(manifest)
+# The name is on the disk before the manifest, which has syncs of its own, calls it complete.
+folder_sync = last(rf'fsync\(\d+<{folder}>\) += 0', complete)
+assert data < file_sync < publish < folder_sync < complete, (data, file_sync, publish, folder_sync, complete)
+assert data < described < publish, (data, described, publish)
 # Each member is synced before the next is written.
 order = [line.split("(")[0] for line in lines if re.match(rf'(pwrite64|fdatasync)\(\d+<{folder}/out\.', line)]
 assert order[0] == "pwrite64" and order[1:] == ["pwrite64", "fdatasync"] * (len(order) // 2), order
