@@ -9,6 +9,7 @@
 
 #include "kernels/philox.h"
 #include "tests/functional/golden.h"
+#include "tests/support/engine_rig.h"
 
 enum { JOB_SEED = 2024, KV_PAGES = 2400 };
 
@@ -97,18 +98,14 @@ static struct record *make_record(const struct invariance_model *model, const st
 /* ---- a run ---- */
 
 struct bench {
-    struct backend backend;
-    struct model_config config;
-    struct model *model;
+    struct engine_rig rig;
     struct scheduler_limits limits;
 };
 
 static void bench_open(const char *device, const struct invariance_model *model, enum dtype dtype,
                        const struct invariance_variant *variant, struct bench *bench) {
-    struct sampling defaults;
-    golden_check(model_config_load(model->folder, &bench->config, &defaults), model->folder);
-    sampling_free(&defaults);
-    const struct model_config *config = &bench->config;
+    golden_check(engine_rig_configure(&bench->rig, model->folder), model->folder);
+    const struct model_config *config = &bench->rig.config;
     struct scheduler_limits *limits = &bench->limits;
     int32_t n_slots = variant->max_num_seqs ? variant->max_num_seqs : 64;
     int32_t per_slot = (config->n_positions + PAGE_TOKENS - 1) / PAGE_TOKENS;
@@ -121,27 +118,9 @@ static void bench_open(const char *device, const struct invariance_model *model,
         .chunk_rows = variant->chunk_rows};
     struct backend inner;
     golden_check(backend_open(device, &variant->options, &inner), device);
-    golden_check(relay_open(&inner, &variant->relay, &bench->backend), "relay");
-    struct backend *backend = &bench->backend;
-    golden_check(model_load(model->folder, config, dtype, backend, NULL, &bench->model), model->folder);
-    golden_check(model_prepare(bench->model, &(struct model_limits){.max_rows = limits->max_rows,
-                                                                    .max_samples = limits->max_samples,
-                                                                    .logit_rows = limits->max_samples}),
-                 "model_prepare");
-    golden_check(
-        backend->state_init(backend->context, &(struct state_limits){.n_slots = n_slots,
-                                                                     .n_pages = limits->n_pages,
-                                                                     .max_pages_per_slot = per_slot,
-                                                                     .max_rows = limits->max_rows,
-                                                                     .max_segments = n_slots,
-                                                                     .max_samples = limits->max_samples,
-                                                                     .n_layers = config->n_layers,
-                                                                     .n_heads = config->n_heads,
-                                                                     .n_kv_heads = config->n_kv_heads,
-                                                                     .head_dim = config->head_dim,
-                                                                     .n_vocab = config->n_vocab,
-                                                                     .kv_dtype = dtype}),
-        "state_init");
+    golden_check(relay_open(&inner, &variant->relay, &bench->rig.backend), "relay");
+    golden_check(engine_rig_load(&bench->rig, model->folder, dtype, limits, limits->max_samples),
+                 model->folder);
 }
 
 static bool takes_part(const struct invariance_variant *variant, const struct record *record) {
@@ -151,7 +130,7 @@ static bool takes_part(const struct invariance_variant *variant, const struct re
 }
 
 static void submit(struct engine *engine, const struct bench *bench, struct record *record) {
-    int32_t room = bench->config.n_positions - record->n_prompt_tokens;
+    int32_t room = bench->rig.config.n_positions - record->n_prompt_tokens;
     int32_t max_tokens = record->request.sampling.max_tokens;
     golden_check(engine_submit(engine, record, max_tokens < room ? max_tokens : room), "engine_submit");
 }
@@ -160,13 +139,14 @@ static void run_shard(struct bench *bench, const struct invariance_model *model,
                       const struct invariance_variant *variant, int32_t shard, struct invariance_run *out) {
     struct engine_options options = {.limits = bench->limits, .job_seed = JOB_SEED};
     struct engine *engine;
-    golden_check(engine_open(&bench->backend, bench->model, &bench->config, NULL, &options, &engine),
-                 "engine_open");
+    golden_check(
+        engine_open(&bench->rig.backend, bench->rig.model, &bench->rig.config, NULL, &options, &engine),
+        "engine_open");
     int32_t n_shards = variant->n_shards ? variant->n_shards : 1;
     for (int32_t i = 0; i < INVARIANCE_RECORDS; i++) {
         /* 7 * i + 113 mod 300 passes through all of them. */
         int32_t index = variant->is_permuted ? (7 * i + 113) % INVARIANCE_RECORDS : i;
-        struct record *record = make_record(model, &bench->config, index);
+        struct record *record = make_record(model, &bench->rig.config, index);
         if (index % n_shards == shard && takes_part(variant, record)) {
             submit(engine, bench, record);
         } else {
@@ -188,13 +168,12 @@ static void run_shard(struct bench *bench, const struct invariance_model *model,
 void invariance_run(const char *device, const struct invariance_model *model, enum dtype dtype,
                     const struct invariance_variant *variant, struct invariance_run *out) {
     memset(out, 0, sizeof *out);
-    struct bench bench;
+    struct bench bench = {0};
     bench_open(device, model, dtype, variant, &bench);
     for (int32_t shard = 0; shard < (variant->n_shards ? variant->n_shards : 1); shard++)
         run_shard(&bench, model, variant, shard, out);
-    out->counts = relay_of(bench.backend.context)->counts;
-    model_close(bench.model);
-    bench.backend.close(bench.backend.context);
+    out->counts = relay_of(bench.rig.backend.context)->counts;
+    engine_rig_close(&bench.rig);
 }
 
 void invariance_run_free(struct invariance_run *run) {

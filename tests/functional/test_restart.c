@@ -14,19 +14,11 @@
 #include "kernels/philox.h"
 #include "tests/functional/golden.h"
 #include "tests/functional/relay.h"
-#include "worker/engine/engine.h"
-#include "worker/model/model.h"
+#include "tests/support/engine_rig.h"
 
 enum { N_SLOTS = 8, N_PAGES = 18, MAX_ROWS = 96, N_RECORDS = 30, MAX_TOKENS = 150 };
 
 static const char folder[] = "tests/models/tiny";
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        enum status ok_status_ = (call);                                                                     \
-        if (ok_status_ != STATUS_OK)                                                                         \
-            fail_msg("%s: status %d: %s", #call, (int)ok_status_, status_message());                         \
-    } while (0)
 
 struct outcome {
     struct record *records[N_RECORDS];
@@ -42,19 +34,9 @@ static void count_token(void *argument, const struct sequence *sequence, int32_t
 
 /* The first third is short; then all kinds of endings. */
 static struct record *make_record(int32_t index) {
-    struct record *record = calloc(1, sizeof *record);
-    assert_non_null(record);
-    struct request *request = &record->request;
-    sampling_init(&request->sampling);
-    request->line = index + 1;
-    request->index = index;
     int32_t n = 3 + (int32_t)(philox_word(4, (uint32_t)index, 0) % 60);
-    request->n_prompt_token_ids = record->n_prompt_tokens = n;
-    request->prompt_token_ids = malloc((size_t)n * sizeof(int32_t));
-    assert_non_null(request->prompt_token_ids);
-    for (int32_t i = 0; i < n; i++)
-        request->prompt_token_ids[i] = (int32_t)(philox_word(9, (uint32_t)index, (uint32_t)i) % 1000);
-    struct sampling *sampling = &request->sampling;
+    struct record *record = record_of_random_ids(index, n, 1000);
+    struct sampling *sampling = &record->request.sampling;
     sampling->ignore_eos = true;
     if (index >= N_RECORDS / 3) {
         sampling->n = 1 + index % 3;
@@ -71,20 +53,13 @@ static struct record *make_record(int32_t index) {
 
 static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
     memset(outcome, 0, sizeof *outcome);
-    struct backend inner, backend;
+    struct backend inner;
+    struct engine_rig rig = {0};
+    struct tokenizer *tokenizer;
     OK(backend_open(golden_backend, &(struct backend_options){.n_threads = 1, .no_graphs = golden_small},
                     &inner));
-    OK(relay_open(&inner, &(struct relay_options){.is_late = is_late}, &backend));
-    struct model_config config;
-    struct sampling defaults;
-    struct tokenizer *tokenizer;
-    struct model *model;
-    OK(model_config_load(folder, &config, &defaults));
-    sampling_free(&defaults);
+    OK(relay_open(&inner, &(struct relay_options){.is_late = is_late}, &rig.backend));
     OK(tokenizer_open(folder, &tokenizer));
-    OK(model_load(folder, &config, DTYPE_FLOAT32, &backend, NULL, &model));
-    OK(model_prepare(model,
-                     &(struct model_limits){.max_rows = MAX_ROWS, .max_samples = N_SLOTS, .logit_rows = 4}));
     struct engine_options options = {.limits = {.n_slots = N_SLOTS,
                                                 .n_pages = N_PAGES,
                                                 .max_pages_per_slot = 8,
@@ -94,20 +69,10 @@ static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
                                      .job_seed = 5,
                                      .on_token = count_token,
                                      .on_token_argument = outcome};
-    OK(backend.state_init(backend.context, &(struct state_limits){.n_slots = N_SLOTS,
-                                                                  .n_pages = N_PAGES,
-                                                                  .max_pages_per_slot = 8,
-                                                                  .max_rows = MAX_ROWS,
-                                                                  .max_segments = N_SLOTS,
-                                                                  .max_samples = N_SLOTS,
-                                                                  .n_layers = config.n_layers,
-                                                                  .n_heads = config.n_heads,
-                                                                  .n_kv_heads = config.n_kv_heads,
-                                                                  .head_dim = config.head_dim,
-                                                                  .n_vocab = config.n_vocab,
-                                                                  .kv_dtype = DTYPE_FLOAT32}));
+    OK(engine_rig_configure(&rig, folder));
+    OK(engine_rig_load(&rig, folder, DTYPE_FLOAT32, &options.limits, 4));
     struct engine *engine;
-    OK(engine_open(&backend, model, &config, tokenizer, &options, &engine));
+    OK(engine_open(&rig.backend, rig.model, &rig.config, tokenizer, &options, &engine));
     for (int32_t i = 0; i < N_RECORDS; i++)
         OK(engine_submit(engine, make_record(i), i < N_RECORDS / 3 ? 3 : MAX_TOKENS));
     for (int32_t turn = 0; !engine_is_idle(engine); turn++) {
@@ -118,9 +83,8 @@ static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
     }
     assert_int_equal(engine_running(engine), 0);
     engine_close(engine);
-    model_close(model);
+    engine_rig_close(&rig);
     tokenizer_close(tokenizer);
-    backend.close(backend.context);
 }
 
 static void outcome_free(struct outcome *outcome) {

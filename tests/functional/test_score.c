@@ -10,9 +10,8 @@
 
 #include <cmocka.h>
 
-#include "kernels/philox.h"
 #include "tests/functional/golden.h"
-#include "worker/engine/engine.h"
+#include "tests/support/engine_rig.h"
 
 enum {
     N_RANDOM = 60, /* short prompts of random ids, so that many run at once */
@@ -54,41 +53,20 @@ struct run {
 
 /* ---- records ---- */
 
-static struct record *record_new(int64_t index, const int32_t *ids, int32_t n) {
-    struct record *record = calloc(1, sizeof *record);
-    assert_non_null(record);
-    struct request *request = &record->request;
-    sampling_init(&request->sampling);
-    request->line = index + 1;
-    request->index = index;
-    request->n_prompt_token_ids = record->n_prompt_tokens = n;
-    request->prompt_token_ids = malloc((size_t)n * sizeof *ids);
-    assert_non_null(request->prompt_token_ids);
-    memcpy(request->prompt_token_ids, ids, (size_t)n * sizeof *ids);
-    return record;
-}
-
-static struct record *random_record(int64_t index, int32_t n, int32_t n_vocab) {
-    int32_t ids[100];
-    for (int32_t i = 0; i < n; i++)
-        ids[i] = (int32_t)(philox_word(77, (uint32_t)index, (uint32_t)i) % (uint32_t)n_vocab);
-    return record_new(index, ids, n);
-}
-
 /* The golden prompts, then random ones. */
 static int32_t submit_scored(struct engine *engine, struct safetensors *golden, int32_t n_vocab) {
     int32_t n = 0;
     for (; golden_find(golden, n, "ids"); n++) {
         int64_t n_ids;
         int32_t *ids = golden_ints(golden, n, "ids", &n_ids);
-        struct record *record = record_new(n, ids, (int32_t)n_ids);
+        struct record *record = record_of_ids(n, ids, (int32_t)n_ids);
         record->is_scored = true;
         golden_check(engine_submit(engine, record, 1), "engine_submit");
         free(ids);
     }
     assert_true(n >= 5);
     for (int32_t i = 0; i < N_RANDOM; i++, n++) {
-        struct record *record = random_record(n, 1 + i % 41, n_vocab);
+        struct record *record = record_of_random_ids(n, 1 + i % 41, n_vocab);
         record->is_scored = true;
         golden_check(engine_submit(engine, record, 1), "engine_submit");
     }
@@ -98,7 +76,7 @@ static int32_t submit_scored(struct engine *engine, struct safetensors *golden, 
 
 static void submit_generated(struct engine *engine, int32_t n_vocab) {
     for (int32_t i = 0; i < N_GENERATED; i++) {
-        struct record *record = random_record(MAX_RECORDS + i, 3 + i * 5, n_vocab);
+        struct record *record = record_of_random_ids(MAX_RECORDS + i, 3 + i * 5, n_vocab);
         record->request.sampling.n = 1 + i % 3;
         record->request.sampling.logprobs = 2;
         record->request.sampling.ignore_eos = true;
@@ -121,14 +99,11 @@ static void take(struct engine *engine, struct run *run) {
 static void run_variant(const char *name, const char *folder, enum dtype dtype, const struct variant *variant,
                         bool is_alone, struct run *run) {
     memset(run, 0, sizeof *run);
-    struct backend backend;
-    struct model_config config;
-    struct model *model;
-    struct sampling defaults;
-    golden_open_backend(&backend);
-    golden_check(model_config_load(folder, &config, &defaults), folder);
-    sampling_free(&defaults);
-    int32_t per_slot = (config.n_positions + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    struct engine_rig rig = {0};
+    golden_open_backend(&rig.backend);
+    const struct model_config *config = &rig.config;
+    golden_check(engine_rig_configure(&rig, folder), folder);
+    int32_t per_slot = (config->n_positions + PAGE_TOKENS - 1) / PAGE_TOKENS;
     int32_t n_pages = per_slot * variant->n_slots < KV_PAGES ? per_slot * variant->n_slots : KV_PAGES;
     struct engine_options options = {.limits = {.n_slots = variant->n_slots,
                                                 .n_pages = 1 + n_pages,
@@ -140,36 +115,17 @@ static void run_variant(const char *name, const char *folder, enum dtype dtype, 
     struct scheduler_limits *limits = &options.limits;
     if (limits->max_samples == 0)
         limits->max_samples = limits->max_rows;
-    golden_check(model_load(folder, &config, dtype, &backend, NULL, &model), folder);
-    golden_check(
-        model_prepare(model,
-                      &(struct model_limits){.max_rows = limits->max_rows,
-                                             .max_samples = limits->max_samples,
-                                             .logit_rows = variant->logit_rows ? variant->logit_rows : 64}),
-        "model_prepare");
-    golden_check(
-        backend.state_init(backend.context, &(struct state_limits){.n_slots = limits->n_slots,
-                                                                   .n_pages = limits->n_pages,
-                                                                   .max_pages_per_slot = per_slot,
-                                                                   .max_rows = limits->max_rows,
-                                                                   .max_segments = limits->n_slots,
-                                                                   .max_samples = limits->max_samples,
-                                                                   .n_layers = config.n_layers,
-                                                                   .n_heads = config.n_heads,
-                                                                   .n_kv_heads = config.n_kv_heads,
-                                                                   .head_dim = config.head_dim,
-                                                                   .n_vocab = config.n_vocab,
-                                                                   .kv_dtype = dtype}),
-        "state_init");
+    golden_check(engine_rig_load(&rig, folder, dtype, limits, variant->logit_rows ? variant->logit_rows : 64),
+                 folder);
     struct engine *engine;
-    golden_check(engine_open(&backend, model, &config, NULL, &options, &engine), "engine_open");
+    golden_check(engine_open(&rig.backend, rig.model, config, NULL, &options, &engine), "engine_open");
     if (variant->generates)
-        submit_generated(engine, config.n_vocab);
+        submit_generated(engine, config->n_vocab);
     if (!is_alone) {
         char file[80];
         snprintf(file, sizeof file, "score_%s", name);
         struct safetensors *golden = golden_open(file);
-        run->n_scored = submit_scored(engine, golden, config.n_vocab);
+        run->n_scored = submit_scored(engine, golden, config->n_vocab);
         safetensors_close(golden);
     }
     while (!engine_is_idle(engine)) {
@@ -178,8 +134,7 @@ static void run_variant(const char *name, const char *folder, enum dtype dtype, 
     }
     take(engine, run);
     engine_close(engine);
-    model_close(model);
-    backend.close(backend.context);
+    engine_rig_close(&rig);
 }
 
 static void run_free(struct run *run) {

@@ -3,22 +3,8 @@
 #ifndef PRESSRUN_TESTS_UNIT_ENGINE_FIXTURE_H
 #define PRESSRUN_TESTS_UNIT_ENGINE_FIXTURE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include "kernels/fault/fault.h"
-#include "worker/engine/engine.h"
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        enum status ok_status_ = (call);                                                                     \
-        if (ok_status_ != STATUS_OK)                                                                         \
-            fail_msg("%s: status %d: %s", #call, (int)ok_status_, status_message());                         \
-    } while (0)
+#include "tests/support/engine_rig.h"
 
 /* Of every engine here. */
 enum { N_SLOTS = 6, N_PAGES = 40, MAX_ROWS = 96, MAX_RECORDS = 16, EOS = 7 };
@@ -31,9 +17,7 @@ struct engine_fixture_options {
 };
 
 struct engine_fixture {
-    struct backend backend;
-    struct model_config config;
-    struct model *model;
+    struct engine_rig rig;
     struct tokenizer *tokenizer;
     struct engine *engine;
     struct run_metrics metrics;

@@ -192,7 +192,7 @@ static void check_stop_tokens(bool is_late) {
     drop_record(stopped);
 
     /* The end-of-sequence token stops like one of them, unless it is to be ignored. */
-    fixture.config.eos_ids[0] = id;
+    fixture.rig.config.eos_ids[0] = id;
     record = engine_fixture_record(1, 5);
     stopped = answer(&fixture, record, 12);
     assert_int_equal(stopped->completions[0].n_tokens, 12);

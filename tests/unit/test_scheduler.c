@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "kernels/philox.h"
+#include "tests/support/engine_rig.h"
 #include "worker/engine/scheduler.h"
 
 enum { N_SEEDS = 150, MAX_GROUPS = 48, MAX_SLOTS = 20, MAX_N = 4, MAX_PAGES = 320, MAX_LAG = 2 };
@@ -75,24 +76,11 @@ static int32_t round_up(struct backend_context *context, int32_t n) {
     return rounded > world->limits.n_slots ? world->limits.n_slots : rounded;
 }
 
-static struct record *make_record(int64_t index, int32_t n_prompt, int32_t n) {
-    struct record *record = calloc(1, sizeof *record);
-    assert_non_null(record);
-    sampling_init(&record->request.sampling);
-    record->request.line = index + 1;
-    record->request.index = index;
-    record->request.sampling.n = n;
-    record->request.n_prompt_token_ids = record->n_prompt_tokens = n_prompt;
-    record->request.prompt_token_ids = malloc((size_t)n_prompt * sizeof(int32_t));
-    assert_non_null(record->request.prompt_token_ids);
-    for (int32_t i = 0; i < n_prompt; i++)
-        record->request.prompt_token_ids[i] = (int32_t)(index * 31 + i * 7) % 1000;
-    return record;
-}
-
 static struct group *make_group(int64_t index, int32_t n_prompt, int32_t max_tokens, int32_t n) {
     struct group *group;
-    assert_int_equal(group_new(make_record(index, n_prompt, n), max_tokens, n, &group), STATUS_OK);
+    struct record *record = record_of_random_ids(index, n_prompt, 1000);
+    record->request.sampling.n = n;
+    assert_int_equal(group_new(record, max_tokens, n, &group), STATUS_OK);
     return group;
 }
 
@@ -603,7 +591,7 @@ static void test_failed_records_keep_their_turn(void **state) {
     (void)state;
     struct scheduler scheduler;
     assert_int_equal(scheduler_init(&scheduler, &roomy, 1), STATUS_OK);
-    struct record *record = make_record(1, 3, 1);
+    struct record *record = record_of_random_ids(1, 3, 1000);
     record->request.error_code = "invalid_value";
     struct group *failed;
     assert_int_equal(group_new(record, 1, 1, &failed), STATUS_OK);

@@ -341,8 +341,8 @@ static void test_the_first_fault_is_reported(void **state) {
     (void)state;
     struct engine_fixture fixture;
     fixture_open(&fixture, false, NULL);
-    wait_really = fixture.backend.step_wait;
-    fixture.backend.step_wait = wait_with_faults;
+    wait_really = fixture.rig.backend.step_wait;
+    fixture.rig.backend.step_wait = wait_with_faults;
     for (int32_t i = 0; i < 3; i++)
         OK(engine_submit(fixture.engine, make_record(i, 11, true), 1));
     OK(engine_fixture_run(&fixture));
