@@ -57,14 +57,19 @@ static void check_plan(const struct plan *plan, const struct job *job, const str
     assert_true(state->max_rows > state->n_slots);
     assert_int_equal(state->max_samples, job->mode == MODE_SCORE ? state->max_rows : state->n_slots);
     assert_true(state->max_segments >= state->n_slots);
-    /* Logits of one slice: at most 256 MiB, but for 8 rows. */
-    assert_true(plan->model.logit_rows <= 8 ||
-                (size_t)plan->model.logit_rows * (size_t)model->n_vocab * 4 <= 256 * MIB);
     assert_int_equal(plan->model.max_rows, state->max_rows);
     assert_int_equal(plan->model.max_samples, state->max_samples);
-    assert_in_range(plan->model.logit_rows, 1, state->max_samples > 8 ? state->max_samples : 8);
-    if (plan->model.logit_rows > 256 && plan->model.logit_rows < state->max_samples)
-        assert_int_equal(plan->model.logit_rows % 256, 0);
+    /* Logits of one slice: as many rows as 256 MiB hold, in whole tiles of 256 where they are more; at least
+     * 8, and all samples where there are fewer. */
+    size_t row_bytes = (size_t)model->n_vocab * 4, n_rows = (size_t)plan->model.logit_rows;
+    assert_true(n_rows <= 8 || n_rows * row_bytes <= 256 * MIB);
+    if (n_rows < (size_t)state->max_samples) {
+        assert_true(n_rows <= 256 || n_rows % 256 == 0);
+        assert_true((n_rows + (n_rows < 256 ? 1 : 256)) * row_bytes > 256 * MIB);
+        assert_true(n_rows >= 8);
+    } else {
+        assert_true(n_rows == (size_t)state->max_samples || (n_rows == 8 && 8 * row_bytes > 256 * MIB));
+    }
     if (config->max_num_seqs)
         assert_int_equal(plan->max_num_seqs, config->max_num_seqs);
     if (config->max_num_batched_tokens)
@@ -125,6 +130,33 @@ static void test_many_shapes_fit(void **state) {
     }
     if (n_fit < 100 || n_refused < 30)
         fail_msg("%d shapes fit and %d are refused: the test sees too little of one", n_fit, n_refused);
+}
+
+/* The head's slices: whole tiles, as many as 256 MiB of logits hold, or all samples in one. */
+static void test_slices_of_the_head(void **state) {
+    (void)state;
+    static const struct {
+        int32_t n_vocab, max_num_seqs, expected;
+    } cases[] = {
+        {65, 3, 3},         {50257, 1000, 1000}, {50257, 1281, 1280}, {128256, 300, 300},
+        {128256, 512, 512}, {128256, 520, 512},  {262144, 300, 256},  {262145, 300, 255},
+        {1 << 23, 300, 8},  {1 << 24, 300, 8},   {1 << 24, 3, 8},
+    };
+    struct job job = make_job();
+    struct config config;
+    config_defaults(&config);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model_config model = make_model(1, 1, 8, 64, cases[i].n_vocab);
+        struct plan_device device = {.is_gpu = true, .free_bytes = 4000000 * MIB};
+        struct plan plan;
+        config.max_num_seqs = cases[i].max_num_seqs;
+        assert_int_equal(plan_make(&job, &config, &model, &device, &plan), STATUS_OK);
+        check_plan(&plan, &job, &config, &model, &device);
+        if (plan.model.logit_rows != cases[i].expected)
+            fail_msg("%d ids, %d sequences: slices of %d rows, expected %d", cases[i].n_vocab,
+                     cases[i].max_num_seqs, plan.model.logit_rows, cases[i].expected);
+    }
+    config_free(&config);
 }
 
 /* On a GPU the smaller the weights, the wider; on a CPU all alike. */
@@ -324,6 +356,7 @@ static void test_what_cannot_be_counted_does_not_fit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_many_shapes_fit),
+        cmocka_unit_test(test_slices_of_the_head),
         cmocka_unit_test(test_automatic_width_follows_weights),
         cmocka_unit_test(test_automatic_width_shrinks),
         cmocka_unit_test(test_width_follows_the_job),

@@ -40,6 +40,8 @@ static void set_width(struct plan *plan, enum job_mode mode, int32_t max_num_seq
     plan->model.max_rows = batched_tokens;
     plan->model.max_samples = max_samples;
     plan->model.max_positions = plan->max_model_len;
+    /* Samples fill one slice after the other, which makes the fewest tiles: slices of equal length would have
+     * more that are not full. */
     int64_t rows = LOGIT_ROWS_BYTES / (4 * (int64_t)plan->state.n_vocab);
     if (rows > LOGIT_ROWS_STEP)
         rows -= rows % LOGIT_ROWS_STEP;
