@@ -17,10 +17,14 @@ log=$copy/log
 restore() {
     (cd "$root" && git ls-files -z | tar --null --files-from=- --ignore-failed-read -cf - 2>/dev/null) | tar -xf - -C "$copy"
 }
-# build GROUP: what its tests need.
+# build GROUP NAME: what the test needs: its own program, or for a script all of the group's.
 build() {
     local targets=(build/pressrun)
-    [[ $1 == end_to_end ]] || targets+=("build/tests/$1")
+    if [[ -e tests/$1/test_$2.c ]]; then
+        targets+=("build/tests/$1/test_$2")
+    elif [[ $1 != end_to_end ]]; then
+        targets+=("build/tests/$1")
+    fi
     (cd "$copy" && scons -Q cuda=0 commit=mutant "${targets[@]}") >"$log" 2>&1
 }
 # run_test GROUP NAME
@@ -42,7 +46,7 @@ while IFS=$'\t' read -r file old new group name <&3; do
     restore
     if [[ -z ${passes[$group/$name]:-} ]]; then
         passes[$group/$name]=yes
-        build "$group" && run_test "$group" "$name" && grep -Eq '^1 passed' "$log" || passes[$group/$name]=no
+        build "$group" "$name" && run_test "$group" "$name" && grep -Eq '^1 passed' "$log" || passes[$group/$name]=no
     fi
     if [[ ${passes[$group/$name]} == no ]]; then
         missed "$group/$name does not pass on the unbroken code: $(tail -n 1 "$log")"
@@ -54,7 +58,7 @@ while IFS=$'\t' read -r file old new group name <&3; do
         continue
     fi
     printf '%s\n' "${text/"$old"/"$new"}" >"$copy/$file"
-    if ! build "$group"; then
+    if ! build "$group" "$name"; then
         missed "$file does not compile with: $new; $(grep -m 1 error: "$log")"
     elif run_test "$group" "$name"; then
         missed "$group/$name passes with $file: $old -> $new"
