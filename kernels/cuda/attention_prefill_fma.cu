@@ -22,7 +22,7 @@ enum {
 template <typename T, typename KV, int COLUMNS, bool GENERAL>
 __global__ void __launch_bounds__(ROWS_THREADS) kernel_attention_rows(const attention_params p) {
     const int head_dim = p.layout.head_dim;
-    extern __shared__ __align__(128) unsigned char shared[];
+    unsigned char *shared = ptx_dynamic_shared();
     float *q_tile = reinterpret_cast<float *>(shared);     /* [ROWS_BLOCK][head_dim] */
     float *k_tile = q_tile + ROWS_BLOCK * head_dim;        /* [PAGE_TOKENS][head_dim + 1] */
     float *v_tile = k_tile + PAGE_TOKENS * (head_dim + 1); /* [PAGE_TOKENS][head_dim] */

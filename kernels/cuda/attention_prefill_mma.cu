@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
     kernel_attention_mma(const attention_params p) {
     using tiles = mma_tiles<HEAD_DIM>;
     constexpr int STEPS = HEAD_DIM / 16, KEY_TILES = MMA_KEYS / 8;
-    extern __shared__ __align__(128) unsigned char shared[];
+    unsigned char *shared = ptx_dynamic_shared();
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
     struct segment tile = p.tiles[blockIdx.x];

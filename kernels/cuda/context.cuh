@@ -191,6 +191,17 @@ static enum status cuda_launch(struct backend_context *context, const char *oper
                                 std::forward<Arguments>(arguments)...);
 }
 
+/* Launches a kernel outside of steps. Blocks and threads in one dimension, no dynamic shared memory. */
+template <typename... Parameters, typename... Arguments>
+static cudaError_t cuda_start(struct backend_context *context, void (*kernel)(Parameters...), int blocks,
+                              int threads, Arguments &&...arguments) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)blocks);
+    config.blockDim = dim3((unsigned)threads);
+    config.stream = context->stream;
+    return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
 /* Queues the current step's operations; one launcher per file of the same stem. */
 enum status cuda_embed(struct backend_context *context, const struct embed_args *args);
 enum status cuda_norm(struct backend_context *context, const struct norm_args *args);

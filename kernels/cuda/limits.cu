@@ -100,8 +100,7 @@ template <typename Launch>
 static enum status launch_ms(struct backend_context *context, Launch launch, const cudaEvent_t (&events)[2],
                              float *ms) {
     TRY_CUDA(cudaEventRecord(events[0], context->stream), "measure_limits");
-    launch();
-    TRY_CUDA(cudaGetLastError(), "measure_limits");
+    TRY_CUDA(launch(), "measure_limits");
     TRY_CUDA(cudaEventRecord(events[1], context->stream), "measure_limits");
     TRY_CUDA(cudaEventSynchronize(events[1]), "measure_limits");
     return cuda_check(cudaEventElapsedTime(ms, events[0], events[1]), "measure_limits");
@@ -148,7 +147,8 @@ enum status cuda_measure_limits(struct backend_context *context, enum dtype dtyp
     double seconds = 1;
     if (status == STATUS_OK)
         status = best_seconds(
-            context, [&] { kernel_limits_read<<<blocks, THREADS, 0, context->stream>>>(data, words, out); },
+            context,
+            [&] { return cuda_start(context, kernel_limits_read, blocks, THREADS, data, words, out); },
             &seconds);
     limits->read_bytes_per_s = (double)words * 16 / seconds;
 
@@ -161,8 +161,8 @@ enum status cuda_measure_limits(struct backend_context *context, enum dtype dtyp
             status = best_seconds(
                 context,
                 [&] {
-                    kernel_limits_wgmma<<<context->n_multiprocessors, WGMMA_THREADS, 0, context->stream>>>(
-                        rounds, float_out);
+                    return cuda_start(context, kernel_limits_wgmma, context->n_multiprocessors, WGMMA_THREADS,
+                                      rounds, float_out);
                 },
                 &seconds);
     } else if (dtype == DTYPE_BFLOAT16) {
@@ -170,14 +170,16 @@ enum status cuda_measure_limits(struct backend_context *context, enum dtype dtyp
         if (status == STATUS_OK)
             status = best_seconds(
                 context,
-                [&] { kernel_limits_mma<<<blocks, THREADS, 0, context->stream>>>(rounds, float_out); },
+                [&] { return cuda_start(context, kernel_limits_mma, blocks, THREADS, rounds, float_out); },
                 &seconds);
     } else {
         operations = 2.0 * 16 * rounds * THREADS * blocks;
         if (status == STATUS_OK)
             status = best_seconds(
                 context,
-                [&] { kernel_limits_fma<<<blocks, THREADS, 0, context->stream>>>(rounds, 0.5f, float_out); },
+                [&] {
+                    return cuda_start(context, kernel_limits_fma, blocks, THREADS, rounds, 0.5f, float_out);
+                },
                 &seconds);
     }
     limits->flops = operations / seconds;

@@ -229,8 +229,7 @@ __device__ __forceinline__ void write_bfloat16(const matmul_params &p, const des
 /* bfloat16 results of wide tiles: [64 rows][64 outputs, or 32 of a pair] transposed into shared memory,
  * swizzled as the tensor map says, then stored by the copy engine. */
 template <typename Shape, tile_end END>
-__device__ __forceinline__ void write_staged(const matmul_params &p, const destination &d,
-                                             const float (&sum)[Shape::TOKENS / 2]) {
+__device__ __forceinline__ void write_staged(const destination &d, const float (&sum)[Shape::TOKENS / 2]) {
     constexpr int ROUNDS = Shape::TOKENS / STAGED_ROWS;
     constexpr bool gated = END == END_GATED;
     bool leader = d.warp == 0 && d.lane == 0;
@@ -278,7 +277,7 @@ __device__ __forceinline__ void write_staged(const matmul_params &p, const desti
 
 /* float32 results of wide tiles: [64 rows][32 outputs] twice, as above, stored or added. */
 template <typename Shape, tile_end END>
-__device__ __forceinline__ void write_staged_float32(const matmul_params &p, const destination &d,
+__device__ __forceinline__ void write_staged_float32(const destination &d,
                                                      const float (&sum)[Shape::TOKENS / 2]) {
     static_assert(STAGING_BUFFERS == 2, "a buffer for each half of the outputs");
     constexpr int HALF = WEIGHT_BLOCK / 2;
@@ -355,9 +354,9 @@ __device__ __forceinline__ void finish(const matmul_params &p, const destination
         if (second && d.warp == 0 && d.lane == 0)
             ptx_store_wait_all(); /* the first part is added before the second */
         if constexpr (to_float32)
-            write_staged_float32<Shape, END>(p, d, sum);
+            write_staged_float32<Shape, END>(d, sum);
         else
-            write_staged<Shape, END>(p, d, sum);
+            write_staged<Shape, END>(d, sum);
     } else if constexpr (to_float32) {
         write_float32<Shape, END>(p, d, sum);
     } else {
@@ -370,9 +369,9 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map,
                         const __grid_constant__ CUtensorMap out_map, const matmul_params p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    extern __shared__ unsigned char shared[];
     __shared__ __align__(8) uint64_t barriers[2 * Shape::STAGES];
-    uint32_t ring = (ptx_shared_address(shared) + BOX_ALIGNMENT - 1) / BOX_ALIGNMENT * BOX_ALIGNMENT;
+    uint32_t ring =
+        (ptx_shared_address(ptx_dynamic_shared()) + BOX_ALIGNMENT - 1) / BOX_ALIGNMENT * BOX_ALIGNMENT;
     uint32_t full = ptx_shared_address(barriers), empty = full + 8 * Shape::STAGES;
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {

@@ -147,11 +147,8 @@ cudaError_t half_queue(struct backend_context *context, int lane, int half, size
     p.rows = device;
     int64_t chunks = (p.n_in + TILE_CHUNK_ELEMENTS - 1) / TILE_CHUNK_ELEMENTS * p.n_rows;
     unsigned blocks = (unsigned)((chunks + PLACE_THREADS - 1) / PLACE_THREADS);
-    if (dtype == DTYPE_FLOAT32)
-        kernel_weight_place<float><<<blocks, PLACE_THREADS, 0, context->stream>>>(p);
-    else
-        kernel_weight_place<bfloat16><<<blocks, PLACE_THREADS, 0, context->stream>>>(p);
-    error = cudaGetLastError();
+    auto kernel = dtype == DTYPE_FLOAT32 ? kernel_weight_place<float> : kernel_weight_place<bfloat16>;
+    error = cuda_start(context, kernel, blocks, PLACE_THREADS, p);
     return error != cudaSuccess ? error : cudaEventRecord(staging->lanes[lane].done[half], context->stream);
 }
 

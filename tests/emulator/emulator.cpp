@@ -1,0 +1,630 @@
+/* Fibers, blocks and clusters; see emulator.h. */
+#include "emulator.h"
+
+#include <condition_variable>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <sys/mman.h>
+#include <thread>
+#include <ucontext.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace emulator {
+
+namespace {
+
+enum : uint32_t {
+    LANES = 32,
+    MAX_CLUSTER = 16,
+    MAX_THREADS = 1024,
+    NAMED_BARRIERS = 16,
+    UNWRITTEN = 0xAB /* bytes of dynamic shared memory in the beginning */
+};
+
+/* Shared addresses: static objects lie around an anchor in the middle of a window, dynamic memory behind some
+ * bytes that the device keeps for itself, aligned no better than it promises. The upper 8 bits are 0, or 1 +
+ * the rank of a block. */
+enum : uint32_t {
+    STATIC_WINDOW = 0x400000,
+    DYNAMIC_WINDOW = 0x800000,
+    DYNAMIC_START = 0x480,
+    RANK_SHIFT = 24,
+    OFFSET_MASK = (1u << RANK_SHIFT) - 1
+};
+constexpr size_t STACK_BYTES = 256 * 1024, PAGE_BYTES = 4096;
+
+thread_local char static_anchor;
+
+/* ---- switching between stacks ---- */
+
+#if defined(__x86_64__)
+/* Saves what a call preserves on the stack, and the stack in *from; goes on with `to`. */
+extern "C" void emulator_switch(void **from, void *to);
+asm(R"(
+    .text
+    .globl emulator_switch
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+
+struct stack_context {
+    void *stack;
+
+    void begin(unsigned char *memory, size_t bytes, void (*entry)()) {
+        void **top = reinterpret_cast<void **>(memory + bytes);
+        *--top = nullptr; /* where entry would return to; and it is aligned as behind a call */
+        *--top = reinterpret_cast<void *>(entry);
+        for (int i = 0; i < 6; i++)
+            *--top = nullptr;
+        stack = top;
+    }
+    void go(stack_context &to) { emulator_switch(&stack, to.stack); }
+};
+#else
+struct stack_context {
+    ucontext_t context;
+
+    void begin(unsigned char *memory, size_t bytes, void (*entry)()) {
+        getcontext(&context);
+        context.uc_stack.ss_sp = memory;
+        context.uc_stack.ss_size = bytes;
+        context.uc_link = nullptr;
+        makecontext(&context, entry, 0);
+    }
+    void go(stack_context &to) { swapcontext(&context, &to.context); }
+};
+#endif
+
+/* ---- state ---- */
+
+typedef std::vector<std::function<void()>> group;
+
+struct fiber : thread {
+    enum { READY, WAITING, DONE } state;
+    const uint32_t *word; /* WAITING: until this is not `value` */
+    uint32_t value;
+    const char *why;
+    std::deque<group> closed[BACKGROUND_KINDS];
+    group open[BACKGROUND_KINDS];
+    stack_context context;
+    unsigned char *stack;
+    void *sanitizer_stack;
+};
+
+struct meeting {
+    uint32_t mask, arrived, generation;
+    const char *operation;
+    void *lanes[LANES];
+};
+
+struct barrier {
+    uint32_t arrived, generation;
+    bool any, result;
+};
+
+/* Two words in shared memory. */
+struct counter {
+    uint32_t
+        state;     /* bit 0: parity of the phase; 1 to 15: arrivals that it waits for; 16 to 31: of a phase */
+    int32_t bytes; /* expected less complete */
+};
+
+} // namespace
+
+struct warp {
+    std::vector<std::unique_ptr<meeting>> meetings; /* one for each mask that came */
+};
+
+struct block {
+    index3 index;
+    unsigned number, rank, n_alive;
+    warp warps[MAX_THREADS / LANES];
+    barrier barriers[NAMED_BARRIERS];
+};
+
+namespace {
+
+/* An operating-system thread, which runs one block at a time. */
+struct executor {
+    bool has_work; /* a launch waits for it */
+    std::unique_ptr<fiber[]> fibers{new fiber[MAX_THREADS]()};
+    unsigned char *dynamic; /* [SHARED_BYTES] */
+    char *anchor;           /* of its static shared objects */
+    struct block block;
+    stack_context scheduler;
+    void *sanitizer_stack;
+    const void *host_stack;
+    size_t host_stack_bytes;
+};
+
+struct cluster {
+    unsigned n_blocks, n_unfinished, n_alive;
+    bool is_over, has_progressed;
+    barrier meeting;
+    std::deque<std::function<void()>> copies; /* of the copy engine, in the order of their requests */
+};
+
+/* Touched by whoever has the turn. */
+struct machine {
+    std::mutex launching; /* one launch after the other */
+    std::mutex mutex;
+    std::condition_variable changed;
+    int turn = -1; /* rank of the executor that runs; -1: none, the launch is over */
+    std::vector<std::unique_ptr<executor>> executors;
+    launch_shape shape;
+    const std::function<void()> *body;
+    struct cluster cluster;
+
+    bool is_late, is_random;
+    std::mt19937 random;
+
+    machine() {
+        const char *order = getenv("EMULATOR_ORDER");
+        is_late = !order || strcmp(order, "late") == 0;
+        is_random = !is_late && strcmp(order, "early") != 0;
+        random.seed(is_random ? (unsigned)atoi(order) : 0);
+    }
+    bool chance(unsigned one_in) { return is_random && random() % one_in == 0; }
+};
+
+machine &m = *new machine; /* lives until the end, as its threads do */
+thread_local executor *here;
+
+fiber *me() {
+    return static_cast<fiber *>(self);
+}
+
+/* ---- fibers ---- */
+
+void to_scheduler([[maybe_unused]] bool for_good) {
+    fiber *f = me();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &f->sanitizer_stack, here->host_stack,
+                                   here->host_stack_bytes);
+#endif
+    f->context.go(here->scheduler);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(f->sanitizer_stack, &here->host_stack, &here->host_stack_bytes);
+#endif
+}
+
+void fiber_main() {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &here->host_stack, &here->host_stack_bytes);
+#endif
+    (*m.body)();
+    fiber *f = me();
+    if (!f->closed[BACKGROUND_STORE].empty() || !f->open[BACKGROUND_STORE].empty())
+        fail("thread %u of block %u ends while the copy engine may still read what it stores", f->index.x,
+             f->block->number);
+    f->state = fiber::DONE;
+    to_scheduler(true);
+}
+
+void run_fiber(fiber *f) {
+    self = f;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&here->sanitizer_stack, f->stack, STACK_BYTES);
+#endif
+    here->scheduler.go(f->context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(here->sanitizer_stack, nullptr, nullptr);
+#endif
+    self = nullptr;
+}
+
+void wait_while_equal(const uint32_t *word, uint32_t value, const char *why) {
+    fiber *f = me();
+    while (*const_cast<const volatile uint32_t *>(word) == value) {
+        f->state = fiber::WAITING;
+        f->word = word;
+        f->value = value;
+        f->why = why;
+        to_scheduler(false);
+    }
+}
+
+/* ---- blocks ---- */
+
+void barrier_complete(barrier *b) {
+    b->arrived = 0;
+    b->result = b->any;
+    b->any = false;
+    b->generation++;
+}
+
+void begin_block(unsigned number, unsigned rank) {
+    struct block *block = &here->block;
+    index3 grid = m.shape.grid;
+    block->index = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
+    block->number = number;
+    block->rank = rank;
+    block->n_alive = m.shape.threads;
+    memset(block->barriers, 0, sizeof block->barriers);
+    memset(here->dynamic, UNWRITTEN, m.shape.shared_bytes);
+    for (unsigned i = 0; i < m.shape.threads; i++) {
+        fiber *f = &here->fibers[i];
+        f->index = {i, 0, 0};
+        f->block = block;
+        f->warp = &block->warps[i / LANES];
+        f->lane = i % LANES;
+        f->warp->meetings.clear();
+        f->state = fiber::READY;
+        for (int kind = 0; kind < BACKGROUND_KINDS; kind++) {
+            f->closed[kind].clear();
+            f->open[kind].clear();
+        }
+        if (!f->stack) {
+            void *memory = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (memory == MAP_FAILED)
+                fail("no memory for the stacks of a block");
+            f->stack = static_cast<unsigned char *>(memory);
+        }
+        f->context.begin(f->stack, STACK_BYTES, fiber_main);
+    }
+}
+
+/* Barriers of the whole block and of the cluster do not wait for threads that have ended. */
+void thread_ended() {
+    struct block *block = &here->block;
+    block->n_alive--;
+    m.cluster.n_alive--;
+    barrier *all = &block->barriers[0], *meeting = &m.cluster.meeting;
+    if (all->arrived > 0 && all->arrived >= block->n_alive)
+        barrier_complete(all);
+    if (meeting->arrived > 0 && meeting->arrived >= m.cluster.n_alive)
+        barrier_complete(meeting);
+    if (block->n_alive == 0)
+        m.cluster.n_unfinished--;
+}
+
+void run_copy(size_t at) {
+    std::deque<std::function<void()>> &copies = m.cluster.copies;
+    std::function<void()> work = std::move(copies[at]);
+    copies.erase(copies.begin() + (ptrdiff_t)at);
+    work();
+}
+
+/* Until no thread of the block can go on. */
+void run_block() {
+    unsigned n = m.shape.threads;
+    for (bool ran = true; ran && here->block.n_alive > 0;) {
+        ran = false;
+        unsigned first = m.is_random ? (unsigned)m.random() % n : 0;
+        for (unsigned i = 0; i < n; i++) {
+            fiber *f = &here->fibers[(first + i) % n];
+            if (f->state == fiber::DONE || (f->state == fiber::WAITING && *f->word == f->value))
+                continue;
+            ran = m.cluster.has_progressed = true;
+            if (!m.cluster.copies.empty() && m.chance(16))
+                run_copy(m.random() % m.cluster.copies.size());
+            if (m.chance(4))
+                continue; /* others first */
+            f->state = fiber::READY;
+            run_fiber(f);
+            if (f->state == fiber::DONE)
+                thread_ended();
+        }
+    }
+}
+
+void fail_deadlock() {
+    for (unsigned rank = 0; rank < m.cluster.n_blocks; rank++) {
+        executor *e = m.executors[rank].get();
+        const char *last = nullptr;
+        for (unsigned i = 0; i < m.shape.threads; i++) {
+            const char *why = e->fibers[i].state == fiber::DONE ? "(ended)" : e->fibers[i].why;
+            if (!last || strcmp(why, last) != 0)
+                fprintf(stderr, "emulator: block %u, from thread %u on: waits at %s\n", e->block.number, i,
+                        why);
+            last = why;
+        }
+    }
+    fail("deadlock: no thread can go on");
+}
+
+/* The last block of a cluster has had its turn. */
+void end_round() {
+    if (m.cluster.n_unfinished == 0)
+        m.cluster.is_over = true;
+    else if (!m.cluster.has_progressed && m.cluster.copies.empty())
+        fail_deadlock();
+    else if (!m.cluster.has_progressed)
+        run_copy(0);
+    m.cluster.has_progressed = false;
+}
+
+void begin_cluster(unsigned n_blocks) {
+    m.cluster.n_blocks = m.cluster.n_unfinished = n_blocks;
+    m.cluster.n_alive = n_blocks * m.shape.threads;
+    m.cluster.is_over = m.cluster.has_progressed = false;
+    m.cluster.meeting = {};
+    m.cluster.copies.clear();
+}
+
+/* This executor's blocks of a launch. Every statement between two calls of `pass` is one turn. */
+void run_launch(std::unique_lock<std::mutex> &lock, unsigned rank) {
+    unsigned n_blocks = m.shape.grid.x * m.shape.grid.y * m.shape.grid.z, n = m.shape.cluster;
+    auto wait_for_turn = [&] { m.changed.wait(lock, [&] { return m.turn == (int)rank; }); };
+    auto pass = [&](int to) {
+        m.turn = to;
+        if (to != (int)rank)
+            m.changed.notify_all();
+    };
+    int next = (int)((rank + 1) % n);
+    for (unsigned first = 0; first < n_blocks; first += n) {
+        wait_for_turn();
+        if (rank == 0)
+            begin_cluster(n);
+        begin_block(first + rank, rank);
+        pass(next);
+        while (true) {
+            wait_for_turn();
+            if (m.cluster.is_over)
+                break;
+            run_block();
+            if (rank == n - 1)
+                end_round();
+            pass(next);
+        }
+        bool is_last = first + n >= n_blocks && rank == n - 1;
+        pass(is_last ? -1 : next);
+    }
+}
+
+void executor_main(unsigned rank) {
+    std::unique_lock<std::mutex> lock(m.mutex);
+    here = m.executors[rank].get();
+    here->anchor = &static_anchor;
+    void *memory = nullptr;
+    if (posix_memalign(&memory, PAGE_BYTES, DYNAMIC_START + SHARED_BYTES) != 0)
+        fail("no memory for the shared memory of a block");
+    here->dynamic = static_cast<unsigned char *>(memory) + DYNAMIC_START;
+    while (true) {
+        m.changed.wait(lock, [] { return here->has_work; });
+        here->has_work = false;
+        run_launch(lock, rank);
+    }
+}
+
+} // namespace
+
+thread_local thread *self;
+
+void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fprintf(stderr, "emulator: ");
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\n");
+    va_end(arguments);
+    abort();
+}
+
+void launch(const launch_shape &shape, const std::function<void()> &body) {
+    if (shape.threads == 0 || shape.threads > MAX_THREADS || shape.cluster == 0 ||
+        shape.cluster > MAX_CLUSTER || shape.shared_bytes > SHARED_BYTES || shape.grid.x % shape.cluster != 0)
+        fail("a launch of %u x %u x %u blocks of %u threads and %zu bytes, in clusters of %u", shape.grid.x,
+             shape.grid.y, shape.grid.z, shape.threads, shape.shared_bytes, shape.cluster);
+    if ((size_t)shape.grid.x * shape.grid.y * shape.grid.z == 0)
+        fail("a launch of no blocks");
+    std::lock_guard<std::mutex> one(m.launching);
+    std::unique_lock<std::mutex> lock(m.mutex);
+    m.shape = shape;
+    m.body = &body;
+    while (m.executors.size() < shape.cluster) {
+        m.executors.emplace_back(new executor());
+        std::thread(executor_main, (unsigned)m.executors.size() - 1).detach();
+    }
+    for (unsigned rank = 0; rank < shape.cluster; rank++)
+        m.executors[rank]->has_work = true;
+    m.turn = 0;
+    m.changed.notify_all();
+    m.changed.wait(lock, [] { return m.turn == -1; });
+}
+
+index3 thread_index() {
+    return self->index;
+}
+
+index3 block_index() {
+    return self->block->index;
+}
+
+index3 block_size() {
+    return {m.shape.threads, 1, 1};
+}
+
+index3 grid_size() {
+    return m.shape.grid;
+}
+
+/* ---- meeting ---- */
+
+void warp_meet(uint32_t mask, const char *operation, void *mine, void (*compute)(void *const *lanes)) {
+    std::vector<std::unique_ptr<meeting>> &all = self->warp->meetings;
+    meeting *at = nullptr;
+    for (auto &known : all)
+        if (known->mask == mask)
+            at = known.get();
+    if (!at) {
+        all.emplace_back(new meeting());
+        at = all.back().get();
+        at->mask = mask;
+    }
+    if (!(mask >> self->lane & 1))
+        fail("%s: lane %u is not in its own mask %08x", operation, self->lane, mask);
+    if (at->arrived && at->operation != operation && strcmp(at->operation, operation) != 0)
+        fail("lanes of a warp meet in different operations: %s, and %s in thread %u of block %u",
+             at->operation, operation, self->index.x, self->block->number);
+    at->operation = operation;
+    at->lanes[self->lane] = mine;
+    at->arrived |= 1u << self->lane;
+    if (at->arrived != mask) {
+        wait_while_equal(&at->generation, at->generation, operation);
+        return;
+    }
+    if (compute)
+        compute(at->lanes);
+    at->arrived = 0;
+    at->generation++;
+}
+
+bool block_barrier(unsigned number, unsigned threads, bool mine) {
+    if (number >= NAMED_BARRIERS)
+        fail("a block has no barrier %u", number);
+    barrier *b = &self->block->barriers[number];
+    b->any |= mine;
+    if (++b->arrived >= (threads ? threads : self->block->n_alive))
+        barrier_complete(b);
+    else
+        wait_while_equal(&b->generation, b->generation, number ? "a named barrier" : "__syncthreads");
+    return b->result;
+}
+
+void cluster_barrier() {
+    barrier *b = &m.cluster.meeting;
+    if (++b->arrived >= m.cluster.n_alive)
+        barrier_complete(b);
+    else
+        wait_while_equal(&b->generation, b->generation, "a barrier of the cluster");
+}
+
+/* ---- shared memory ---- */
+
+unsigned char *dynamic_shared() {
+    return here->dynamic;
+}
+
+uint32_t shared_address(const void *pointer) {
+    const unsigned char *p = static_cast<const unsigned char *>(pointer);
+    if (p >= here->dynamic && p <= here->dynamic + m.shape.shared_bytes)
+        return DYNAMIC_WINDOW + DYNAMIC_START + (uint32_t)(p - here->dynamic);
+    ptrdiff_t offset = static_cast<const char *>(pointer) - here->anchor;
+    if (offset <= -(ptrdiff_t)STATIC_WINDOW || offset >= (ptrdiff_t)STATIC_WINDOW)
+        fail("%p is not in the shared memory of block %u", pointer, self->block->number);
+    return (uint32_t)(STATIC_WINDOW + offset);
+}
+
+void *shared_pointer(uint32_t address) {
+    uint32_t rank = address >> RANK_SHIFT, offset = address & OFFSET_MASK;
+    if (rank > m.cluster.n_blocks)
+        fail("shared address %08x: the cluster has %u blocks", address, m.cluster.n_blocks);
+    executor *e = rank ? m.executors[rank - 1].get() : here;
+    if (rank && e->block.n_alive == 0)
+        fail("block %u touches the shared memory of block %u, which has ended", here->block.number,
+             e->block.number);
+    if (offset < DYNAMIC_WINDOW)
+        return e->anchor + ((ptrdiff_t)offset - (ptrdiff_t)STATIC_WINDOW);
+    uint32_t at = offset - DYNAMIC_WINDOW;
+    if (at < DYNAMIC_START || at >= DYNAMIC_START + m.shape.shared_bytes)
+        fail("shared address %08x: block %u has %zu dynamic bytes (thread %u)", address, e->block.number,
+             m.shape.shared_bytes, self->index.x);
+    return e->dynamic + (at - DYNAMIC_START);
+}
+
+unsigned char *operand_pointer(uint32_t address) {
+    return static_cast<unsigned char *>(shared_pointer(DYNAMIC_WINDOW | (address & 0x3FFFF)));
+}
+
+uint32_t cluster_address(uint32_t address, uint32_t rank) {
+    return (address & OFFSET_MASK) | (rank + 1) << RANK_SHIFT;
+}
+
+/* ---- counters ---- */
+
+static void counter_check(counter *c) {
+    if ((c->state >> 1 & 0x7FFF) != 0 || c->bytes != 0)
+        return;
+    uint32_t arrivals = c->state >> 16;
+    c->state = arrivals << 16 | arrivals << 1 | ((c->state & 1) ^ 1);
+}
+
+void counter_init(void *to, uint32_t arrivals) {
+    counter *c = static_cast<counter *>(to);
+    c->state = arrivals << 16 | arrivals << 1;
+    c->bytes = 0;
+}
+
+void counter_arrive(void *at, uint32_t bytes) {
+    counter *c = static_cast<counter *>(at);
+    if ((c->state >> 1 & 0x7FFF) == 0)
+        fail("an arrival too many at a barrier in shared memory: thread %u of block %u", self->index.x,
+             self->block->number);
+    c->state -= 2;
+    c->bytes += (int32_t)bytes;
+    counter_check(c);
+}
+
+void counter_complete(void *at, uint32_t bytes) {
+    counter *c = static_cast<counter *>(at);
+    c->bytes -= (int32_t)bytes;
+    counter_check(c);
+}
+
+void counter_wait(void *at, uint32_t parity, const char *name) {
+    counter *c = static_cast<counter *>(at);
+    uint32_t state;
+    while (((state = c->state) & 1) == parity)
+        wait_while_equal(&c->state, state, name);
+}
+
+/* ---- background ---- */
+
+void background_add(background kind, std::function<void()> work) {
+    fiber *f = me();
+    bool is_next = f->open[kind].empty() && f->closed[kind].empty();
+    if (m.is_late || !is_next || m.chance(2))
+        f->open[kind].push_back(std::move(work));
+    else
+        work();
+}
+
+void background_commit(background kind) {
+    fiber *f = me();
+    f->closed[kind].emplace_back(std::move(f->open[kind]));
+    f->open[kind].clear();
+}
+
+void background_wait(background kind, size_t open) {
+    fiber *f = me();
+    while (f->closed[kind].size() > open) {
+        for (const std::function<void()> &work : f->closed[kind].front())
+            work();
+        f->closed[kind].pop_front();
+    }
+}
+
+void engine_add(std::function<void()> work) {
+    if (m.is_late || m.chance(2))
+        m.cluster.copies.push_back(std::move(work));
+    else
+        work();
+}
+
+} // namespace emulator

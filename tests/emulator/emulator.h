@@ -1,0 +1,100 @@
+/* emulator: runs the kernels of kernels/cuda on the CPU, for tests where there is no GPU. See README.md.
+ *
+ * A thread of a block is a fiber; the fibers of a block share an operating-system thread of their own, so
+ * that __shared__ objects can be thread_local. Blocks of a cluster take turns, clusters follow each other:
+ * one fiber runs at any time, until it has to wait. Who is next, and when background copies arrive, is a
+ * matter of EMULATOR_ORDER; every order that it can give is one that a device may take. */
+#ifndef PRESSRUN_TESTS_EMULATOR_H
+#define PRESSRUN_TESTS_EMULATOR_H
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace emulator {
+
+struct block;
+struct warp;
+
+struct index3 {
+    unsigned x, y, z;
+};
+
+/* A thread of a block. */
+struct thread {
+    index3 index;
+    struct block *block;
+    struct warp *warp;
+    unsigned lane;
+};
+
+extern thread_local thread *self; /* the one that runs */
+
+index3 thread_index();
+index3 block_index();
+index3 block_size();
+index3 grid_size();
+
+/* Ends the program: the kernel, or the test, is wrong. */
+[[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- meeting ---- */
+
+/* All lanes of `mask` meet; the last to come calls compute with what each lane gave ([32]; lanes beside the
+ * mask are undefined), then all go on. Lanes of one mask must meet in the same operation. */
+void warp_meet(uint32_t mask, const char *operation, void *mine, void (*compute)(void *const *lanes));
+
+/* Among `threads` threads of the block, by number (0: all that have not ended). Returns whether `mine` was
+ * true in any of them. */
+bool block_barrier(unsigned number, unsigned threads, bool mine);
+
+/* Of all threads of the cluster that have not ended. */
+void cluster_barrier();
+
+/* ---- shared memory, and its addresses of 32 bits ---- */
+
+enum : uint32_t { SHARED_BYTES = 232448 }; /* dynamic shared memory that a block may have */
+
+unsigned char *dynamic_shared();
+uint32_t shared_address(const void *pointer);
+/* Of this block, or of another when the address is from cluster_address(). */
+void *shared_pointer(uint32_t address);
+/* What the 18 address bits of a matrix descriptor stand for. */
+unsigned char *operand_pointer(uint32_t address);
+uint32_t cluster_address(uint32_t address, uint32_t rank);
+
+/* ---- barriers in shared memory that count arrivals and bytes: eight bytes each ---- */
+
+void counter_init(void *counter, uint32_t arrivals);
+/* An arrival, before which `bytes` more are expected. */
+void counter_arrive(void *counter, uint32_t bytes);
+void counter_complete(void *counter, uint32_t bytes);
+void counter_wait(void *counter, uint32_t parity, const char *name);
+
+/* ---- what runs in the background ---- */
+
+/* Work that is complete when its thread has waited for it; each kind in groups, in order. */
+enum background { BACKGROUND_COPY, BACKGROUND_STORE, BACKGROUND_PRODUCT, BACKGROUND_KINDS };
+
+void background_add(background kind, std::function<void()> work);
+void background_commit(background kind);
+/* Returns when at most `open` of this thread's groups are not complete. */
+void background_wait(background kind, size_t open);
+
+/* Work of the copy engine that completes bytes of a counter. */
+void engine_add(std::function<void()> work);
+
+/* ---- launches ---- */
+
+struct launch_shape {
+    index3 grid;
+    unsigned threads, cluster;
+    size_t shared_bytes;
+};
+
+/* Runs body() in every thread of every block, and returns when all have ended. */
+void launch(const launch_shape &shape, const std::function<void()> &body);
+
+} // namespace emulator
+
+#endif
