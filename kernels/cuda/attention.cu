@@ -306,7 +306,8 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
     kernel_attention_decode_mma(const attention_params p) {
     using tiles = decode_tiles<HEAD_DIM>;
     static_assert(tiles::UNITS == 1 || !tiles::SEVERAL_KV_HEADS, "all units of an item have its kv head");
-    decode_shared<HEAD_DIM> &shared = *reinterpret_cast<decode_shared<HEAD_DIM> *>(ptx_dynamic_shared());
+    PTX_DYNAMIC_SHARED(shared_bytes, 128);
+    decode_shared<HEAD_DIM> &shared = *reinterpret_cast<decode_shared<HEAD_DIM> *>(shared_bytes);
     int thread = threadIdx.x, lane = thread % WARP_LANES, warp = thread / WARP_LANES;
     int g = lane / 4, t = lane % 4;
 

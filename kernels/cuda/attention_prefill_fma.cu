@@ -22,7 +22,7 @@ enum {
 template <typename T, typename KV, int COLUMNS, bool GENERAL>
 __global__ void __launch_bounds__(ROWS_THREADS) kernel_attention_rows(const attention_params p) {
     const int head_dim = p.layout.head_dim;
-    unsigned char *shared = ptx_dynamic_shared();
+    PTX_DYNAMIC_SHARED(shared, 128);
     float *q_tile = reinterpret_cast<float *>(shared);     /* [ROWS_BLOCK][head_dim] */
     float *k_tile = q_tile + ROWS_BLOCK * head_dim;        /* [PAGE_TOKENS][head_dim + 1] */
     float *v_tile = k_tile + PAGE_TOKENS * (head_dim + 1); /* [PAGE_TOKENS][head_dim] */

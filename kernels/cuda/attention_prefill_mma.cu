@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(MMA_THREADS, mma_tiles<HEAD_DIM>::RESIDENT)
     kernel_attention_mma(const attention_params p) {
     using tiles = mma_tiles<HEAD_DIM>;
     constexpr int STEPS = HEAD_DIM / 16, KEY_TILES = MMA_KEYS / 8;
-    unsigned char *shared = ptx_dynamic_shared();
+    PTX_DYNAMIC_SHARED(shared, 128);
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
     struct segment tile = p.tiles[blockIdx.x];

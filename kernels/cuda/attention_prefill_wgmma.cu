@@ -596,9 +596,9 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     kernel_attention_wgmma(const __grid_constant__ prefill_maps maps, const attention_params p,
                            const prefill_items all) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    PTX_DYNAMIC_SHARED(dynamic, 1);
     __shared__ __align__(8) uint64_t barrier_memory[prefill_barriers<Shape>::COUNT];
-    const uint32_t shared =
-        (ptx_shared_address(ptx_dynamic_shared()) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
+    const uint32_t shared = (ptx_shared_address(dynamic) + ATOM_BYTES - 1) / ATOM_BYTES * ATOM_BYTES;
     const prefill_barriers<Shape> barriers(ptx_shared_address(barrier_memory));
     volatile int32_t *items = p.handed + blockIdx.x * PREFILL_MAX_CONSUMERS;
     if (threadIdx.x == 0)

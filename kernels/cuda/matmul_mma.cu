@@ -68,7 +68,7 @@ __device__ __forceinline__ void request_tile(uint32_t tile, const bfloat16 *matr
 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::THREADS) kernel_matmul_mma(const matmul_params p) {
-    unsigned char *shared = ptx_dynamic_shared();
+    PTX_DYNAMIC_SHARED(shared, 128);
     constexpr int TILES_O = Shape::WARP_O / 16, TILES_R = Shape::WARP_R / 8;
     const bfloat16 *in = static_cast<const bfloat16 *>(p.in);
     int first_output = blockIdx.x * Shape::BLOCK_O, first_row = blockIdx.y * Shape::BLOCK_R;

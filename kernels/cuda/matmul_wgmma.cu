@@ -369,9 +369,9 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map,
                         const __grid_constant__ CUtensorMap out_map, const matmul_params p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    PTX_DYNAMIC_SHARED(shared, 1);
     __shared__ __align__(8) uint64_t barriers[2 * Shape::STAGES];
-    uint32_t ring =
-        (ptx_shared_address(ptx_dynamic_shared()) + BOX_ALIGNMENT - 1) / BOX_ALIGNMENT * BOX_ALIGNMENT;
+    uint32_t ring = (ptx_shared_address(shared) + BOX_ALIGNMENT - 1) / BOX_ALIGNMENT * BOX_ALIGNMENT;
     uint32_t full = ptx_shared_address(barriers), empty = full + 8 * Shape::STAGES;
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {

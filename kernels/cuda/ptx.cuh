@@ -14,11 +14,10 @@ static __device__ __forceinline__ uint32_t ptx_shared_address(const void *pointe
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
-/* The block's dynamic shared memory, behind its static objects; aligned to 128 bytes. */
-static __device__ __forceinline__ unsigned char *ptx_dynamic_shared() {
-    extern __shared__ __align__(128) unsigned char dynamic_shared[];
-    return dynamic_shared;
-}
+/* Declares the block's dynamic shared memory, which lies behind its static objects, as an array of bytes. */
+#define PTX_DYNAMIC_SHARED(name, alignment)                                                                  \
+    extern __shared__ __align__(alignment)                                                                   \
+    unsigned char name[]
 
 /* Waits until all kernels launched before this one are complete and their writes are visible. Every kernel of
  * the backend executes it in every thread before it touches anything that a kernel writes, so completion is

@@ -332,7 +332,8 @@ __device__ float write_logprobs(row_part &row, uint64_t best, uint64_t own, int 
 template <int THREADS, bool SCORES>
 __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOCKS : 1)
     kernel_sample(const sample_params p) {
-    sample_shared &shared = *reinterpret_cast<sample_shared *>(ptx_dynamic_shared());
+    PTX_DYNAMIC_SHARED(shared_bytes, 16);
+    sample_shared &shared = *reinterpret_cast<sample_shared *>(shared_bytes);
     float *resident = reinterpret_cast<float *>(&shared + 1);
     row_part row = {};
     row.n_parts = p.n_parts;

@@ -166,18 +166,18 @@ static inline long long clock64() {
 }
 
 template <typename T, typename U> static inline T atomicAdd(T *p, U x) {
-    T before = *p;
-    *p = before + (T)x;
+    T before = __atomic_load_n(p, __ATOMIC_RELAXED);
+    __atomic_store_n(p, before + (T)x, __ATOMIC_RELAXED);
     return before;
 }
 template <typename T, typename U> static inline T atomicMin(T *p, U x) {
-    T before = *p;
-    *p = (T)x < before ? (T)x : before;
+    T before = __atomic_load_n(p, __ATOMIC_RELAXED);
+    __atomic_store_n(p, (T)x < before ? (T)x : before, __ATOMIC_RELAXED);
     return before;
 }
 template <typename T, typename U> static inline T atomicMax(T *p, U x) {
-    T before = *p;
-    *p = before < (T)x ? (T)x : before;
+    T before = __atomic_load_n(p, __ATOMIC_RELAXED);
+    __atomic_store_n(p, before < (T)x ? (T)x : before, __ATOMIC_RELAXED);
     return before;
 }
 
@@ -198,7 +198,7 @@ struct emulator_shuffle {
     unsigned from;
 };
 
-static inline void emulator_shuffle_all(void *const *lanes, uint32_t mask) {
+EMULATOR_UNSEEN static inline void emulator_shuffle_all(void *const *lanes, uint32_t mask) {
     for (unsigned lane = 0; lane < 32; lane++)
         if (mask >> lane & 1) {
             emulator_shuffle *s = static_cast<emulator_shuffle *>(lanes[lane]);
@@ -215,7 +215,7 @@ template <typename T> static inline T emulator_shuffle_from(unsigned mask, T x, 
     emulator_shuffle s = {0, 0, from};
     memcpy(&s.value, &x, sizeof x);
     emulator::warp_meet(mask, "__shfl_sync", &s,
-                        [](void *const *lanes) { emulator_shuffle_all(lanes, 0xFFFFFFFFu); });
+                        [](void *const *lanes) EMULATOR_UNSEEN { emulator_shuffle_all(lanes, 0xFFFFFFFFu); });
     memcpy(&x, &s.heard, sizeof x);
     return x;
 }
@@ -241,7 +241,7 @@ template <typename Fold>
 static inline uint32_t emulator_fold(unsigned mask, const char *name, uint32_t mine) {
     if (mask != 0xFFFFFFFFu)
         emulator::fail("%s of some lanes alone is not emulated", name);
-    emulator::warp_meet(mask, name, &mine, [](void *const *lanes) {
+    emulator::warp_meet(mask, name, &mine, [](void *const *lanes) EMULATOR_UNSEEN {
         uint32_t result = *static_cast<uint32_t *>(lanes[0]);
         for (int lane = 1; lane < 32; lane++)
             result = Fold()(result, *static_cast<uint32_t *>(lanes[lane]));
@@ -251,19 +251,25 @@ static inline uint32_t emulator_fold(unsigned mask, const char *name, uint32_t m
     return mine;
 }
 struct emulator_larger {
-    uint32_t operator()(uint32_t a, uint32_t b) const { return a < b ? b : a; }
+    EMULATOR_UNSEEN uint32_t operator()(uint32_t a, uint32_t b) const { return a < b ? b : a; }
+};
+struct emulator_or {
+    EMULATOR_UNSEEN uint32_t operator()(uint32_t a, uint32_t b) const { return a | b; }
+};
+struct emulator_and {
+    EMULATOR_UNSEEN uint32_t operator()(uint32_t a, uint32_t b) const { return a & b; }
 };
 static inline uint32_t __reduce_max_sync(unsigned mask, uint32_t x) {
     return emulator_fold<emulator_larger>(mask, "__reduce_max_sync", x);
 }
 static inline int __any_sync(unsigned mask, int x) {
-    return (int)emulator_fold<std::bit_or<uint32_t>>(mask, "__any_sync", x != 0);
+    return (int)emulator_fold<emulator_or>(mask, "__any_sync", x != 0);
 }
 static inline int __all_sync(unsigned mask, int x) {
-    return (int)emulator_fold<std::bit_and<uint32_t>>(mask, "__all_sync", x != 0);
+    return (int)emulator_fold<emulator_and>(mask, "__all_sync", x != 0);
 }
 static inline unsigned __ballot_sync(unsigned mask, int x) {
-    return emulator_fold<std::bit_or<uint32_t>>(mask, "__ballot_sync", x ? 1u << emulator::self->lane : 0u);
+    return emulator_fold<emulator_or>(mask, "__ballot_sync", x ? 1u << emulator::self->lane : 0u);
 }
 
 static inline size_t __cvta_generic_to_shared(const void *p) {

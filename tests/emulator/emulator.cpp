@@ -18,6 +18,15 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
+#if defined(EMULATOR_FINDS_RACES)
+#include <sanitizer/tsan_interface.h>
+extern "C" void __tsan_read_range(void *p, unsigned long bytes);
+extern "C" void __tsan_write_range(void *p, unsigned long bytes);
+extern "C" void AnnotateIgnoreReadsBegin(const char *file, int line);
+extern "C" void AnnotateIgnoreReadsEnd(const char *file, int line);
+extern "C" void AnnotateIgnoreWritesBegin(const char *file, int line);
+extern "C" void AnnotateIgnoreWritesEnd(const char *file, int line);
+#endif
 
 namespace emulator {
 
@@ -28,6 +37,7 @@ enum : uint32_t {
     MAX_CLUSTER = 16,
     MAX_THREADS = 1024,
     NAMED_BARRIERS = 16,
+    MAX_MASKS = 4,   /* different ones in which lanes of a warp meet */
     UNWRITTEN = 0xAB /* bytes of dynamic shared memory in the beginning */
 };
 
@@ -103,6 +113,37 @@ struct stack_context {
 
 typedef std::vector<std::function<void()>> group;
 
+/* For the thread sanitizer, which tells where threads of a kernel race: what came before order_release(token)
+ * is ordered before what comes behind a later order_acquire(token). Fibers that follow each other are not
+ * ordered by that. */
+void order_release([[maybe_unused]] void *token) {
+#if defined(EMULATOR_FINDS_RACES)
+    __tsan_release(token);
+#endif
+}
+
+void order_acquire([[maybe_unused]] void *token) {
+#if defined(EMULATOR_FINDS_RACES)
+    __tsan_acquire(token);
+#endif
+}
+
+/* While one lives, the thread sanitizer looks away: the emulator's own books, kept by whoever runs. */
+struct unseen {
+#if defined(EMULATOR_FINDS_RACES)
+    unseen() {
+        AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+        AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+    }
+    ~unseen() {
+        AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+        AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+    }
+#else
+    unseen() {}
+#endif
+};
+
 struct fiber : thread {
     enum { READY, WAITING, DONE } state;
     const uint32_t *word; /* WAITING: until this is not `value` */
@@ -112,18 +153,25 @@ struct fiber : thread {
     group open[BACKGROUND_KINDS];
     stack_context context;
     unsigned char *stack;
-    void *sanitizer_stack;
+    void *sanitizer; /* the address sanitizer's stack, or the thread sanitizer's fiber */
+};
+
+/* Of every other generation each, so that nobody is ordered behind those who came early to the next. */
+struct order_tokens {
+    char of[2];
 };
 
 struct meeting {
     uint32_t mask, arrived, generation;
     const char *operation;
     void *lanes[LANES];
+    order_tokens tokens;
 };
 
 struct barrier {
     uint32_t arrived, generation;
     bool any, result;
+    order_tokens tokens;
 };
 
 /* Two words in shared memory. */
@@ -136,7 +184,7 @@ struct counter {
 } // namespace
 
 struct warp {
-    std::vector<std::unique_ptr<meeting>> meetings; /* one for each mask that came */
+    meeting meetings[MAX_MASKS]; /* one for each mask that came, then such without a mask */
 };
 
 struct block {
@@ -156,7 +204,7 @@ struct executor {
     char *anchor;           /* of its static shared objects */
     struct block block;
     stack_context scheduler;
-    void *sanitizer_stack;
+    void *sanitizer; /* as a fiber's */
     const void *host_stack;
     size_t host_stack_bytes;
 };
@@ -179,6 +227,8 @@ struct machine {
     const std::function<void()> *body;
     struct cluster cluster;
 
+    char begun,
+        ended; /* threads are ordered behind what begins them, and before the next cluster and launch */
     bool is_late, is_random;
     std::mt19937 random;
 
@@ -203,12 +253,14 @@ fiber *me() {
 void to_scheduler([[maybe_unused]] bool for_good) {
     fiber *f = me();
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &f->sanitizer_stack, here->host_stack,
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &f->sanitizer, here->host_stack,
                                    here->host_stack_bytes);
+#elif defined(EMULATOR_FINDS_RACES)
+    __tsan_switch_to_fiber(here->sanitizer, __tsan_switch_to_fiber_no_sync);
 #endif
     f->context.go(here->scheduler);
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(f->sanitizer_stack, &here->host_stack, &here->host_stack_bytes);
+    __sanitizer_finish_switch_fiber(f->sanitizer, &here->host_stack, &here->host_stack_bytes);
 #endif
 }
 
@@ -216,11 +268,13 @@ void fiber_main() {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(nullptr, &here->host_stack, &here->host_stack_bytes);
 #endif
+    order_acquire(&m.begun);
     (*m.body)();
     fiber *f = me();
     if (!f->closed[BACKGROUND_STORE].empty() || !f->open[BACKGROUND_STORE].empty())
         fail("thread %u of block %u ends while the copy engine may still read what it stores", f->index.x,
              f->block->number);
+    order_release(&m.ended);
     f->state = fiber::DONE;
     to_scheduler(true);
 }
@@ -228,11 +282,13 @@ void fiber_main() {
 void run_fiber(fiber *f) {
     self = f;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&here->sanitizer_stack, f->stack, STACK_BYTES);
+    __sanitizer_start_switch_fiber(&here->sanitizer, f->stack, STACK_BYTES);
+#elif defined(EMULATOR_FINDS_RACES)
+    __tsan_switch_to_fiber(f->sanitizer, __tsan_switch_to_fiber_no_sync);
 #endif
     here->scheduler.go(f->context);
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(here->sanitizer_stack, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(here->sanitizer, nullptr, nullptr);
 #endif
     self = nullptr;
 }
@@ -265,14 +321,17 @@ void begin_block(unsigned number, unsigned rank) {
     block->rank = rank;
     block->n_alive = m.shape.threads;
     memset(block->barriers, 0, sizeof block->barriers);
+    order_acquire(&m.ended);
     memset(here->dynamic, UNWRITTEN, m.shape.shared_bytes);
+    order_release(&m.begun);
     for (unsigned i = 0; i < m.shape.threads; i++) {
         fiber *f = &here->fibers[i];
         f->index = {i, 0, 0};
         f->block = block;
         f->warp = &block->warps[i / LANES];
         f->lane = i % LANES;
-        f->warp->meetings.clear();
+        if (f->lane == 0)
+            memset(f->warp->meetings, 0, sizeof f->warp->meetings);
         f->state = fiber::READY;
         for (int kind = 0; kind < BACKGROUND_KINDS; kind++) {
             f->closed[kind].clear();
@@ -284,6 +343,9 @@ void begin_block(unsigned number, unsigned rank) {
             if (memory == MAP_FAILED)
                 fail("no memory for the stacks of a block");
             f->stack = static_cast<unsigned char *>(memory);
+#if defined(EMULATOR_FINDS_RACES)
+            f->sanitizer = __tsan_create_fiber(0);
+#endif
         }
         f->context.begin(f->stack, STACK_BYTES, fiber_main);
     }
@@ -305,9 +367,16 @@ void thread_ended() {
 
 void run_copy(size_t at) {
     std::deque<std::function<void()>> &copies = m.cluster.copies;
-    std::function<void()> work = std::move(copies[at]);
-    copies.erase(copies.begin() + (ptrdiff_t)at);
+    std::function<void()> work;
+    {
+        unseen u;
+        work = std::move(copies[at]);
+        copies.erase(copies.begin() + (ptrdiff_t)at);
+    }
+    order_acquire(&copies);
     work();
+    unseen u;
+    work = nullptr;
 }
 
 /* Until no thread of the block can go on. */
@@ -401,6 +470,9 @@ void executor_main(unsigned rank) {
     std::unique_lock<std::mutex> lock(m.mutex);
     here = m.executors[rank].get();
     here->anchor = &static_anchor;
+#if defined(EMULATOR_FINDS_RACES)
+    here->sanitizer = __tsan_get_current_fiber();
+#endif
     void *memory = nullptr;
     if (posix_memalign(&memory, PAGE_BYTES, DYNAMIC_START + SHARED_BYTES) != 0)
         fail("no memory for the shared memory of a block");
@@ -444,8 +516,10 @@ void launch(const launch_shape &shape, const std::function<void()> &body) {
     for (unsigned rank = 0; rank < shape.cluster; rank++)
         m.executors[rank]->has_work = true;
     m.turn = 0;
+    order_release(&m.begun);
     m.changed.notify_all();
     m.changed.wait(lock, [] { return m.turn == -1; });
+    order_acquire(&m.ended);
 }
 
 index3 thread_index() {
@@ -464,19 +538,23 @@ index3 grid_size() {
     return m.shape.grid;
 }
 
+void touch([[maybe_unused]] const void *p, [[maybe_unused]] size_t bytes, [[maybe_unused]] bool writes) {
+#if defined(EMULATOR_FINDS_RACES)
+    if (writes)
+        __tsan_write_range(const_cast<void *>(p), bytes);
+    else
+        __tsan_read_range(const_cast<void *>(p), bytes);
+#endif
+}
+
 /* ---- meeting ---- */
 
 void warp_meet(uint32_t mask, const char *operation, void *mine, void (*compute)(void *const *lanes)) {
-    std::vector<std::unique_ptr<meeting>> &all = self->warp->meetings;
-    meeting *at = nullptr;
-    for (auto &known : all)
-        if (known->mask == mask)
-            at = known.get();
-    if (!at) {
-        all.emplace_back(new meeting());
-        at = all.back().get();
-        at->mask = mask;
-    }
+    meeting *at = self->warp->meetings;
+    while (at->mask && at->mask != mask)
+        if (++at == self->warp->meetings + MAX_MASKS)
+            fail("%s: lanes of a warp meet in more than %u masks", operation, (unsigned)MAX_MASKS);
+    at->mask = mask;
     if (!(mask >> self->lane & 1))
         fail("%s: lane %u is not in its own mask %08x", operation, self->lane, mask);
     if (at->arrived && at->operation != operation && strcmp(at->operation, operation) != 0)
@@ -485,14 +563,19 @@ void warp_meet(uint32_t mask, const char *operation, void *mine, void (*compute)
     at->operation = operation;
     at->lanes[self->lane] = mine;
     at->arrived |= 1u << self->lane;
+    char *token = &at->tokens.of[at->generation % 2];
+    if (!compute)
+        order_release(token);
     if (at->arrived != mask) {
         wait_while_equal(&at->generation, at->generation, operation);
-        return;
+    } else {
+        if (compute)
+            compute(at->lanes);
+        at->arrived = 0;
+        at->generation++;
     }
-    if (compute)
-        compute(at->lanes);
-    at->arrived = 0;
-    at->generation++;
+    if (!compute)
+        order_acquire(token);
 }
 
 bool block_barrier(unsigned number, unsigned threads, bool mine) {
@@ -500,19 +583,27 @@ bool block_barrier(unsigned number, unsigned threads, bool mine) {
         fail("a block has no barrier %u", number);
     barrier *b = &self->block->barriers[number];
     b->any |= mine;
+    char *token = &b->tokens.of[b->generation % 2];
+    order_release(token);
     if (++b->arrived >= (threads ? threads : self->block->n_alive))
         barrier_complete(b);
     else
         wait_while_equal(&b->generation, b->generation, number ? "a named barrier" : "__syncthreads");
+    order_acquire(token);
     return b->result;
 }
 
-void cluster_barrier() {
+void cluster_barrier(bool orders) {
     barrier *b = &m.cluster.meeting;
+    char *token = &b->tokens.of[b->generation % 2];
+    if (orders)
+        order_release(token);
     if (++b->arrived >= m.cluster.n_alive)
         barrier_complete(b);
     else
         wait_while_equal(&b->generation, b->generation, "a barrier of the cluster");
+    if (orders)
+        order_acquire(token);
 }
 
 /* ---- shared memory ---- */
@@ -558,6 +649,11 @@ uint32_t cluster_address(uint32_t address, uint32_t rank) {
 
 /* ---- counters ---- */
 
+/* Of the phase that has not ended. */
+static void *counter_token(counter *c) {
+    return reinterpret_cast<char *>(c) + 4 * (c->state & 1);
+}
+
 static void counter_check(counter *c) {
     if ((c->state >> 1 & 0x7FFF) != 0 || c->bytes != 0)
         return;
@@ -576,6 +672,7 @@ void counter_arrive(void *at, uint32_t bytes) {
     if ((c->state >> 1 & 0x7FFF) == 0)
         fail("an arrival too many at a barrier in shared memory: thread %u of block %u", self->index.x,
              self->block->number);
+    order_release(counter_token(c));
     c->state -= 2;
     c->bytes += (int32_t)bytes;
     counter_check(c);
@@ -583,6 +680,7 @@ void counter_arrive(void *at, uint32_t bytes) {
 
 void counter_complete(void *at, uint32_t bytes) {
     counter *c = static_cast<counter *>(at);
+    order_release(counter_token(c));
     c->bytes -= (int32_t)bytes;
     counter_check(c);
 }
@@ -592,6 +690,7 @@ void counter_wait(void *at, uint32_t parity, const char *name) {
     uint32_t state;
     while (((state = c->state) & 1) == parity)
         wait_while_equal(&c->state, state, name);
+    order_acquire(reinterpret_cast<char *>(c) + 4 * parity);
 }
 
 /* ---- background ---- */
@@ -621,10 +720,13 @@ void background_wait(background kind, size_t open) {
 }
 
 void engine_add(std::function<void()> work) {
-    if (m.is_late || m.chance(2))
+    if (m.is_late || m.chance(2)) {
+        order_release(&m.cluster.copies);
+        unseen u;
         m.cluster.copies.push_back(std::move(work));
-    else
+    } else {
         work();
+    }
 }
 
 } // namespace emulator

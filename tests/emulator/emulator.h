@@ -38,18 +38,27 @@ index3 grid_size();
 /* Ends the program: the kernel, or the test, is wrong. */
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* ---- what the thread sanitizer sees ---- */
+
+/* On what computes for several threads with the memory of all of them: it is not looked at there. */
+#define EMULATOR_UNSEEN __attribute__((no_sanitize("thread")))
+
+/* This thread reads, or writes, shared memory in a way that is unseen. */
+void touch(const void *p, size_t bytes, bool writes);
+
 /* ---- meeting ---- */
 
 /* All lanes of `mask` meet; the last to come calls compute with what each lane gave ([32]; lanes beside the
- * mask are undefined), then all go on. Lanes of one mask must meet in the same operation. */
+ * mask are undefined), then all go on. Without compute what each wrote before is seen by all behind. Lanes of
+ * one mask must meet in the same operation. */
 void warp_meet(uint32_t mask, const char *operation, void *mine, void (*compute)(void *const *lanes));
 
 /* Among `threads` threads of the block, by number (0: all that have not ended). Returns whether `mine` was
  * true in any of them. */
 bool block_barrier(unsigned number, unsigned threads, bool mine);
 
-/* Of all threads of the cluster that have not ended. */
-void cluster_barrier();
+/* Of all threads of the cluster that have not ended. orders: what each wrote before is seen by all behind. */
+void cluster_barrier(bool orders);
 
 /* ---- shared memory, and its addresses of 32 bits ---- */
 

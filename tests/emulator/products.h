@@ -6,15 +6,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "emulator.h"
+
 /* Two bfloat16, the low half first. */
-static inline void emulator_widen(float *to, uint32_t pair) {
+EMULATOR_UNSEEN static inline void emulator_widen(float *to, uint32_t pair) {
     uint32_t low = pair << 16, high = pair & 0xFFFF0000u;
     memcpy(to, &low, sizeof low);
     memcpy(to + 1, &high, sizeof high);
 }
 
 /* a, b: [16] */
-static inline float emulator_product(float c, const float *a, const float *b) {
+EMULATOR_UNSEEN static inline float emulator_product(float c, const float *a, const float *b) {
     double sum = c;
     for (int k = 0; k < 16; k++)
         sum += (double)a[k] * b[k];

@@ -14,9 +14,10 @@ static inline uint32_t ptx_shared_address(const void *pointer) {
     return emulator::shared_address(pointer);
 }
 
-static inline unsigned char *ptx_dynamic_shared() {
-    return emulator::dynamic_shared();
-}
+/* Aligned to 128 bytes at most. */
+#define PTX_DYNAMIC_SHARED(name, alignment)                                                                  \
+    static_assert((alignment) <= 128, "what the device promises");                                           \
+    unsigned char *const name = emulator::dynamic_shared()
 
 /* Launches are over before the next begins. */
 static inline void ptx_wait_for_previous_kernels() {}
@@ -29,8 +30,8 @@ static inline void ptx_load_once_16(uint32_t (&r)[4], const void *global, bool v
 }
 
 static inline uint32_t ptx_count_round(uint32_t *counter, uint32_t n) {
-    uint32_t before = *counter;
-    *counter = before >= n - 1 ? 0 : before + 1;
+    uint32_t before = __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+    __atomic_store_n(counter, before >= n - 1 ? 0 : before + 1, __ATOMIC_RELEASE);
     return before;
 }
 
@@ -61,20 +62,24 @@ struct emulator_matrices {
     uint32_t r[4];
 };
 
-static inline const unsigned char *emulator_matrix_row(uint32_t shared) {
+/* The row of a matrix that this lane names. */
+static inline const unsigned char *emulator_matrix_row(uint32_t shared, bool writes) {
     if (shared % 16)
         emulator::fail("a row of a matrix at shared address %08x is not aligned", shared);
-    return static_cast<const unsigned char *>(emulator::shared_pointer(shared));
+    void *row = emulator::shared_pointer(shared);
+    emulator::touch(row, 16, writes);
+    return static_cast<const unsigned char *>(row);
 }
 
-static inline uint32_t emulator_half(const unsigned char *row, unsigned column) {
+EMULATOR_UNSEEN static inline uint32_t emulator_half(const unsigned char *row, unsigned column) {
     uint16_t x;
     memcpy(&x, row + 2 * column, sizeof x);
     return x;
 }
 
-template <int MATRICES, bool TRANSPOSED> static inline void emulator_load_matrices(void *const *lanes) {
-    auto at = [&](unsigned lane) { return static_cast<emulator_matrices *>(lanes[lane]); };
+template <int MATRICES, bool TRANSPOSED>
+EMULATOR_UNSEEN static inline void emulator_load_matrices(void *const *lanes) {
+    auto at = [&](unsigned lane) EMULATOR_UNSEEN { return static_cast<emulator_matrices *>(lanes[lane]); };
     for (unsigned i = 0; i < MATRICES; i++)
         for (unsigned lane = 0; lane < 32; lane++) {
             unsigned row = lane / 4, column = lane % 4 * 2;
@@ -91,26 +96,26 @@ template <int MATRICES, bool TRANSPOSED> static inline void emulator_load_matric
 }
 
 static inline void ptx_load_matrix_x4(uint32_t (&r)[4], uint32_t shared) {
-    emulator_matrices mine = {emulator_matrix_row(shared), {}};
+    emulator_matrices mine = {emulator_matrix_row(shared, false), {}};
     emulator::warp_meet(0xFFFFFFFFu, "ldmatrix.x4", &mine, emulator_load_matrices<4, false>);
     memcpy(r, mine.r, sizeof r);
 }
 
 static inline void ptx_load_matrix_x2(uint32_t &r0, uint32_t &r1, uint32_t shared) {
-    emulator_matrices mine = {emulator::self->lane < 16 ? emulator_matrix_row(shared) : nullptr, {}};
+    emulator_matrices mine = {emulator::self->lane < 16 ? emulator_matrix_row(shared, false) : nullptr, {}};
     emulator::warp_meet(0xFFFFFFFFu, "ldmatrix.x2", &mine, emulator_load_matrices<2, false>);
     r0 = mine.r[0];
     r1 = mine.r[1];
 }
 
 static inline void ptx_load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t shared) {
-    emulator_matrices mine = {emulator_matrix_row(shared), {}};
+    emulator_matrices mine = {emulator_matrix_row(shared, false), {}};
     emulator::warp_meet(0xFFFFFFFFu, "ldmatrix.x4.trans", &mine, emulator_load_matrices<4, true>);
     memcpy(r, mine.r, sizeof r);
 }
 
-static inline void emulator_store_matrices_transposed(void *const *lanes) {
-    auto at = [&](unsigned lane) { return static_cast<emulator_matrices *>(lanes[lane]); };
+EMULATOR_UNSEEN static inline void emulator_store_matrices_transposed(void *const *lanes) {
+    auto at = [&](unsigned lane) EMULATOR_UNSEEN { return static_cast<emulator_matrices *>(lanes[lane]); };
     for (unsigned i = 0; i < 4; i++)
         for (unsigned lane = 0; lane < 32; lane++)
             for (unsigned half = 0; half < 2; half++) {
@@ -122,7 +127,7 @@ static inline void emulator_store_matrices_transposed(void *const *lanes) {
 
 static inline void ptx_store_matrix_x4_transposed(uint32_t shared, uint32_t r0, uint32_t r1, uint32_t r2,
                                                   uint32_t r3) {
-    emulator_matrices mine = {emulator_matrix_row(shared), {r0, r1, r2, r3}};
+    emulator_matrices mine = {emulator_matrix_row(shared, true), {r0, r1, r2, r3}};
     emulator::warp_meet(0xFFFFFFFFu, "stmatrix.x4.trans", &mine, emulator_store_matrices_transposed);
 }
 
@@ -131,9 +136,9 @@ struct emulator_mma {
     uint32_t a[4], b[2];
 };
 
-static inline void emulator_mma_all(void *const *lanes) {
+EMULATOR_UNSEEN static inline void emulator_mma_all(void *const *lanes) {
     float a[16][16], b[8][16]; /* rows by k, columns by k */
-    auto at = [&](unsigned lane) { return static_cast<emulator_mma *>(lanes[lane]); };
+    auto at = [&](unsigned lane) EMULATOR_UNSEEN { return static_cast<emulator_mma *>(lanes[lane]); };
     for (unsigned lane = 0; lane < 32; lane++) {
         unsigned g = lane / 4, t = lane % 4;
         for (unsigned i = 0; i < 4; i++)
@@ -286,11 +291,11 @@ static inline void ptx_fence_for_copies() {}
 /* ---- clusters ---- */
 
 static inline void ptx_cluster_barrier() {
-    emulator::cluster_barrier();
+    emulator::cluster_barrier(true);
 }
 
 static inline void ptx_cluster_meet() {
-    emulator::cluster_barrier();
+    emulator::cluster_barrier(false);
 }
 
 static inline uint32_t ptx_cluster_address(uint32_t shared, uint32_t rank) {

@@ -17,8 +17,10 @@ static inline void wgmma_commit() {
     emulator::background_commit(emulator::BACKGROUND_PRODUCT);
 }
 
+/* When one lane goes on, the products of all lanes are complete. */
 template <int N> static inline void wgmma_wait() {
     emulator::background_wait(emulator::BACKGROUND_PRODUCT, N);
+    emulator::warp_meet(0xFFFFFFFFu, "wgmma.wait_group", nullptr, nullptr);
 }
 
 /* An operand in shared memory, swizzled over 128 bytes. */
@@ -67,7 +69,7 @@ struct emulator_registers {
     float rows[2][16];
 };
 
-static inline void emulator_share_rows(void *const *lanes) {
+EMULATOR_UNSEEN static inline void emulator_share_rows(void *const *lanes) {
     for (unsigned lane = 0; lane < 32; lane++)
         for (unsigned t = 0; t < 4; t++) {
             emulator_registers *to = static_cast<emulator_registers *>(lanes[lane]);
