@@ -198,7 +198,8 @@ namespace {
 
 /* An operating-system thread, which runs one block at a time. */
 struct executor {
-    bool has_work; /* a launch waits for it */
+    bool has_work;                   /* a launch waits for it */
+    std::condition_variable changed; /* that, or it has the turn */
     std::unique_ptr<fiber[]> fibers{new fiber[MAX_THREADS]()};
     unsigned char *dynamic; /* [SHARED_BYTES] */
     char *anchor;           /* of its static shared objects */
@@ -211,7 +212,7 @@ struct executor {
 
 struct cluster {
     unsigned n_blocks, n_unfinished, n_alive;
-    bool is_over, has_progressed;
+    bool is_over, has_progressed, has_completed; /* has_completed: a phase of a counter */
     barrier meeting;
     std::deque<std::function<void()>> copies; /* of the copy engine, in the order of their requests */
 };
@@ -220,8 +221,8 @@ struct cluster {
 struct machine {
     std::mutex launching; /* one launch after the other */
     std::mutex mutex;
-    std::condition_variable changed;
-    int turn = -1; /* rank of the executor that runs; -1: none, the launch is over */
+    std::condition_variable changed; /* the launch is over */
+    int turn = -1;                   /* rank of the executor that runs; -1: none, the launch is over */
     std::vector<std::unique_ptr<executor>> executors;
     launch_shape shape;
     const std::function<void()> *body;
@@ -419,12 +420,17 @@ void fail_deadlock() {
 
 /* The last block of a cluster has had its turn. */
 void end_round() {
+    if (m.cluster.n_unfinished == 0 && !m.cluster.copies.empty())
+        fail("all blocks of a cluster have ended while %zu copies are on their way", m.cluster.copies.size());
     if (m.cluster.n_unfinished == 0)
         m.cluster.is_over = true;
     else if (!m.cluster.has_progressed && m.cluster.copies.empty())
         fail_deadlock();
     else if (!m.cluster.has_progressed)
-        run_copy(0);
+        do { /* only the end of a phase lets anyone go on */
+            m.cluster.has_completed = false;
+            run_copy(0);
+        } while (!m.cluster.has_completed && !m.cluster.copies.empty());
     m.cluster.has_progressed = false;
 }
 
@@ -439,11 +445,13 @@ void begin_cluster(unsigned n_blocks) {
 /* This executor's blocks of a launch. Every statement between two calls of `pass` is one turn. */
 void run_launch(std::unique_lock<std::mutex> &lock, unsigned rank) {
     unsigned n_blocks = m.shape.grid.x * m.shape.grid.y * m.shape.grid.z, n = m.shape.cluster;
-    auto wait_for_turn = [&] { m.changed.wait(lock, [&] { return m.turn == (int)rank; }); };
+    auto wait_for_turn = [&] { here->changed.wait(lock, [&] { return m.turn == (int)rank; }); };
     auto pass = [&](int to) {
         m.turn = to;
-        if (to != (int)rank)
+        if (to < 0)
             m.changed.notify_all();
+        else if (to != (int)rank)
+            m.executors[(size_t)to]->changed.notify_one();
     };
     int next = (int)((rank + 1) % n);
     for (unsigned first = 0; first < n_blocks; first += n) {
@@ -478,7 +486,7 @@ void executor_main(unsigned rank) {
         fail("no memory for the shared memory of a block");
     here->dynamic = static_cast<unsigned char *>(memory) + DYNAMIC_START;
     while (true) {
-        m.changed.wait(lock, [] { return here->has_work; });
+        here->changed.wait(lock, [] { return here->has_work; });
         here->has_work = false;
         run_launch(lock, rank);
     }
@@ -513,11 +521,12 @@ void launch(const launch_shape &shape, const std::function<void()> &body) {
         m.executors.emplace_back(new executor());
         std::thread(executor_main, (unsigned)m.executors.size() - 1).detach();
     }
-    for (unsigned rank = 0; rank < shape.cluster; rank++)
-        m.executors[rank]->has_work = true;
     m.turn = 0;
     order_release(&m.begun);
-    m.changed.notify_all();
+    for (unsigned rank = 0; rank < shape.cluster; rank++) {
+        m.executors[rank]->has_work = true;
+        m.executors[rank]->changed.notify_one();
+    }
     m.changed.wait(lock, [] { return m.turn == -1; });
     order_acquire(&m.ended);
 }
@@ -658,6 +667,7 @@ static void counter_check(counter *c) {
     if ((c->state >> 1 & 0x7FFF) != 0 || c->bytes != 0)
         return;
     uint32_t arrivals = c->state >> 16;
+    m.cluster.has_completed = true;
     c->state = arrivals << 16 | arrivals << 1 | ((c->state & 1) ^ 1);
 }
 

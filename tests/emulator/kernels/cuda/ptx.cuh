@@ -253,6 +253,15 @@ static inline void ptx_store_box(const void *map_address, int32_t x, int32_t y, 
     emulator::background_commit(emulator::BACKGROUND_STORE);
 }
 
+/* Sums that the memory computes know no subnormals. */
+static inline float emulator_flushed(float x) {
+    return fabsf(x) < 1.17549435e-38f ? copysignf(0.0f, x) : x; /* NaN stays */
+}
+
+static inline float emulator_sum_in_memory(float x, float y) {
+    return emulator_flushed(emulator_flushed(x) + emulator_flushed(y));
+}
+
 static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, uint32_t shared) {
     CUtensorMap map = *static_cast<const CUtensorMap *>(map_address);
     unsigned char *from = emulator_box_start(map, shared);
@@ -263,7 +272,7 @@ static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, ui
                 return;
             memcpy(&sum, in_memory, sizeof sum);
             memcpy(&more, in_shared, sizeof more);
-            sum += more;
+            sum = emulator_sum_in_memory(sum, more);
             memcpy(in_memory, &sum, sizeof sum);
         });
     });
@@ -271,7 +280,7 @@ static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, ui
 }
 
 static inline void ptx_add(float *p, float x) {
-    *p += x;
+    *p = emulator_sum_in_memory(*p, x);
 }
 
 static inline void ptx_store_shared(uint32_t shared, float x) {
