@@ -248,6 +248,29 @@ static void test_rows_count_what_is_not_finite(void **state) {
     close(tensor.fd);
 }
 
+/* A transposed matrix is given back behind its last row: rows asked for later are refused, not made up. */
+static void test_rows_asked_for_again(void **state) {
+    (void)state;
+    float values[6] = {1, 2, 3, 4, 5, 6}, out[6], again[6] = {0}, untouched[6] = {0};
+    struct stored_tensor tensor = stored_bytes(STORED_F32, values, sizeof values);
+    struct weight_rows rows;
+    for (int n_at_once = 1; n_at_once <= 2; n_at_once++) {
+        assert_int_equal(weight_rows_stored(&rows, &tensor, WEIGHT_IN_OUT, 2, 3, DTYPE_FLOAT32), STATUS_OK);
+        for (int first = 0; first < 2; first += n_at_once)
+            weight_rows_read(&rows, first, n_at_once, out + 3 * first);
+        assert_int_equal(weight_rows_check(&rows), STATUS_OK);
+        assert_memory_equal(out, ((float[]){1, 3, 5, 2, 4, 6}), sizeof out);
+        weight_rows_read(&rows, 0, n_at_once, again);
+        assert_memory_equal(again, untouched, sizeof again);
+        assert_null(rows.staged.image);
+        assert_int_equal(weight_rows_check(&rows), STATUS_INTERNAL);
+        assert_non_null(strstr(status_message(), n_at_once == 1 ? "\"w\": 3 rows asked for, of 2;"
+                                                                : "\"w\": 4 rows asked for, of 2;"));
+        weight_rows_close(&rows);
+    }
+    close(tensor.fd);
+}
+
 /* A file that is cut while it is open: named, and no signal. Matrices that are transposed are read whole. */
 static void test_file_cut_while_open(void **state) {
     (void)state;
@@ -398,6 +421,7 @@ int main(void) {
         cmocka_unit_test(test_conversion),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_rows_count_what_is_not_finite),
+        cmocka_unit_test(test_rows_asked_for_again),
         cmocka_unit_test(test_file_cut_while_open),
         cmocka_unit_test(test_compare),
         cmocka_unit_test(test_fingerprint),

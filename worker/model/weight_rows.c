@@ -122,17 +122,19 @@ static void take_bands(struct weight_rows *rows, uint8_t *band) {
         pthread_cond_broadcast(&staged->is_read);
 }
 
-/* Returns when the image is there, or rows->error set. */
+/* Returns when the image is there, or rows->error set: EINVAL where it is not there any more. */
 static void stage(struct weight_rows *rows) {
     struct staged_matrix *staged = &rows->staged;
     uint8_t *band = NULL;
     pthread_mutex_lock(&staged->mutex);
-    if (!staged->image)
+    if (!staged->image && staged->n_taken == 0)
         staged->image = malloc((size_t)(rows->n_out * rows->n_in) * dtype_bytes(rows->dtype));
     if (staged->image && staged->n_taken < rows->n_in)
         band = malloc(BAND_ROWS * (size_t)rows->n_out * weight_stored_bytes(rows->tensor->dtype));
     if (band)
         take_bands(rows, band);
+    else if (!staged->image && staged->n_taken > 0)
+        note_error(rows, EINVAL);
     else if (!staged->image || staged->n_taken < rows->n_in)
         note_error(rows, ENOMEM);
     while (!atomic_load(&rows->error) && staged->n_read < rows->n_in)
@@ -215,6 +217,10 @@ enum status weight_rows_check(struct weight_rows *rows) {
     if (!tensor)
         return STATUS_OK;
     int error = atomic_load(&rows->error);
+    int64_t n_asked = rows->n_out - rows->staged.n_rows_left;
+    RETURN_IF(error == EINVAL && n_asked > rows->n_out, STATUS_INTERNAL,
+              "tensor \"%s\": %lld rows asked for, of %lld; each is read once", tensor->name,
+              (long long)n_asked, (long long)rows->n_out);
     if (error)
         return stored_tensor_read_failed(tensor, error);
     int64_t n_bad = atomic_load(&rows->n_bad);

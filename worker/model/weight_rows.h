@@ -44,9 +44,11 @@ struct weight_rows {
  * elements. */
 enum status weight_rows_stored(struct weight_rows *rows, const struct stored_tensor *tensor,
                                enum weight_layout layout, int64_t n_out, int64_t n_in, enum dtype dtype);
-/* Writes rows [first, first + n), dense, each element rounded to nearest even. Any threads, each row once. */
+/* Writes rows [first, first + n), dense, each element rounded to nearest even. Any threads, each row once:
+ * what a matrix is transposed in is given back behind its last row, and rows asked for later are refused. */
 void weight_rows_read(struct weight_rows *rows, int64_t first, int64_t n, void *to);
-/* What reading met: STATUS_IO, or STATUS_DATA for values that are not finite. */
+/* What reading met: STATUS_IO, STATUS_DATA for values that are not finite, or STATUS_INTERNAL for rows of a
+ * transposed matrix that were asked for again. */
 enum status weight_rows_check(struct weight_rows *rows);
 /* Releases what rows that nobody asked for would have needed. */
 void weight_rows_close(struct weight_rows *rows);
