@@ -114,8 +114,26 @@ int control_group_processors(const char *root) {
 
 /* ---- memory ---- */
 
-static void add_memory(struct group group, const char *limit_name, const char *usage_name, uint64_t *limit,
-                       uint64_t *left) {
+/* A number of memory.stat, lines NAME VALUE; 0 when it is not there. */
+static unsigned long long memory_stat(const struct group *group, const char *name) {
+    char path[PATH_BYTES + 64], line[LINE_BYTES];
+    unsigned long long value = 0;
+    size_t length = strlen(name);
+    snprintf(path, sizeof path, "%s/memory.stat", group->folder);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, name, length) == 0 && line[length] == ' ' &&
+            sscanf(line + length, "%llu", &value) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return value;
+}
+
+/* Usage includes pages of files that were read or written. Those that were not used lately (cache_name) are
+ * dropped before anything else where memory is short, and so count as free. */
+static void add_memory(struct group group, const char *limit_name, const char *usage_name,
+                       const char *cache_name, uint64_t *limit, uint64_t *left) {
     do {
         unsigned long long most, used;
         if (!read_number(&group, limit_name, &most))
@@ -123,6 +141,8 @@ static void add_memory(struct group group, const char *limit_name, const char *u
         *limit = most < *limit ? most : *limit;
         if (!read_number(&group, usage_name, &used))
             continue;
+        unsigned long long cache = memory_stat(&group, cache_name);
+        used -= cache < used ? cache : used;
         uint64_t more = used < most ? most - used : 0;
         *left = more < *left ? more : *left;
     } while (go_up(&group));
@@ -130,6 +150,7 @@ static void add_memory(struct group group, const char *limit_name, const char *u
 
 void control_group_memory(const char *root, uint64_t *limit, uint64_t *left) {
     *limit = *left = UINT64_MAX;
-    add_memory(own_group(root, ""), "memory.max", "memory.current", limit, left);
-    add_memory(own_group(root, "memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", limit, left);
+    add_memory(own_group(root, ""), "memory.max", "memory.current", "inactive_file", limit, left);
+    add_memory(own_group(root, "memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",
+               "total_inactive_file", limit, left);
 }

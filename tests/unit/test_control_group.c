@@ -125,6 +125,59 @@ static void test_memory(void **state) {
     assert_int_equal(left, 0);
 }
 
+/* Pages of files that were not used lately count as free: those of the group and of the groups in it. */
+static void test_memory_of_files(void **state) {
+    (void)state;
+    static const struct {
+        const char *what;
+        uint64_t left;
+        struct file files[MAX_FILES];
+    } cases[] = {
+        {"version 2",
+         3300,
+         {OWN_V2,
+          {"/sys/fs/cgroup/jobs/7/memory.max", "5000\n"},
+          {"/sys/fs/cgroup/jobs/7/memory.current", "5000\n"},
+          {"/sys/fs/cgroup/jobs/7/memory.stat",
+           "anon 1000\nfile 4000\nworkingset_inactive_file 9\ninactive_file2 7\ninactive_file 3300\n"
+           "active_file 500\n"}}},
+        {"version 1, whose inactive_file is the group's alone",
+         2300,
+         {OWN_V1,
+          {"/sys/fs/cgroup/memory/jobs/7/memory.limit_in_bytes", "5000\n"},
+          {"/sys/fs/cgroup/memory/jobs/7/memory.usage_in_bytes", "4500\n"},
+          {"/sys/fs/cgroup/memory/jobs/7/memory.stat", "inactive_file 700\ntotal_inactive_file 1800\n"}}},
+        {"each group by its own",
+         500,
+         {OWN_V2,
+          {"/sys/fs/cgroup/jobs/7/memory.max", "5000\n"},
+          {"/sys/fs/cgroup/jobs/7/memory.current", "4500\n"},
+          {"/sys/fs/cgroup/jobs/memory.max", "9000\n"},
+          {"/sys/fs/cgroup/jobs/memory.current", "9000\n"},
+          {"/sys/fs/cgroup/jobs/memory.stat", "inactive_file 2000\n"}}},
+        {"not more than is used",
+         5000,
+         {OWN_V2,
+          {"/sys/fs/cgroup/memory.max", "5000\n"},
+          {"/sys/fs/cgroup/memory.current", "100\n"},
+          {"/sys/fs/cgroup/memory.stat", "inactive_file 101\n"}}},
+        {"not told",
+         400,
+         {OWN_V2,
+          {"/sys/fs/cgroup/memory.max", "5000\n"},
+          {"/sys/fs/cgroup/memory.current", "4600\n"},
+          {"/sys/fs/cgroup/memory.stat", "anon 100\n"}}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        uint64_t limit, left;
+        control_group_memory(new_root(cases[i].files, MAX_FILES), &limit, &left);
+        assert_int_equal(limit, 5000);
+        if (left != cases[i].left)
+            fail_msg("%s: %llu bytes left, expected %llu", cases[i].what, (unsigned long long)left,
+                     (unsigned long long)cases[i].left);
+    }
+}
+
 /* One processor where the affinity mask holds one, and never more than it holds. */
 static void test_affinity(void **state) {
     (void)state;
@@ -145,6 +198,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_processors),
         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory_of_files),
         cmocka_unit_test(test_affinity),
     };
     return cmocka_run_group_tests_name("control_group", tests, temp_folder_open, temp_folder_close);
