@@ -130,10 +130,11 @@ static unsigned long long memory_stat(const struct group *group, const char *nam
     return value;
 }
 
-/* Usage includes pages of files that were read or written. Those that were not used lately (cache_name) are
- * dropped before anything else where memory is short, and so count as free. */
-static void add_memory(struct group group, const char *limit_name, const char *usage_name,
-                       const char *cache_name, uint64_t *limit, uint64_t *left) {
+/* Usage includes pages of files that were read or written. Both lists of them (active_file and
+ * inactive_file, with a prefix) can be dropped, and count as free, as in MemAvailable: what is read twice, as
+ * the tensor files are for their weights and their fingerprint, is on the active list. */
+static void add_memory(struct group group, const char *limit_name, const char *usage_name, const char *prefix,
+                       uint64_t *limit, uint64_t *left) {
     do {
         unsigned long long most, used;
         if (!read_number(&group, limit_name, &most))
@@ -141,7 +142,10 @@ static void add_memory(struct group group, const char *limit_name, const char *u
         *limit = most < *limit ? most : *limit;
         if (!read_number(&group, usage_name, &used))
             continue;
-        unsigned long long cache = memory_stat(&group, cache_name);
+        char inactive[32], active[32];
+        snprintf(inactive, sizeof inactive, "%sinactive_file", prefix);
+        snprintf(active, sizeof active, "%sactive_file", prefix);
+        unsigned long long cache = memory_stat(&group, inactive) + memory_stat(&group, active);
         used -= cache < used ? cache : used;
         uint64_t more = used < most ? most - used : 0;
         *left = more < *left ? more : *left;
@@ -150,7 +154,7 @@ static void add_memory(struct group group, const char *limit_name, const char *u
 
 void control_group_memory(const char *root, uint64_t *limit, uint64_t *left) {
     *limit = *left = UINT64_MAX;
-    add_memory(own_group(root, ""), "memory.max", "memory.current", "inactive_file", limit, left);
-    add_memory(own_group(root, "memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",
-               "total_inactive_file", limit, left);
+    add_memory(own_group(root, ""), "memory.max", "memory.current", "", limit, left);
+    add_memory(own_group(root, "memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_", limit,
+               left);
 }

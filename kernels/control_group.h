@@ -12,8 +12,8 @@
  * least 1; 0: no quota. */
 int control_group_processors(const char *root);
 
-/* Bytes: the lowest memory limit, and the least that is left below one, where pages of files that were
- * not used lately (inactive_file of memory.stat) count as free; UINT64_MAX: no limit. */
+/* Bytes: the lowest memory limit, and the least that is left below one, where cached pages of files
+ * (inactive_file and active_file of memory.stat) count as free; UINT64_MAX: no limit. */
 void control_group_memory(const char *root, uint64_t *limit, uint64_t *left);
 
 #endif
