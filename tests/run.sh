@@ -15,9 +15,10 @@ set -euo pipefail
 # Tests that have a meaning on one device alone; on the other they are no part of the list. Elsewhere what cannot run is
 # skipped, and counted.
 declare -A only_on=(
-    [memory/valgrind]=cpu       # the CUDA driver's own memory is not Valgrind-clean
-    [end_to_end/restarts]=cpu   # elsewhere the memory for KV pages is not given in bytes
-    [memory/device_memory]=cuda # the CPU backend has no memory of its own
+    [memory/valgrind]=cpu          # the CUDA driver's own memory is not Valgrind-clean
+    [end_to_end/restarts]=cpu      # elsewhere the memory for KV pages is not given in bytes
+    [memory/device_memory]=cuda    # the CPU backend has no memory of its own
+    [functional/matmul_tiles]=cuda # the tile shapes of one of its kernels
 )
 
 LIMIT_SECONDS=${PRESSRUN_TEST_LIMIT:-1800} # a test that runs longer hangs, busy machine or not

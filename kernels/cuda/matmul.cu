@@ -5,16 +5,6 @@
  * matmul_mma.cu, matmul_wgmma.cu: tensor-core sums over k in steps of 16; matmul_fma.cu: float32). */
 #include "kernels/cuda/matmul.cuh"
 
-namespace {
-
-/* Not there: float32 results of an activation, bfloat16 results of a soft cap. No model has them. */
-bool has_wgmma_kernel(const struct backend_context *context, const matmul_params &p) {
-    bool gelu = p.activation == ACTIVATION_GELU_TANH;
-    return context->has_wgmma && !(p.out_float32 && (p.gated || gelu)) && !(p.softcap != 0 && !p.out_float32);
-}
-
-} // namespace
-
 enum status matmul_params_for(const struct matmul_args *args, matmul_params *out_params) {
     const struct tensor *weight = args->weight, *in = args->in, *out = args->out;
     RETURN_IF(in->dtype != weight->dtype || in->cols != weight->cols || in->rows < args->n_rows,
@@ -74,5 +64,6 @@ enum status cuda_matmul(struct backend_context *context, const struct matmul_arg
         return STATUS_OK;
     if (args->weight->dtype == DTYPE_FLOAT32)
         return matmul_fma(context, p);
-    return has_wgmma_kernel(context, p) ? matmul_wgmma(context, p, args->in) : matmul_mma(context, p);
+    return context->has_wgmma && matmul_wgmma_has_end(p) ? matmul_wgmma(context, p, args->in)
+                                                         : matmul_mma(context, p);
 }

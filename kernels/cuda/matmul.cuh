@@ -115,7 +115,8 @@ static __device__ __forceinline__ void matmul_write_tile(const matmul_params &p,
 /* Each queues the product in its own way; the bits of bfloat16 products are the same. */
 enum status matmul_fma(struct backend_context *context, const matmul_params &p);
 enum status matmul_mma(struct backend_context *context, const matmul_params &p);
-/* For context->has_wgmma. in: the tensor behind p.in. */
+/* For context->has_wgmma, where matmul_wgmma_has_end(p). in: the tensor behind p.in. */
+bool matmul_wgmma_has_end(const matmul_params &p);
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in);
 
 /* matmul_wgmma's tile shapes by number, for the sandbox: how many there are, whether one can compute p, and

@@ -547,7 +547,7 @@ const wgmma_variant VARIANTS[] = {
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 
 bool can_compute(const matmul_params &p, const wgmma_variant &v) {
-    return v.parts == 1 || p.split < p.k_blocks;
+    return matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks);
 }
 
 /* Bits do not depend on the choice. */
@@ -569,6 +569,12 @@ int choose(const struct backend_context *context, const matmul_params &p) {
 }
 
 } // namespace
+
+/* Not there: float32 results of an activation, bfloat16 results of a soft cap. No model has them. */
+bool matmul_wgmma_has_end(const matmul_params &p) {
+    bool gelu = p.activation == ACTIVATION_GELU_TANH;
+    return !(p.out_float32 && (p.gated || gelu)) && !(p.softcap != 0 && !p.out_float32);
+}
 
 int matmul_wgmma_variants() {
     return N_VARIANTS;

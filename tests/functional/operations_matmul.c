@@ -381,7 +381,8 @@ static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t 
     free(residual);
 }
 
-/* Outputs enough for every tile shape of the CUDA backend, and a K of two parts for the residual's. */
+/* Outputs for several tiles, fewer than one, and a K of two parts for the residual's. Every tile shape of the
+ * CUDA backend is in test_matmul_tiles.cu. */
 void case_matmul_rows_alone(struct operations *ops) {
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
         matmul_rows_alone(ops, (enum dtype)dtype, 576, 520, 4096, false, ACTIVATION_NONE, 0);

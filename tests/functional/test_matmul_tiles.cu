@@ -1,0 +1,144 @@
+/* Every tile shape of matmul on Hopper, with every kind of end, beside the portable kernel: equal bits. A
+ * device takes the shape that it is fastest with, so tests of whole products reach some of them alone. */
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cuda/matmul.cuh"
+#include "kernels/memory_rows.h"
+
+struct product {
+    const char *name;
+    int32_t n_out, n_in;
+    bool accumulate, out_float32, has_bias;
+    enum activation activation;
+    float softcap;
+};
+
+static const product products[] = {
+    {"store", 200, 520, false, false, false, ACTIVATION_NONE, 0},
+    {"store, bias", 65, 71, false, false, true, ACTIVATION_NONE, 0},
+    {"store, bias, gelu", 328, 130, false, false, true, ACTIVATION_GELU_TANH, 0},
+    {"gated by silu", 136, 130, false, false, false, ACTIVATION_SILU_GATED, 0},
+    {"gated by gelu", 36, 71, false, false, false, ACTIVATION_GELU_TANH_GATED, 0},
+    {"float32", 257, 130, false, true, false, ACTIVATION_NONE, 0},
+    {"float32, soft cap", 100, 71, false, true, false, ACTIVATION_NONE, 30},
+    {"store, soft cap: no kernel", 100, 71, false, false, false, ACTIVATION_NONE, 30},
+    {"float32, gelu: no kernel", 100, 71, false, true, false, ACTIVATION_GELU_TANH, 0},
+    {"add", 200, 520, true, true, true, ACTIVATION_NONE, 0},
+    {"add, two parts", 72, 4300, true, true, true, ACTIVATION_NONE, 0},
+};
+static const int32_t row_counts[] = {1, 33, 128, 300};
+enum { MOST_ROWS = 300 };
+
+static struct backend backend;
+
+static void must(enum status status) {
+    if (status == STATUS_OK)
+        return;
+    printf("%s\n", status_message());
+    exit(1);
+}
+
+/* Multiples of 1/128 in (-1, 1): exact in bfloat16, and far from subnormal. */
+static std::vector<float> random_floats(size_t n) {
+    static uint32_t state = 1;
+    std::vector<float> values(n);
+    for (float &value : values) {
+        state = state * 1664525u + 1013904223u;
+        value = (float)((int)(state >> 24) - 127) / 128;
+    }
+    return values;
+}
+
+/* Of values that bfloat16 holds. */
+static std::vector<uint16_t> as_bfloat16(const std::vector<float> &values) {
+    std::vector<uint16_t> halves;
+    for (float value : values) {
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        halves.push_back((uint16_t)(bits >> 16));
+    }
+    return halves;
+}
+
+/* Bytes of `out` after a product that began with `before`. */
+template <typename Launch>
+static std::vector<unsigned char> result(const product &p, struct tensor *out,
+                                         const std::vector<float> &before, const Launch &launch) {
+    std::vector<unsigned char> bytes(before.size() * dtype_bytes(out->dtype));
+    if (p.out_float32)
+        memcpy(bytes.data(), before.data(), bytes.size());
+    else
+        memset(bytes.data(), 0xFF, bytes.size());
+    must(backend.tensor_write(backend.context, out, MOST_ROWS, bytes.data()));
+    must(launch());
+    must(backend.tensor_read(backend.context, out, MOST_ROWS, bytes.data()));
+    return bytes;
+}
+
+/* Returns how many shapes were compared, or -1. */
+static int compare(const product &p) {
+    const bool gated = p.activation == ACTIVATION_SILU_GATED || p.activation == ACTIVATION_GELU_TANH_GATED;
+    std::vector<uint16_t> weight = as_bfloat16(random_floats((size_t)p.n_out * p.n_in)),
+                          other = as_bfloat16(random_floats((size_t)p.n_out * p.n_in)),
+                          in = as_bfloat16(random_floats((size_t)MOST_ROWS * p.n_in));
+    std::vector<float> bias = random_floats((size_t)p.n_out),
+                       before = random_floats((size_t)MOST_ROWS * p.n_out);
+    struct memory_rows rows = {weight.data(), (size_t)p.n_in * 2},
+                       other_rows = {other.data(), (size_t)p.n_in * 2};
+    struct row_source source = {memory_rows_read, &rows}, other_source = {memory_rows_read, &other_rows};
+    struct tensor *w, *x, *y, *b = nullptr;
+    struct backend_context *context = backend.context;
+    if (gated)
+        must(backend.weight_pair_new(context, DTYPE_BFLOAT16, p.n_out, p.n_in, source, other_source, &w));
+    else
+        must(backend.weight_new(context, DTYPE_BFLOAT16, p.n_out, p.n_in, source, &w));
+    must(backend.weights_wait(context));
+    must(backend.tensor_new(context, DTYPE_BFLOAT16, MOST_ROWS, p.n_in, &x));
+    must(backend.tensor_write(context, x, MOST_ROWS, in.data()));
+    must(backend.tensor_new(context, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, MOST_ROWS, p.n_out, &y));
+    if (p.has_bias)
+        must(backend.vector_new(context, p.n_out, bias.data(), &b));
+    int n_compared = 0;
+    for (int32_t n_rows : row_counts) {
+        struct matmul_args args = {w, b, x, y, n_rows, p.activation, p.accumulate, p.softcap};
+        matmul_params params;
+        must(matmul_params_for(&args, &params));
+        std::vector<unsigned char> expected =
+            result(p, y, before, [&] { return matmul_mma(context, params); });
+        for (int i = 0; i < matmul_wgmma_variants(); i++) {
+            if (!matmul_wgmma_can(params, i))
+                continue;
+            char name[64];
+            std::vector<unsigned char> got = result(
+                p, y, before, [&] { return matmul_wgmma_launch(context, params, x, i, name, sizeof name); });
+            n_compared++;
+            if (got != expected) {
+                printf("%s, %d rows: %s differs from the portable kernel\n", p.name, n_rows, name);
+                return -1;
+            }
+        }
+    }
+    for (struct tensor *tensor : {w, x, y, b})
+        backend.tensor_free(context, tensor);
+    return n_compared;
+}
+
+int main() {
+    enum status status = backend_open_cuda(nullptr, &backend);
+    if (status == STATUS_NO_DEVICE || (status == STATUS_OK && !backend.context->has_wgmma)) {
+        printf("SKIPPED: no GPU with wgmma\n");
+        return 77;
+    }
+    must(status);
+    bool ok = true;
+    for (const product &p : products) {
+        int n = compare(p);
+        printf("%s: %d products\n", p.name, n);
+        ok = ok && n >= 0 && (n == 0) == (strstr(p.name, "no kernel") != nullptr);
+    }
+    backend.close(backend.context);
+    return ok ? 0 : 1;
+}
