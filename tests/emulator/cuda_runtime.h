@@ -198,14 +198,11 @@ struct emulator_shuffle {
     unsigned from;
 };
 
-EMULATOR_UNSEEN static inline void emulator_shuffle_all(void *const *lanes, uint32_t mask) {
-    for (unsigned lane = 0; lane < 32; lane++)
-        if (mask >> lane & 1) {
-            emulator_shuffle *s = static_cast<emulator_shuffle *>(lanes[lane]);
-            if (!(mask >> s->from & 1))
-                emulator::fail("lane %u listens to lane %u, which is not in the mask", lane, s->from);
-            s->heard = static_cast<emulator_shuffle *>(lanes[s->from])->value;
-        }
+EMULATOR_UNSEEN static inline void emulator_shuffle_all(void *const *lanes) {
+    for (unsigned lane = 0; lane < 32; lane++) {
+        emulator_shuffle *s = static_cast<emulator_shuffle *>(lanes[lane]);
+        s->heard = static_cast<emulator_shuffle *>(lanes[s->from])->value;
+    }
 }
 
 template <typename T> static inline T emulator_shuffle_from(unsigned mask, T x, unsigned from) {
@@ -214,8 +211,7 @@ template <typename T> static inline T emulator_shuffle_from(unsigned mask, T x, 
         emulator::fail("a shuffle of some lanes alone is not emulated");
     emulator_shuffle s = {0, 0, from};
     memcpy(&s.value, &x, sizeof x);
-    emulator::warp_meet(mask, "__shfl_sync", &s,
-                        [](void *const *lanes) EMULATOR_UNSEEN { emulator_shuffle_all(lanes, 0xFFFFFFFFu); });
+    emulator::warp_meet(mask, "__shfl_sync", &s, emulator_shuffle_all);
     memcpy(&x, &s.heard, sizeof x);
     return x;
 }

@@ -1,5 +1,7 @@
 /* Fibers, blocks and clusters; see emulator.h. */
 #include "emulator.h"
+#include "stack_context.h"
+#include "thread_sanitizer.h"
 
 #include <condition_variable>
 #include <cstdarg>
@@ -12,20 +14,11 @@
 #include <random>
 #include <sys/mman.h>
 #include <thread>
-#include <ucontext.h>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#endif
-#if defined(EMULATOR_FINDS_RACES)
-#include <sanitizer/tsan_interface.h>
-extern "C" void __tsan_read_range(void *p, unsigned long bytes);
-extern "C" void __tsan_write_range(void *p, unsigned long bytes);
-extern "C" void AnnotateIgnoreReadsBegin(const char *file, int line);
-extern "C" void AnnotateIgnoreReadsEnd(const char *file, int line);
-extern "C" void AnnotateIgnoreWritesBegin(const char *file, int line);
-extern "C" void AnnotateIgnoreWritesEnd(const char *file, int line);
 #endif
 
 namespace emulator {
@@ -53,96 +46,11 @@ enum : uint32_t {
 };
 constexpr size_t STACK_BYTES = 256 * 1024, PAGE_BYTES = 4096;
 
-thread_local char static_anchor;
-
-/* ---- switching between stacks ---- */
-
-#if defined(__x86_64__)
-/* Saves what a call preserves on the stack, and the stack in *from; goes on with `to`. */
-extern "C" void emulator_switch(void **from, void *to);
-asm(R"(
-    .text
-    .globl emulator_switch
-emulator_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-)");
-
-struct stack_context {
-    void *stack;
-
-    void begin(unsigned char *memory, size_t bytes, void (*entry)()) {
-        void **top = reinterpret_cast<void **>(memory + bytes);
-        *--top = nullptr; /* where entry would return to; and it is aligned as behind a call */
-        *--top = reinterpret_cast<void *>(entry);
-        for (int i = 0; i < 6; i++)
-            *--top = nullptr;
-        stack = top;
-    }
-    void go(stack_context &to) { emulator_switch(&stack, to.stack); }
-};
-#else
-struct stack_context {
-    ucontext_t context;
-
-    void begin(unsigned char *memory, size_t bytes, void (*entry)()) {
-        getcontext(&context);
-        context.uc_stack.ss_sp = memory;
-        context.uc_stack.ss_size = bytes;
-        context.uc_link = nullptr;
-        makecontext(&context, entry, 0);
-    }
-    void go(stack_context &to) { swapcontext(&context, &to.context); }
-};
-#endif
+alignas(1024) thread_local char static_anchor;
 
 /* ---- state ---- */
 
 typedef std::vector<std::function<void()>> group;
-
-/* For the thread sanitizer, which tells where threads of a kernel race: what came before order_release(token)
- * is ordered before what comes behind a later order_acquire(token). Fibers that follow each other are not
- * ordered by that. */
-void order_release([[maybe_unused]] void *token) {
-#if defined(EMULATOR_FINDS_RACES)
-    __tsan_release(token);
-#endif
-}
-
-void order_acquire([[maybe_unused]] void *token) {
-#if defined(EMULATOR_FINDS_RACES)
-    __tsan_acquire(token);
-#endif
-}
-
-/* While one lives, the thread sanitizer looks away: the emulator's own books, kept by whoever runs. */
-struct unseen {
-#if defined(EMULATOR_FINDS_RACES)
-    unseen() {
-        AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
-        AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
-    }
-    ~unseen() {
-        AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
-        AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
-    }
-#else
-    unseen() {}
-#endif
-};
 
 struct fiber : thread {
     enum { READY, WAITING, DONE } state;
@@ -233,7 +141,7 @@ struct machine {
     bool is_late, is_random;
     std::mt19937 random;
 
-    machine() {
+    void read_order() {
         const char *order = getenv("EMULATOR_ORDER");
         is_late = !order || strcmp(order, "late") == 0;
         is_random = !is_late && strcmp(order, "early") != 0;
@@ -323,6 +231,10 @@ void begin_block(unsigned number, unsigned rank) {
     block->n_alive = m.shape.threads;
     memset(block->barriers, 0, sizeof block->barriers);
     order_acquire(&m.ended);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(here->dynamic, m.shape.shared_bytes);
+    __asan_poison_memory_region(here->dynamic + m.shape.shared_bytes, SHARED_BYTES - m.shape.shared_bytes);
+#endif
     memset(here->dynamic, UNWRITTEN, m.shape.shared_bytes);
     order_release(&m.begun);
     for (unsigned i = 0; i < m.shape.threads; i++) {
@@ -343,6 +255,7 @@ void begin_block(unsigned number, unsigned rank) {
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (memory == MAP_FAILED)
                 fail("no memory for the stacks of a block");
+            mprotect(memory, PAGE_BYTES, PROT_NONE); /* an overflow ends the program */
             f->stack = static_cast<unsigned char *>(memory);
 #if defined(EMULATOR_FINDS_RACES)
             f->sanitizer = __tsan_create_fiber(0);
@@ -517,6 +430,8 @@ void launch(const launch_shape &shape, const std::function<void()> &body) {
     std::unique_lock<std::mutex> lock(m.mutex);
     m.shape = shape;
     m.body = &body;
+    if (m.executors.empty())
+        m.read_order();
     while (m.executors.size() < shape.cluster) {
         m.executors.emplace_back(new executor());
         std::thread(executor_main, (unsigned)m.executors.size() - 1).detach();
@@ -705,13 +620,26 @@ void counter_wait(void *at, uint32_t parity, const char *name) {
 
 /* ---- background ---- */
 
+/* Completes what the thread has requested so far; its groups stay. */
+static void run_background(fiber *f, background kind) {
+    for (group &g : f->closed[kind]) {
+        for (const std::function<void()> &work : g)
+            work();
+        g.clear();
+    }
+    for (const std::function<void()> &work : f->open[kind])
+        work();
+    f->open[kind].clear();
+}
+
 void background_add(background kind, std::function<void()> work) {
     fiber *f = me();
-    bool is_next = f->open[kind].empty() && f->closed[kind].empty();
-    if (m.is_late || !is_next || m.chance(2))
+    if (m.is_late || m.chance(2)) {
         f->open[kind].push_back(std::move(work));
-    else
-        work();
+        return;
+    }
+    run_background(f, kind);
+    work();
 }
 
 void background_commit(background kind) {

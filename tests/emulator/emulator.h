@@ -3,7 +3,7 @@
  * A thread of a block is a fiber; the fibers of a block share an operating-system thread of their own, so
  * that __shared__ objects can be thread_local. Blocks of a cluster take turns, clusters follow each other:
  * one fiber runs at any time, until it has to wait. Who is next, and when background copies arrive, is a
- * matter of EMULATOR_ORDER; every order that it can give is one that a device may take. */
+ * matter of EMULATOR_ORDER. */
 #ifndef PRESSRUN_TESTS_EMULATOR_H
 #define PRESSRUN_TESTS_EMULATOR_H
 

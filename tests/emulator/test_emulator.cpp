@@ -10,15 +10,19 @@
 
 enum { THREADS = 64, BYTES = 2048 };
 
-static volatile int32_t out[THREADS]; /* keeps what is written to it from being left out */
+static void expect(int32_t got, int32_t expected) {
+    if (got != expected)
+        __trap();
+}
 
 /* Neighbours exchange values: right with a barrier between writing and reading. */
 static void exchange(bool has_barrier) {
     __shared__ int32_t values[THREADS];
-    values[threadIdx.x] = (int32_t)threadIdx.x;
+    values[threadIdx.x] = (int32_t)threadIdx.x + 1;
     if (has_barrier)
         __syncthreads();
-    out[threadIdx.x] = values[(threadIdx.x + 1) % THREADS];
+    int32_t neighbour = (threadIdx.x + 1) % THREADS;
+    expect(values[neighbour], neighbour + 1);
 }
 
 static void kernel_exchange() {
@@ -29,6 +33,12 @@ static void kernel_exchange_unordered() {
     exchange(false);
 }
 
+static volatile int32_t word; /* so that its stores stay */
+
+static void kernel_two_writers() {
+    word = 1;
+}
+
 /* Reads what it copies in the background, having waited for it or not. */
 static void copy(bool waits) {
     PTX_DYNAMIC_SHARED(shared, 128);
@@ -37,8 +47,7 @@ static void copy(bool waits) {
     ptx_copy_async_commit();
     if (waits)
         ptx_copy_async_wait<0>();
-    if (reinterpret_cast<int32_t *>(shared)[threadIdx.x * 4] != 1)
-        __trap();
+    expect(reinterpret_cast<int32_t *>(shared)[threadIdx.x * 4], 1);
 }
 
 static void kernel_copy() {
@@ -47,6 +56,28 @@ static void kernel_copy() {
 
 static void kernel_copy_too_early() {
     copy(false);
+}
+
+/* Two copies on their way, of which the first is waited for; into its own place, or over the first. */
+static void refill(uint32_t second) {
+    PTX_DYNAMIC_SHARED(shared, 128);
+    static const int32_t source[8] __align__(16) = {1, 2, 3, 4, 5, 6, 7, 8};
+    uint32_t first = threadIdx.x * 16;
+    ptx_copy_async_16(ptx_shared_address(shared) + first, source, true);
+    ptx_copy_async_commit();
+    ptx_copy_async_16(ptx_shared_address(shared) + first + second, source + 4, true);
+    ptx_copy_async_commit();
+    ptx_copy_async_wait<1>();
+    expect(*reinterpret_cast<int32_t *>(shared + first), 1);
+    ptx_copy_async_wait<0>();
+}
+
+static void kernel_two_copies() {
+    refill(BYTES / 2);
+}
+
+static void kernel_refill_too_early() {
+    refill(0);
 }
 
 /* A bulk copy and a barrier that counts its bytes, or some more. */
@@ -62,8 +93,7 @@ static void bulk(uint32_t more) {
         ptx_copy_bulk(ptx_shared_address(shared), source, sizeof source, ptx_shared_address(&barrier));
     }
     ptx_barrier_wait(ptx_shared_address(&barrier), 0, "the copy");
-    if (reinterpret_cast<int32_t *>(shared)[7] != 12)
-        __trap();
+    expect(reinterpret_cast<int32_t *>(shared)[7], 12);
 }
 
 static void kernel_bulk() {
@@ -72,6 +102,34 @@ static void kernel_bulk() {
 
 static void kernel_bulk_expects_too_much() {
     bulk(16);
+}
+
+/* Leaves while copies are on their way: to shared memory, from it. */
+static void kernel_leaves_copy() {
+    PTX_DYNAMIC_SHARED(shared, 128);
+    static const int32_t source[4] __align__(16) = {5, 6, 7, 8};
+    __shared__ uint64_t barrier;
+    if (threadIdx.x != 0)
+        return;
+    ptx_barrier_init(ptx_shared_address(&barrier), 1);
+    ptx_barrier_expect(ptx_shared_address(&barrier), sizeof source);
+    ptx_copy_bulk(ptx_shared_address(shared), source, sizeof source, ptx_shared_address(&barrier));
+}
+
+static void kernel_leaves_store() {
+    PTX_DYNAMIC_SHARED(shared, 128);
+    static unsigned char matrix[64 * 8] __align__(128);
+    const cuuint64_t sizes[2] = {32, 8}, stride = 64;
+    const cuuint32_t box[2] = {32, 8}, steps[2] = {1, 1};
+    uint32_t aligned = (ptx_shared_address(shared) + 511) / 512 * 512;
+    CUtensorMap map;
+    if (threadIdx.x != 0)
+        return;
+    expect(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix, sizes, &stride, box,
+                                  steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_64B,
+                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+           CUDA_SUCCESS);
+    ptx_store_box(&map, 0, 0, aligned);
 }
 
 static void kernel_barrier_of_too_many() {
@@ -96,7 +154,7 @@ static void kernel_lanes_apart() {
     if (threadIdx.x % 2)
         __syncwarp();
     else
-        out[threadIdx.x] = __shfl_xor_sync(0xFFFFFFFFu, 1, 1);
+        expect(__shfl_xor_sync(0xFFFFFFFFu, 1, 1), 1);
 }
 
 static void kernel_unaligned_row() {
@@ -122,9 +180,11 @@ static void visit(bool stays) {
     if (!stays)
         ptx_cluster_barrier(); /* of those that are left: the other has ended */
     if (threadIdx.x == 0)
-        ptx_cluster_store(ptx_cluster_address(ptx_shared_address(&from_other), rank ^ 1), 1.0f);
-    if (stays)
-        ptx_cluster_barrier();
+        ptx_cluster_store(ptx_cluster_address(ptx_shared_address(&from_other), rank ^ 1), (float)rank);
+    if (!stays)
+        return;
+    ptx_cluster_barrier();
+    expect((int32_t)from_other, (int32_t)(rank ^ 1));
 }
 
 static void kernel_visit() {
@@ -138,24 +198,31 @@ static void kernel_visit_too_late() {
 static const struct {
     const char *name;
     void (*kernel)();
-    unsigned cluster;
-    bool for_races;   /* of interest to the thread sanitizer alone */
     const char *says; /* NULL: the kernel is right */
+    const char *order;
+    unsigned cluster;
+    bool is_race; /* seen by the thread sanitizer alone */
 } cases[] = {
-    {"exchange", kernel_exchange, 1, false, nullptr},
-    {"exchange without a barrier", kernel_exchange_unordered, 1, true, "data race"},
-    {"cp.async", kernel_copy, 1, false, nullptr},
-    {"cp.async, too early", kernel_copy_too_early, 1, false, "trapped"},
-    {"bulk copy", kernel_bulk, 1, false, nullptr},
-    {"bulk copy, too many bytes expected", kernel_bulk_expects_too_much, 1, false, "waits at the copy"},
-    {"named barrier of too many", kernel_barrier_of_too_many, 1, false, "deadlock"},
-    {"an arrival too many", kernel_arrival_too_many, 1, false, "an arrival too many"},
-    {"shared memory's end", kernel_out_of_bounds, 1, false, "dynamic bytes"},
-    {"lanes apart", kernel_lanes_apart, 1, false, "different operations"},
-    {"unaligned row of a matrix", kernel_unaligned_row, 1, false, "not aligned"},
-    {"operand without swizzle", kernel_operand_without_swizzle, 1, false, "swizzle"},
-    {"blocks of a cluster", kernel_visit, 2, false, nullptr},
-    {"blocks of a cluster, one has ended", kernel_visit_too_late, 2, false, "which has ended"},
+    {"exchange", kernel_exchange, nullptr, "3", 1, false},
+    {"exchange without a barrier", kernel_exchange_unordered, "trapped", "late", 1, false},
+    {"two writers", kernel_two_writers, "data race", "late", 1, true},
+    {"cp.async", kernel_copy, nullptr, "late", 1, false},
+    {"cp.async, read too early", kernel_copy_too_early, "trapped", "late", 1, false},
+    {"cp.async, two", kernel_two_copies, nullptr, "early", 1, false},
+    {"cp.async, refilled too early", kernel_refill_too_early, "trapped", "early", 1, false},
+    {"bulk copy", kernel_bulk, nullptr, "late", 1, false},
+    {"bulk copy, too many bytes expected", kernel_bulk_expects_too_much, "waits at the copy", "late", 1,
+     false},
+    {"bulk copy, not waited for", kernel_leaves_copy, "on their way", "late", 1, false},
+    {"box, not waited for", kernel_leaves_store, "may still read", "late", 1, false},
+    {"named barrier of too many", kernel_barrier_of_too_many, "deadlock", "late", 1, false},
+    {"an arrival too many", kernel_arrival_too_many, "an arrival too many", "late", 1, false},
+    {"shared memory's end", kernel_out_of_bounds, "dynamic bytes", "late", 1, false},
+    {"lanes apart", kernel_lanes_apart, "different operations", "late", 1, false},
+    {"unaligned row of a matrix", kernel_unaligned_row, "not aligned", "late", 1, false},
+    {"operand without swizzle", kernel_operand_without_swizzle, "swizzle", "late", 1, false},
+    {"blocks of a cluster", kernel_visit, nullptr, "2", 2, false},
+    {"blocks of a cluster, one has ended", kernel_visit_too_late, "which has ended", "late", 2, false},
 };
 
 #if defined(__SANITIZE_THREAD__)
@@ -187,11 +254,11 @@ static std::string run(void (*kernel)(), unsigned cluster, int *status) {
 }
 
 int main() {
-    setenv("EMULATOR_ORDER", "late", 1);
     int n_failed = 0;
     for (const auto &c : cases) {
-        if (c.for_races && !FINDS_RACES)
+        if (c.is_race && !FINDS_RACES)
             continue;
+        setenv("EMULATOR_ORDER", c.order, 1);
         int status;
         std::string said = run(c.kernel, c.cluster, &status);
         bool ok = c.says ? status != 0 && said.find(c.says) != std::string::npos : status == 0;

@@ -219,7 +219,7 @@ static inline void emulator_box(const CUtensorMap &map, int32_t x, int32_t y, un
 
 static inline unsigned char *emulator_box_start(const CUtensorMap &map, uint32_t shared) {
     uint32_t bytes = map.box_rows * map.box_columns * map.element_bytes;
-    if (shared % (128 * map.swizzle_rows) && shared % 128)
+    if (shared % (128 * map.swizzle_rows))
         emulator::fail("a box at shared address %08x is not aligned", shared);
     emulator::shared_pointer(shared + bytes - 1); /* is there, too */
     return static_cast<unsigned char *>(emulator::shared_pointer(shared));

@@ -9,11 +9,17 @@
 #include "emulator.h"
 #include "products.h"
 
+/* Lanes come together at each of these instructions (.sync), which orders nothing that they wrote. */
+static inline void emulator_converge(const char *instruction) {
+    emulator::warp_meet(0xFFFFFFFFu, instruction, nullptr, [](void *const *) {});
+}
+
 static inline void wgmma_begin() {
-    emulator::warp_meet(0xFFFFFFFFu, "wgmma.fence", nullptr, nullptr);
+    emulator_converge("wgmma.fence");
 }
 
 static inline void wgmma_commit() {
+    emulator_converge("wgmma.commit_group");
     emulator::background_commit(emulator::BACKGROUND_PRODUCT);
 }
 
@@ -97,6 +103,7 @@ static inline void emulator_products(float *c, bool accumulate, const float (&a)
 
 template <int N, bool ACCUMULATE = true>
 static inline void wgmma(float (&c)[N / 2], uint64_t a_descriptor, uint64_t b_descriptor) {
+    emulator_converge("wgmma");
     const unsigned char *base = emulator_operand_base(a_descriptor);
     emulator_operand_base(b_descriptor); /* is there, too */
     float *sums = c;
@@ -115,11 +122,10 @@ template <int N>
 static inline void wgmma_registers(float (&c)[N / 2], const uint32_t (&a)[4], uint64_t b_descriptor) {
     const unsigned char *base = emulator_operand_base(b_descriptor);
     float *sums = c;
-    emulator_registers held = {{a[0], a[1], a[2], a[3]}, {}};
+    /* A thread has four columns of k of its two rows; the others of its quad have the rest. */
+    emulator_registers all = {{a[0], a[1], a[2], a[3]}, {}};
+    emulator::warp_meet(0xFFFFFFFFu, "wgmma", &all, emulator_share_rows);
     emulator::background_add(emulator::BACKGROUND_PRODUCT, [=] {
-        /* A thread has four columns of k of its two rows; the others of its quad have the rest. */
-        emulator_registers all = held;
-        emulator::warp_meet(0xFFFFFFFFu, "wgmma's operand in registers", &all, emulator_share_rows);
         emulator_operand b_operand(b_descriptor);
         emulator_products<N>(sums, true, all.rows,
                              [&](float(&to)[16], unsigned i) { b_operand.column(to, base, i); });
