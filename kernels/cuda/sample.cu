@@ -25,7 +25,6 @@
  * combine commutes exactly, except the log-sum-exp behind the log-probabilities: a fixed tree by vocabulary
  * size, parts in ascending order. */
 #include "kernels/cuda/sample.cuh"
-#include "kernels/philox.h"
 
 namespace {
 
@@ -42,10 +41,7 @@ static_assert((int)LARGE_THREADS / (int)GROUP_LANES * (int)MAX_PARTS == (int)MAX
                   (int)BINS % (int)LARGE_THREADS == 0 && (int)BINS % (int)SMALL_THREADS == 0,
               "groups have room, and threads take bins evenly");
 
-static constexpr uint64_t NOT_FINITE = ~0ull;   /* above every candidate */
-static constexpr uint64_t KNOWN_FAULT = ~1ull;  /* likewise */
-static constexpr float LARGEST_GUMBEL = 22.9f;  /* of the smallest u, 2^-33: 22.874 */
-static constexpr float SMALLEST_GUMBEL = -2.9f; /* of the largest u, 1 - 2^-24: -2.812 */
+static constexpr uint64_t KNOWN_FAULT = ~1ull; /* above every candidate, below NOT_FINITE */
 
 struct sample_params {
     const float *logits; /* [n, n_vocab] float32 */
@@ -180,8 +176,7 @@ __device__ __forceinline__ uint64_t top_p_weight(float top_p, uint64_t total) {
 __device__ uint64_t best_score(row_part &row, const row_scale &scale, prefix_end end,
                                const slot_sampling &sampling, uint32_t position, sample_shared &shared) {
     float temperature = sampling.temperature;
-    auto clamped_z = [&](float y) { return fminf(fmaxf(y / temperature, -FLT_MAX), FLT_MAX); };
-    float top = clamped_z(scale.largest);
+    float top = scaled_logit(scale.largest, temperature);
     /* Scores are rounded, more coarsely the larger z is. */
     float margin = 1e-3f + 4e-7f * fabsf(top);
     float threshold = top + SMALLEST_GUMBEL; /* some score is at least this */
@@ -233,7 +228,7 @@ __device__ uint64_t best_score(row_part &row, const row_scale &scale, prefix_end
             int id = row.id(i + j);
             if (end.holds(order_bits(this_y), id) &&
                 !(sampling.min_p > 0 && scale.probability(this_y) < sampling.min_p))
-                best = max(best, candidate(clamped_z(this_y) - logf(-log1pf(-this_u)), id));
+                best = max(best, candidate(token_score(this_y, temperature, this_u), id));
         }
         uint32_t most = __reduce_max_sync(ALL_LANES, (uint32_t)(best >> 32));
         if (most != 0)

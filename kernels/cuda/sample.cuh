@@ -16,8 +16,7 @@
 #ifndef PRESSRUN_KERNELS_CUDA_SAMPLE_CUH
 #define PRESSRUN_KERNELS_CUDA_SAMPLE_CUH
 
-#include <cfloat>
-
+#include "kernels/cuda/candidate.cuh"
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -40,31 +39,7 @@ enum {
  * further than this below the likeliest one cannot win and weighs less than half a unit. Its last bin begins
  * at 28.44. */
 static constexpr float DISTANCE_NATS = 28.5f;
-static constexpr float LOG2_E = 1.4426950408889634f;
 static constexpr uint32_t IN_PROMPT = 0x80000000u;
-
-/* Floats in ascending order as unsigned integers; -0 counts as +0. */
-__device__ __forceinline__ uint32_t order_bits(float x) {
-    uint32_t bits = __float_as_uint(x + 0.0f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float order_float(uint32_t order) {
-    return __uint_as_float(order & 0x80000000u ? order & 0x7FFFFFFFu : ~order);
-}
-
-/* A larger value wins, then a lower id. 0 is below every candidate. */
-__device__ __forceinline__ uint64_t candidate(float value, int id) {
-    return (uint64_t)order_bits(value) << 32 | (0xFFFFFFFFu - (uint32_t)id);
-}
-
-__device__ __forceinline__ int candidate_id(uint64_t c) {
-    return (int)(0xFFFFFFFFu - (uint32_t)c);
-}
-
-__device__ __forceinline__ float candidate_value(uint64_t c) {
-    return order_float((uint32_t)(c >> 32));
-}
 
 /* The last token of a prefix in order of (y descending, id ascending). */
 struct prefix_end {
