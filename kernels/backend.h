@@ -216,7 +216,11 @@ struct norm_args {
  * softcap, without accumulate and activation: out[r, :] = softcap * tanh(that / softcap).
  * W.X^T with the weight as first operand; K in ascending order in float32, the same order for every n_rows.
  * A gated activation takes a weight made by weight_pair_new, no bias and no accumulate; n_out is then the
- * width of one of the pair. */
+ * width of one of the pair.
+ * sampled_rows says that this is the head: row r of out is the logits of entry first_sample + r, and nobody
+ * but `sample`, later in the same step, reads them. A backend may then choose tokens from its sums and leave
+ * the rows of those entries undefined; `sample` knows them. The token is the one that it would have chosen
+ * from the logits. */
 struct matmul_args {
     const struct tensor *weight; /* weight [n_out, n_in] compute dtype */
     const struct tensor *bias;   /* vector [n_out] float32, or NULL */
@@ -226,6 +230,8 @@ struct matmul_args {
     enum activation activation;
     bool accumulate; /* out is float32 and holds the residual stream */
     float softcap;   /* 0: none */
+    bool sampled_rows;
+    int32_t first_sample; /* with sampled_rows */
 };
 
 /* Attention over KV pages for one layer. First divides each head of q and k by the root of its mean square (+
@@ -261,7 +267,8 @@ struct attention_args {
  * token as the slot's last token and counts it for the penalties. A row with a non-finite logit is never
  * sampled: fault. Non-finite means NaN or +-infinity in the raw logits. */
 struct sample_args {
-    const struct tensor *logits; /* [>= n, n_vocab] float32 */
+    const struct tensor *logits; /* [>= n, n_vocab] float32; rows of entries whose token a matmul of
+                                    sampled_rows has chosen are not read */
     int32_t first_sample;
     int32_t n;
 };

@@ -184,6 +184,13 @@ enum status state_init(struct backend_context *context, const struct state_limit
     context->step_bytes =
         (4 + 3 * (size_t)limits->max_rows + 3 * (size_t)limits->max_samples) * sizeof(int32_t) +
         max_tiles * sizeof(struct segment);
+    if (context->has_wgmma && limits->n_vocab >= HEAD_LEAST_VOCABULARY) {
+        context->step_bytes += 12 + (size_t)limits->max_samples * sizeof(struct head_entry);
+        const size_t n_entries = (size_t)limits->n_slots + 1;
+        context->slot_head = static_cast<struct head_entry *>(calloc(n_entries, sizeof *context->slot_head));
+        RETURN_IF(!context->slot_head, STATUS_INTERNAL, "state_init: out of host memory");
+        context->slot_head[limits->n_slots].end = HEAD_SKIPS;
+    }
     context->step_bytes = (context->step_bytes + 15) / 16 * 16;
     void *step = nullptr;
     TRY(device_allocate(context, context->step_bytes, "the arrays of a step", &step));
@@ -234,6 +241,7 @@ void context_close(struct backend_context *context) {
         if (context->step_done[i])
             cudaEventDestroy(context->step_done[i]);
     }
+    free(context->slot_head);
     cudaFree(context->state.arrivals);
     cudaFree(context->state.step);
     cudaFree(context->arena);

@@ -1,6 +1,6 @@
-/* candidate: how tokens are compared when one is chosen. What `sample` computes from logits in memory and what
- * the head computes from its own sums (head.cuh) goes through the functions here, so both choose the same
- * token. */
+/* candidate: how tokens are compared when one is chosen. What `sample` computes from logits in memory and
+ * what the head computes from its own sums (head.cuh) goes through the functions here, so both choose the
+ * same token. */
 #ifndef PRESSRUN_KERNELS_CUDA_CANDIDATE_CUH
 #define PRESSRUN_KERNELS_CUDA_CANDIDATE_CUH
 

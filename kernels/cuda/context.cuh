@@ -29,10 +29,29 @@ enum {
     PREFILL_STRIP_ROWS = 64,   /* prompt rows of one segment and query head that attention takes together */
     PREFILL_MAX_CONSUMERS = 4, /* strips that a block works on at once, at most */
     MAX_HEAD_DIM = 256,
+    HEAD_LEAST_VOCABULARY = 2049, /* with fewer, logits are small beside all else and are always written */
     MAX_NORM_WIDTH = 16384
 };
 
 static constexpr unsigned long long NO_FAULT = ~0ull;
+
+/* What the head does with a row of logits (head.cuh). */
+enum head_end {
+    HEAD_WRITES, /* writes it, for `sample` */
+    HEAD_GREEDY, /* chooses the largest */
+    HEAD_DRAWS,  /* chooses at a temperature, with no other setting */
+    HEAD_SKIPS   /* padding */
+};
+
+/* One entry of the samples as the head sees it. */
+struct alignas(16) head_entry {
+    unsigned long long best; /* the best candidate so far (candidate.cuh); 0 at the start of every step. Of a
+                                row that is written it stays 0 */
+    uint64_t key;
+    float temperature;
+    int32_t position; /* of the new token */
+    enum head_end end;
+};
 
 /* The arrays of the running step, at device addresses that depend on its row, sample and tile counts alone,
  * so a recorded step finds them in place. */
@@ -49,6 +68,7 @@ struct step_view {
     const int32_t *sample_row;    /* [n_samples] */
     const int32_t *sample_slot;   /* [n_samples] */
     const int32_t *sample_target; /* [n_samples]; NULL: all entries are sampled */
+    struct head_entry *head;      /* [n_samples]; NULL: the head writes all logits */
     const struct segment *tiles;  /* [n_tiles] segments cut into at most prefill_tile_rows rows, those
                                      with most keys first */
 };
@@ -102,9 +122,11 @@ struct backend_context {
     int32_t max_decode_rows;
     int32_t prefill_tile_rows; /* of a tile of step_view: a multiple of PREFILL_STRIP_ROWS */
     struct state_view state;
-    void *arena;           /* device memory behind state, its step arrays excepted */
-    unsigned char *pinned; /* host memory behind the rings below */
-    size_t step_bytes;     /* one ring entry of step arrays */
+    struct head_entry *slot_head; /* [n_slots + 1] host memory: what slots_begin said, but for the position;
+                                     NULL: the head writes all logits */
+    void *arena;                  /* device memory behind state, its step arrays excepted */
+    unsigned char *pinned;        /* host memory behind the rings below */
+    size_t step_bytes;            /* one ring entry of step arrays */
     size_t staging_bytes;
     unsigned char *pinned_step;             /* [RING_ENTRIES][step_bytes] */
     unsigned char *pinned_staging;          /* [RING_ENTRIES][staging_bytes] for slots_begin and pages_copy */
@@ -145,6 +167,9 @@ static inline int64_t tensor_stride(const struct tensor *tensor) {
 static inline int32_t ceil_div(int32_t a, int32_t b) {
     return (a + b - 1) / b;
 }
+
+/* How the head ends a row of a slot that samples so; position and best are 0. */
+struct head_entry cuda_head_entry(const struct slot_sampling *sampling, int32_t n_vocab);
 
 /* Refuses a launch outside a step, and turns a replay back into launches when the caller queues operations
  * itself. */

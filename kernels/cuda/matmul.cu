@@ -5,6 +5,25 @@
  * matmul_mma.cu, matmul_wgmma.cu: tensor-core sums over k in steps of 16; matmul_fma.cu: float32). */
 #include "kernels/cuda/matmul.cuh"
 
+namespace {
+
+/* Sets p.head where the rows are logits whose tokens the kernel of Hopper can choose; the others write all.
+ */
+enum status head_entries(struct backend_context *context, const struct matmul_args *args, matmul_params *p) {
+    if (!args->sampled_rows)
+        return STATUS_OK;
+    RETURN_IF(context->mode == STEP_NONE || args->first_sample < 0 ||
+                  args->first_sample > context->step.n_samples - args->n_rows,
+              STATUS_INTERNAL, "matmul: logits of entries %d to %d of a step that has %d", args->first_sample,
+              args->first_sample + args->n_rows, context->mode == STEP_NONE ? 0 : context->step.n_samples);
+    if (context->step.head && p->n_out == context->limits.n_vocab && p->out_float32 && !p->accumulate &&
+        !p->bias && p->activation == ACTIVATION_NONE)
+        p->head = context->step.head + args->first_sample;
+    return STATUS_OK;
+}
+
+} // namespace
+
 enum status matmul_params_for(const struct matmul_args *args, matmul_params *out_params) {
     const struct tensor *weight = args->weight, *in = args->in, *out = args->out;
     RETURN_IF(in->dtype != weight->dtype || in->cols != weight->cols || in->rows < args->n_rows,
@@ -60,6 +79,7 @@ enum status cuda_matmul(struct backend_context *context, const struct matmul_arg
         TRY(cuda_operation_begin(context, "matmul"));
     matmul_params p;
     TRY(matmul_params_for(args, &p));
+    TRY(head_entries(context, args, &p));
     if (p.n_rows == 0)
         return STATUS_OK;
     if (args->weight->dtype == DTYPE_FLOAT32)

@@ -39,7 +39,8 @@ struct matmul_params {
     int32_t width;         /* columns of out */
     bool accumulate;
     bool out_float32;
-    bool starts_next_late; /* the next kernel starts when the last weights are requested, not at once */
+    struct head_entry *head; /* [n_rows]: the rows are logits, and these say what becomes of them; or NULL */
+    bool starts_next_late;   /* the next kernel starts when the last weights are requested, not at once */
 };
 
 static __device__ __forceinline__ float matmul_softcap(const matmul_params &p, float sum) {

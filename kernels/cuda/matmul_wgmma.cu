@@ -38,6 +38,7 @@
 #include <cstdio>
 
 #include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/head.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/tensor_map.cuh"
 #include "kernels/cuda/wgmma.cuh"
@@ -68,6 +69,9 @@ struct wgmma_shape {
     static constexpr bool STAGED = TOKENS >= STAGED_ROWS; /* bfloat16 results go through shared memory */
     static constexpr int SHARED_BYTES =
         RING_BYTES + BOX_ALIGNMENT + (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0);
+    static constexpr int HEAD_ROWS = TOKENS < STAGED_ROWS ? TOKENS : (int)STAGED_ROWS; /* staged at a time */
+    static constexpr int HEAD_STAGING_BYTES = HEAD_ROWS * WEIGHT_BLOCK * (int)sizeof(float);
+    static constexpr int HEAD_SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT + CONSUMERS * HEAD_STAGING_BYTES;
     static_assert(PARTS == 1 || ROW_SHARERS == 1, "a cluster is for one of the two");
     static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
@@ -179,6 +183,7 @@ enum tile_end {
     END_GATED,   /* a gated activation of pairs; to bfloat16 */
     END_FLOAT32, /* bias, soft cap; to float32 */
     END_ADD,     /* bias; added to the residual */
+    END_HEAD,    /* logits that are only there to be sampled: head.cuh */
     N_ENDS
 };
 
@@ -275,6 +280,23 @@ __device__ __forceinline__ void write_staged(const destination &d, const float (
     }
 }
 
+/* Sums of ROWS rows, float32, to shared memory: of the outputs two halves [ROWS][32], swizzled as the tensor
+ * map says. */
+template <typename Shape, int ROWS>
+__device__ __forceinline__ void stage_float32(const destination &d, int round,
+                                              const float (&sum)[Shape::TOKENS / 2]) {
+    static_assert(ROWS % TILE_SWIZZLE_ROWS == 0, "rows of the swizzle repeat");
+    uint32_t buffer = d.staging + (uint32_t)(d.warp / 2) * (ROWS * ROW_BYTES), at[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t row = tile_c_column(d.lane, i), output = (uint32_t)(d.warp % 2 * 16) + tile_c_row(d.lane, i);
+        at[i] = buffer + tile_offset(row, output / 4, 8) + output % 4 * 4;
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS / 2; i++)
+        ptx_store_shared(at[i % 4] + i / 4 * (TILE_SWIZZLE_ROWS * ROW_BYTES), sum[round * (ROWS / 2) + i]);
+}
+
 /* float32 results of wide tiles: [64 rows][32 outputs] twice, as above, stored or added. */
 template <typename Shape, tile_end END>
 __device__ __forceinline__ void write_staged_float32(const destination &d,
@@ -282,19 +304,12 @@ __device__ __forceinline__ void write_staged_float32(const destination &d,
     static_assert(STAGING_BUFFERS == 2, "a buffer for each half of the outputs");
     constexpr int HALF = WEIGHT_BLOCK / 2;
     bool leader = d.warp == 0 && d.lane == 0;
-    uint32_t buffer = d.staging + (uint32_t)(d.warp / 2) * STAGING_BYTES;
 #pragma unroll
     for (int round = 0; round < Shape::TOKENS / STAGED_ROWS; round++) {
         if (leader)
             ptx_store_wait_read<0>();
         ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffers' last stores have read them */
-#pragma unroll
-        for (int i = 0; i < STAGED_ROWS / 2; i++) {
-            uint32_t row = (uint32_t)(i / 4 * 8) + tile_c_column(d.lane, i % 4);
-            uint32_t output = (uint32_t)(d.warp % 2 * 16) + tile_c_row(d.lane, i % 4);
-            ptx_store_shared(buffer + tile_offset(row, output / 4, 8) + output % 4 * 4,
-                             sum[round * (STAGED_ROWS / 2) + i]);
-        }
+        stage_float32<Shape, STAGED_ROWS>(d, round, sum);
         ptx_fence_for_copies();
         ptx_named_barrier(1 + threadIdx.x / 128, 128); /* the buffers are complete */
         if (!leader)
@@ -320,6 +335,11 @@ template <typename Shape, tile_end END>
 __device__ __forceinline__ void finish(const matmul_params &p, const destination &d,
                                        float (&sum)[Shape::TOKENS / 2], output_bias bias, bool second) {
     constexpr int N = Shape::TOKENS / 2;
+    if constexpr (END == END_HEAD) {
+        head_finish<Shape>(p, d.map, d.staging, d.row, d.output,
+                           [&](int round) { stage_float32<Shape, Shape::HEAD_ROWS>(d, round, sum); });
+        return;
+    }
     if (END != END_GATED && p.bias && !second) {
 #pragma unroll
         for (int i = 0; i < N; i++)
@@ -417,8 +437,8 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (!Shape::STAGED)
         bias = bias_here();
     ptx_wait_for_previous_kernels();
-    destination d = {
-        &out_map, ring + Shape::RING_BYTES + group * STAGING_BUFFERS * STAGING_BYTES, 0, 0, warp % 4, lane};
+    constexpr int OF_GROUP = END == END_HEAD ? Shape::HEAD_STAGING_BYTES : STAGING_BUFFERS * STAGING_BYTES;
+    destination d = {&out_map, ring + Shape::RING_BYTES + group * OF_GROUP, 0, 0, warp % 4, lane};
     /* Lane i releases a stage to block i of those that copy here. */
     uint32_t released = Shape::ROW_SHARERS > 1 && lane < Shape::ROW_SHARERS
                             ? ptx_cluster_address(empty, (uint32_t)lane)
@@ -471,7 +491,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         if (!Shape::STAGED)
             bias = bias_here();
     }
-    if (Shape::STAGED)
+    if (Shape::STAGED || END == END_HEAD)
         ptx_store_wait_all();
     if (Shape::ROW_SHARERS > 1)
         ptx_cluster_meet(); /* the other blocks may still arrive here */
@@ -488,23 +508,34 @@ struct wgmma_variant {
     int32_t row_sharers;
     int32_t threads;
     int32_t shared_bytes;
+    int32_t head_shared_bytes; /* with END_HEAD */
+    int32_t head_rows;         /* that it stages at a time */
     void (*kernels[N_ENDS])(const CUtensorMap, const CUtensorMap, const matmul_params); /* NULL: none */
 };
 
 template <typename Shape> wgmma_variant variant() {
-    wgmma_variant v = {Shape::OUTPUTS,     Shape::TOKENS,  Shape::PARTS,        Shape::CLUSTER,
-                       Shape::ROW_SHARERS, Shape::THREADS, Shape::SHARED_BYTES, {}};
+    wgmma_variant v = {Shape::OUTPUTS,      Shape::TOKENS,
+                       Shape::PARTS,        Shape::CLUSTER,
+                       Shape::ROW_SHARERS,  Shape::THREADS,
+                       Shape::SHARED_BYTES, Shape::HEAD_SHARED_BYTES,
+                       Shape::HEAD_ROWS,    {}};
     v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
     if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
         v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
         v.kernels[END_GATED] = kernel_matmul_wgmma<Shape, END_GATED>;
         v.kernels[END_FLOAT32] = kernel_matmul_wgmma<Shape, END_FLOAT32>;
     }
+    if constexpr (Shape::CLUSTER == 1)
+        v.kernels[END_HEAD] = kernel_matmul_wgmma<Shape, END_HEAD>;
     return v;
 }
 
 tile_end end_of(const matmul_params &p) {
-    return p.accumulate ? END_ADD : p.gated ? END_GATED : p.out_float32 ? END_FLOAT32 : END_STORE;
+    return p.head          ? END_HEAD
+           : p.accumulate  ? END_ADD
+           : p.gated       ? END_GATED
+           : p.out_float32 ? END_FLOAT32
+                           : END_STORE;
 }
 
 /* Predicted time of a shape in nanoseconds. Tiles run in waves over the multiprocessors; a tile takes as long
@@ -547,7 +578,7 @@ const wgmma_variant VARIANTS[] = {
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 
 bool can_compute(const matmul_params &p, const wgmma_variant &v) {
-    return matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks);
+    return matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks) && v.kernels[end_of(p)];
 }
 
 /* Bits do not depend on the choice. */
@@ -598,14 +629,15 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
                         WEIGHT_BLOCK, &in_map));
     bool half = p.out_float32 || p.gated;
     TRY(cuda_tensor_map(context, "matmul", p.out, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, p.n_rows,
-                        p.width, p.out_stride, STAGED_ROWS, half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK,
-                        &out_map));
+                        p.width, p.out_stride, p.head ? v.head_rows : (int32_t)STAGED_ROWS,
+                        half ? WEIGHT_BLOCK / 2 : WEIGHT_BLOCK, &out_map));
     int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;
     return cuda_launch_clusters(context, "matmul", v.kernels[end_of(p)],
                                 dim3((tiles < most ? tiles : most) * v.cluster), (unsigned)v.threads,
-                                (size_t)v.shared_bytes, (unsigned)v.cluster, in_map, out_map, p);
+                                (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.cluster,
+                                in_map, out_map, p);
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {

@@ -240,8 +240,29 @@ static __device__ __forceinline__ void ptx_add(float *p, float x) {
     asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(p), "f"(x) : "memory");
 }
 
+/* Reads what other blocks change by atomic operations while this one runs: some value that it has had (PTX
+ * ISA, ld.relaxed). */
+static __device__ __forceinline__ unsigned long long ptx_load_relaxed(const unsigned long long *p) {
+    unsigned long long x;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
+    return x;
+}
+
 static __device__ __forceinline__ void ptx_store_shared(uint32_t shared, float x) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared), "f"(x) : "memory");
+}
+
+static __device__ __forceinline__ float ptx_load_shared(uint32_t shared) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(shared) : "memory");
+    return x;
+}
+
+static __device__ __forceinline__ void ptx_load_shared_16(float (&x)[4], uint32_t shared) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "r"(shared)
+                 : "memory");
 }
 
 /* Waits until at most N of this thread's groups of stores still read shared memory (PTX ISA,

@@ -17,6 +17,8 @@
  *               is not computed. Nor is its logarithm unless u is small enough. Exact, and most of the work
  *               of pure temperature
  *
+ * An entry whose token the head has chosen (head.cuh) is only written down: its logits are not in memory.
+ *
  * An entry whose token is given (batch.sample_target) is scored: of all this only the scan and the
  * log-sum-exp run, and the slot stays as it is. Steps without such entries run a kernel that knows nothing of
  * them.
@@ -65,6 +67,7 @@ struct sample_params {
     uint32_t *counts;                     /* [n_slots + 1, n_vocab] */
     int32_t *last_token;                  /* [n_slots + 1] */
     unsigned long long *fault;            /* [n_slots + 1] */
+    const struct head_entry *head;        /* [n_samples], or NULL */
     struct sample_result *results;        /* [RING_ENTRIES, max_samples] */
     struct sample_top *top;               /* [RING_ENTRIES, max_samples] */
 };
@@ -323,6 +326,48 @@ __device__ float write_logprobs(row_part &row, uint64_t best, uint64_t own, int 
     return normaliser;
 }
 
+/* Where an entry's result goes, and who it is of. One thread writes it. */
+struct entry_place {
+    int64_t out;
+    int slot, state_row, position;
+};
+
+/* A prompt's rows note their fault in the slot that they were computed in; its other samples see it here. */
+__device__ __forceinline__ unsigned long long known_fault(const sample_params &p, const entry_place &at) {
+    return min(p.fault[at.slot], p.fault[p.slot[at.state_row]]);
+}
+
+__device__ __forceinline__ unsigned long long logits_fault(const sample_params &p, const entry_place &at) {
+    return (unsigned long long)(uint32_t)at.position << 32 | (uint32_t)p.logits_site;
+}
+
+__device__ __forceinline__ void write_fault(const sample_params &p, const entry_place &at,
+                                            unsigned long long fault, bool sampled) {
+    atomicMin(p.fault + at.slot, fault);
+    p.results[at.out] = {0, 0, (int32_t)(uint32_t)fault, (int32_t)(fault >> 32)};
+    if (sampled)
+        p.last_token[at.slot] = 0;
+}
+
+__device__ __forceinline__ void write_token(const sample_params &p, const entry_place &at, int token,
+                                            float logprob) {
+    p.results[at.out] = {token, logprob, -1, 0};
+    p.last_token[at.slot] = token;
+    p.counts[(int64_t)at.slot * p.n_vocab + token]++; /* the row's other parts have read what they need */
+}
+
+/* An entry whose token the head has chosen. */
+__device__ __forceinline__ void write_chosen(const sample_params &p, const entry_place &at,
+                                             unsigned long long chosen) {
+    unsigned long long fault = known_fault(p, at);
+    if (chosen == NOT_FINITE)
+        fault = min(fault, logits_fault(p, at));
+    if (fault != NO_FAULT)
+        write_fault(p, at, fault, true);
+    else
+        write_token(p, at, candidate_id(chosen), 0);
+}
+
 /* SCORES: some entries may have a target. */
 template <int THREADS, bool SCORES>
 __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOCKS : 1)
@@ -342,13 +387,20 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
     int i_entry = (int)blockIdx.x / p.n_parts, entry = p.first_sample + i_entry;
+    const unsigned long long chosen = p.head ? p.head[entry].best : 0;
     int slot = p.sample_slot[entry], state_row = p.sample_row[entry];
     int position = p.position[state_row];
     int64_t out = (int64_t)*p.ring * p.max_samples + entry;
+    const entry_place at = {out, slot, state_row, position};
     bool writes = row.part == 0 && threadIdx.x == 0;
     if (slot == p.n_slots) { /* padding */
         if (writes)
             p.results[out] = {0, 0, -1, 0};
+        return;
+    }
+    if (chosen != 0) {
+        if (writes)
+            write_chosen(p, at, chosen);
         return;
     }
     int target = SCORES ? p.sample_target[entry] : -1;
@@ -366,10 +418,8 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
     uint64_t best = seen.top;
     unsigned long long fault = NO_FAULT;
     if (writes) {
-        /* A prompt's rows note their fault in the slot that they were computed in; its other samples see it
-         * here. Read by one thread alone: other entries may note theirs meanwhile, and all parts must agree.
-         */
-        fault = min(p.fault[slot], p.fault[p.slot[state_row]]);
+        /* Read by one thread alone: other entries may note theirs meanwhile, and all parts must agree. */
+        fault = known_fault(p, at);
         if (fault != NO_FAULT)
             best = max(best, KNOWN_FAULT);
     }
@@ -377,11 +427,8 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
     if (best >= KNOWN_FAULT) {
         if (writes) {
             if (best == NOT_FINITE)
-                fault = min(fault, (unsigned long long)(uint32_t)position << 32 | (uint32_t)p.logits_site);
-            atomicMin(p.fault + slot, fault);
-            p.results[out] = {0, 0, (int32_t)(uint32_t)fault, (int32_t)(fault >> 32)};
-            if (target < 0)
-                p.last_token[slot] = 0;
+                fault = min(fault, logits_fault(p, at));
+            write_fault(p, at, fault, target < 0);
         }
         return;
     }
@@ -417,11 +464,8 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
     if (sampling.temperature > 0 && !(sampling.min_p > 1))
         token = choose_token(row, candidate_value(best), seen.largest, sampling, (uint32_t)position + 1,
                              p.n_vocab, shared);
-    if (writes) {
-        p.results[out] = {token, wants_logprob ? logits[token] - normaliser : 0, -1, 0};
-        p.last_token[slot] = token;
-        counts[token]++; /* the row's other parts have read what they need */
-    }
+    if (writes)
+        write_token(p, at, token, wants_logprob ? logits[token] - normaliser : 0);
 }
 
 /* How a row is cut: a function of the vocabulary and the device. */
@@ -468,6 +512,7 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     p.counts = context->state.counts;
     p.last_token = context->state.last_token;
     p.fault = context->state.fault;
+    p.head = context->step.head;
     p.results = context->results_device;
     p.top = context->top_device;
     shape_choose(context, &p);

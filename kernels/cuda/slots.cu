@@ -186,6 +186,21 @@ enum status pages_check(struct backend_context *context, const char *operation, 
 
 } // namespace
 
+struct head_entry cuda_head_entry(const struct slot_sampling *s, int32_t n_vocab) {
+    struct head_entry entry = {};
+    entry.key = s->key;
+    entry.temperature = s->temperature;
+    bool penalties = s->repetition_penalty != 1 || s->presence_penalty != 0 || s->frequency_penalty != 0;
+    bool top_k = s->top_k > 0 && s->top_k < n_vocab;
+    if (penalties || s->n_logprobs >= 0)
+        entry.end = HEAD_WRITES;
+    else if (!(s->temperature > 0))
+        entry.end = HEAD_GREEDY;
+    else
+        entry.end = top_k || s->top_p < 1 || s->min_p > 0 ? HEAD_WRITES : HEAD_DRAWS;
+    return entry;
+}
+
 enum status cuda_slots_extend(struct backend_context *context, const struct slot_extension *extensions,
                               int32_t n) {
     const struct state_limits *limits = &context->limits;
@@ -228,6 +243,8 @@ enum status cuda_slots_begin(struct backend_context *context, const struct slot_
                   "slots_begin: slot %d of %d with %d pages and %d prompt tokens; a slot holds %d pages",
                   start->slot, limits->n_slots, start->n_pages, start->n_prompt, limits->max_pages_per_slot);
         TRY(pages_check(context, "slots_begin", start->slot, start->pages, start->n_pages));
+        if (context->slot_head)
+            context->slot_head[start->slot] = cuda_head_entry(&start->sampling, limits->n_vocab);
         size_t need =
             sizeof(uploaded_start) + ((size_t)start->n_pages + (size_t)start->n_prompt) * sizeof(int32_t);
         if (bytes + need > context->staging_bytes) {

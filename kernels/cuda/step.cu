@@ -125,6 +125,18 @@ enum status step_upload(struct backend_context *context, const struct batch *bat
     view->sample_slot = put(batch->sample_slot, batch->n_samples);
     if (batch->sample_target)
         view->sample_target = put(batch->sample_target, batch->n_samples);
+    if (context->slot_head) {
+        used = (used + 3) / 4 * 4; /* entries are aligned to 16 bytes */
+        struct head_entry *entries = reinterpret_cast<struct head_entry *>(ints + used);
+        view->head = reinterpret_cast<struct head_entry *>(context->state.step + used * sizeof *ints);
+        for (int32_t i = 0; i < batch->n_samples; i++) {
+            entries[i] = context->slot_head[batch->sample_slot[i]];
+            entries[i].position = batch->position[batch->sample_row[i]] + 1;
+            if (batch->sample_target && batch->sample_target[i] >= 0)
+                entries[i].end = HEAD_WRITES;
+        }
+        used += (size_t)batch->n_samples * sizeof *entries / sizeof *ints;
+    }
     view->n_tiles =
         tiles_fill(reinterpret_cast<struct segment *>(ints + used), batch, context->prefill_tile_rows);
     view->tiles = reinterpret_cast<const struct segment *>(device + used);

@@ -145,7 +145,10 @@ static enum status fault_norm(struct backend_context *context, const struct norm
 
 static enum status fault_matmul(struct backend_context *context, const struct matmul_args *args) {
     TRY(check_alive(context));
-    return context->inner.matmul(context->inner.context, args);
+    struct matmul_args passed = *args;
+    if (context->n_steps == context->plan.nan_step)
+        passed.sampled_rows = false; /* the logits are needed, to be overwritten */
+    return context->inner.matmul(context->inner.context, &passed);
 }
 
 static enum status fault_attention_decode(struct backend_context *context,

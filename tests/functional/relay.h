@@ -189,6 +189,7 @@ static inline enum status relay_add_columns(struct relay *relay, const struct ma
     free(kept);
     struct matmul_args part = *args;
     part.in = relay->half;
+    part.sampled_rows = false; /* neither half is the logits */
     if (begin > 0) {
         part.bias = NULL;
         part.accumulate = true;

@@ -132,7 +132,9 @@ static enum status forward_head(struct model *model, const struct batch *batch) 
                                               .in = on->normed,
                                               .out = on->logits,
                                               .n_rows = n,
-                                              .softcap = model->config.logit_softcap}));
+                                              .softcap = model->config.logit_softcap,
+                                              .sampled_rows = true,
+                                              .first_sample = first}));
         TRY(backend->sample(backend->context,
                             &(struct sample_args){.logits = on->logits, .first_sample = first, .n = n}));
     }

@@ -1,0 +1,177 @@
+/* head: the end of a tile whose sums are logits that are only there to be sampled (matmul_args.sampled_rows).
+ * Included by matmul_wgmma.cu alone.
+ *
+ * What becomes of a row is decided by the host, per entry and step (step_view.head), so one recorded step
+ * serves every mix: rows that are greedy, or drawn at a temperature with no other setting, end here and are
+ * not written; the others go to memory as ever, and `sample` reads them. It knows the former by their best
+ * candidate, which is never 0.
+ *
+ *     stage     64 rows (or all of a narrow tile) by 64 outputs are transposed into shared memory: two halves
+ *               of [rows][32 outputs], swizzled as the tensor map says
+ *     write     the copy engine takes them all from there, if one of the rows is written
+ *     choose    a thread takes a piece of one row (32 outputs; 16, 8, 4 in tiles of 32, 16, 8 rows): the
+ *               largest, whether all are finite, and for a drawn row the best z + gumbel
+ *     combine   its best candidate goes to the entry by an atomic maximum of integers, which commutes exactly
+ *
+ * What the entry holds already, from other tiles, only saves work: a piece whose best candidate cannot beat
+ * it writes nothing, and a token whose z + its gumbel cannot reach it is not computed further. With T the
+ * best score so far and z the largest of the piece, a token can win only if its gumbel, at most -log(u),
+ * reaches T - z, so if u <= e^(z - T): the random word is compared with one bound, no conversion, no
+ * logarithm. About 16 issue slots a token are left, nearly all of them Philox, a block for four neighbours.
+ *
+ * The rounds are unrolled, because registers name the sums: those staged are free for what follows. One block
+ * of random words at a time leaves no register spilled; the scheduler's two warps take turns.
+ *
+ * Numerics: the sums are those that would be written, soft cap included, and a candidate's key is computed by
+ * the same functions (candidate.cuh): the token is the one that `sample` would choose. */
+#ifndef PRESSRUN_KERNELS_CUDA_HEAD_CUH
+#define PRESSRUN_KERNELS_CUDA_HEAD_CUH
+
+#include "kernels/cuda/candidate.cuh"
+#include "kernels/cuda/context.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/tile.h"
+
+/* A thread's piece of a staged row: CHUNKS chunks of four neighbouring outputs. */
+template <int CHUNKS> struct head_piece {
+    static constexpr int OUTPUTS = 4 * CHUNKS;
+    uint32_t half; /* the staged half */
+    int row;       /* of the staged rows */
+    int chunk;     /* of the half */
+    int first;     /* token */
+
+    __device__ __forceinline__ uint32_t address(int c) const {
+        return half + tile_offset((uint32_t)row, (uint32_t)(chunk + c), 8);
+    }
+};
+
+/* Words above this belong to a u above e^lead. Rounding up, and the margin that every lead has, keep words at
+ * the border. */
+static __device__ __forceinline__ uint32_t head_word_bound(float lead) {
+    return __float2uint_ru(ptx_exp2(lead * LOG2_E) * 4294967296.0f);
+}
+
+/* The best z + gumbel among the tokens of a piece below n_vocab, or 0 where none can beat `known`. largest:
+ * of the piece, which is finite. */
+template <int CHUNKS>
+static __device__ __forceinline__ uint64_t head_draw(const head_piece<CHUNKS> &piece, const head_entry &entry,
+                                                     uint64_t known, float largest, int n_vocab) {
+    const float top = scaled_logit(largest, entry.temperature);
+    float threshold = top + SMALLEST_GUMBEL; /* some score is at least this */
+    if (known != 0)
+        threshold = fmaxf(threshold, candidate_value(known));
+    /* Scores are rounded, more coarsely the larger z is. */
+    const float margin = 1e-3f + (1e-6f * fabsf(top) + 1e-6f * fabsf(threshold));
+    float lead = top - threshold + margin;
+    uint64_t best = 0;
+    if (lead < -LARGEST_GUMBEL)
+        return best;
+    uint32_t bound = head_word_bound(lead);
+#pragma unroll 1
+    for (int c = 0; c < CHUNKS; c++) {
+        uint32_t words[4];
+        philox_block(entry.key, (uint32_t)entry.position, (uint32_t)piece.first / 4 + c, words);
+        if (min(min(words[0], words[1]), min(words[2], words[3])) > bound)
+            continue;
+#pragma unroll 1
+        for (int j = 0; j < 4; j++) {
+            int id = piece.first + 4 * c + j;
+            uint32_t word = j & 2 ? (j & 1 ? words[3] : words[2]) : (j & 1 ? words[1] : words[0]);
+            float y = ptx_load_shared(piece.address(c) + 4 * j);
+            if (word <= bound && id < n_vocab &&
+                word <= head_word_bound(scaled_logit(y, entry.temperature) - threshold + margin))
+                best = max(best, candidate(token_score(y, entry.temperature, philox_uniform(word)), id));
+        }
+        if (best != 0) {
+            threshold = fmaxf(threshold, candidate_value(best));
+            bound = head_word_bound(top - threshold + margin);
+        }
+    }
+    return best;
+}
+
+/* The best candidate of a piece, NOT_FINITE, or 0 where none can beat `known`. */
+template <int CHUNKS>
+static __device__ __forceinline__ uint64_t head_choose(const head_piece<CHUNKS> &piece,
+                                                       const head_entry &entry, uint64_t known, int n_vocab) {
+    if (piece.first >= n_vocab)
+        return 0;
+    /* Outputs beyond the vocabulary repeat the first of the piece: they are finite where it is, and lose. */
+    for (int i = n_vocab - piece.first; i < piece.OUTPUTS; i++)
+        ptx_store_shared(piece.address(i / 4) + i % 4 * 4, ptx_load_shared(piece.address(0)));
+    float largest = -INFINITY, finite = 0;
+    int at = 0;
+#pragma unroll 4 /* more would take registers that hold sums */
+    for (int c = 0; c < CHUNKS; c++) {
+        float y[4];
+        ptx_load_shared_16(y, piece.address(c));
+        float most = fmaxf(fmaxf(y[0], y[1]), fmaxf(y[2], y[3]));
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            finite = fmaf(y[j], 0.0f, finite); /* NaN once one is not finite */
+        if (most > largest) {
+            largest = most;
+            at = c;
+        }
+    }
+    if (finite != 0)
+        return NOT_FINITE;
+    if (entry.end == HEAD_DRAWS)
+        return head_draw(piece, entry, known, largest, n_vocab);
+    float y[4];
+    ptx_load_shared_16(y, piece.address(at));
+    int j = y[0] == largest ? 0 : y[1] == largest ? 1 : y[2] == largest ? 2 : 3;
+    return candidate(largest, piece.first + 4 * at + j);
+}
+
+/* Ends a tile of a warpgroup: 64 outputs from `output` on of Shape::TOKENS rows from `row` on. staging:
+ * Shape's HEAD_STAGING_BYTES of shared memory. stage(round): this thread's sums of that round's rows to
+ * there. All threads of the warpgroup. */
+template <typename Shape, typename Stage>
+static __device__ __forceinline__ void head_finish(const matmul_params &p, const void *map, uint32_t staging,
+                                                   int row, int output, const Stage &stage) {
+    constexpr int ROWS = Shape::HEAD_ROWS, PIECES = 128 / ROWS, CHUNKS = WEIGHT_BLOCK / PIECES / 4;
+    constexpr int HALF = WEIGHT_BLOCK / 2, HALF_BYTES = ROWS * HALF * (int)sizeof(float);
+    static_assert(HALF * sizeof(float) == 8 * TILE_CHUNK_BYTES, "eight chunks a row of a half");
+    const int thread = (int)threadIdx.x % 128, column = thread / ROWS * CHUNKS * 4;
+    const uint32_t barrier = 1 + threadIdx.x / 128;
+    const bool leader = thread == 0;
+    const head_piece<CHUNKS> piece = {staging + (uint32_t)(column / HALF * HALF_BYTES), thread % ROWS,
+                                      column % HALF / 4, output + column};
+#pragma unroll
+    for (int round = 0; round < Shape::TOKENS / ROWS; round++, row += ROWS) {
+        head_entry entry = {};
+        entry.end = HEAD_SKIPS;
+        uint64_t known = 0;
+        if (row + piece.row < p.n_rows) {
+            entry = p.head[row + piece.row];
+            known = ptx_load_relaxed(&p.head[row + piece.row].best);
+        }
+        if (leader)
+            ptx_store_wait_read<0>();
+        ptx_named_barrier(barrier, 128); /* the last round's rows have been read, by all */
+        stage(round);
+        if (p.softcap != 0) {
+            ptx_named_barrier(barrier, 128); /* the rows are complete */
+#pragma unroll 1
+            for (int c = 0; c < CHUNKS; c++) {
+                float y[4];
+                ptx_load_shared_16(y, piece.address(c));
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    ptx_store_shared(piece.address(c) + 4 * j, matmul_softcap(p, y[j]));
+            }
+        }
+        ptx_fence_for_copies();
+        if (ptx_named_barrier_or(barrier, 128, entry.end == HEAD_WRITES) && leader) /* rows are complete */
+            for (int half = 0; half < 2; half++)
+                ptx_store_box(map, output + half * HALF, row, staging + half * HALF_BYTES);
+        if (entry.end == HEAD_GREEDY || entry.end == HEAD_DRAWS) {
+            uint64_t best = head_choose(piece, entry, known, p.n_out);
+            if (best > known)
+                atomicMax(&p.head[row + piece.row].best, (unsigned long long)best);
+        }
+    }
+}
+
+#endif
