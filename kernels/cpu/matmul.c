@@ -36,6 +36,10 @@ enum status cpu_matmul(struct backend_context *context, const struct matmul_args
     TRY(cpu_tensor_check(args->in, "matmul", "in", TENSOR_ROWS, dtype, args->n_rows, n_in));
     TRY(cpu_tensor_check(args->out, "matmul", "out", TENSOR_ROWS, args->accumulate ? DTYPE_FLOAT32 : -1,
                          args->n_rows, n_out));
+    RETURN_IF(args->sampled_rows &&
+                  (args->first_sample < 0 || args->first_sample > context->batch.n_samples - args->n_rows),
+              STATUS_INTERNAL, "matmul: logits of entries [%d, %d) of a step that has %d", args->first_sample,
+              args->first_sample + args->n_rows, context->batch.n_samples);
     if (args->bias)
         TRY(cpu_tensor_check(args->bias, "matmul", "bias", TENSOR_VECTOR, DTYPE_FLOAT32, 1, n_out));
 
