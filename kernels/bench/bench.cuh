@@ -24,7 +24,7 @@ struct bench {
     double copy_bytes_per_us;        /* device-to-device copy, read plus written */
     bool sweep;                      /* also try every tile shape of matmul */
     const char *layers;              /* matmul: only layers whose name holds this; NULL: all */
-    int32_t least_rows, most_rows;   /* matmul: only row counts between these */
+    int32_t least_rows, most_rows;   /* matmul, head: only row counts between these */
     double sustained_s;              /* of running before each time is taken */
     uint64_t random;                 /* state of the generator; fixed seed */
     bool failed;                     /* a result was wrong */
@@ -78,5 +78,6 @@ void bench_matmul(struct bench *bench);
 void bench_softmax(struct bench *bench);
 void bench_attention(struct bench *bench);
 void bench_sample(struct bench *bench);
+void bench_head(struct bench *bench);
 
 #endif

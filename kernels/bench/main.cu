@@ -11,21 +11,22 @@
 
 namespace {
 
-const char HELP[] = "usage: kernel_bench [--op matmul|softmax|attention|sample] [--json FILE] [--device N]\n"
-                    "\n"
-                    "Times each operation as a ladder, from the plainest kernel to the one that ships, "
-                    "checks every result, and\n"
-                    "prints it beside cuBLAS or the device's copy bandwidth.\n"
-                    "\n"
-                    "  --op NAME    one operation; default: all\n"
-                    "  --sweep 1    matmul: also the best of all tile shapes, found by trying\n"
-                    "  --layers TEXT  matmul: only layers whose name holds TEXT\n"
-                    "  --least-rows N, --most-rows N  matmul: only so many rows\n"
-                    "  --sustained S  run each for S seconds before it is timed: what a job of minutes sees, "
-                    "when the\n"
-                    "               device has come to the limit of its power; default: 0\n"
-                    "  --json FILE  also write one JSON object per line and result\n"
-                    "  --device N   CUDA device; default: 0\n";
+const char HELP[] =
+    "usage: kernel_bench [--op matmul|softmax|attention|sample|head] [--json FILE] [--device N]\n"
+    "\n"
+    "Times each operation as a ladder, from the plainest kernel to the one that ships, "
+    "checks every result, and\n"
+    "prints it beside cuBLAS or the device's copy bandwidth.\n"
+    "\n"
+    "  --op NAME    one operation; default: all\n"
+    "  --sweep 1    matmul: also the best of all tile shapes, found by trying\n"
+    "  --layers TEXT  matmul: only layers whose name holds TEXT\n"
+    "  --least-rows N, --most-rows N  matmul, head: only so many rows\n"
+    "  --sustained S  run each for S seconds before it is timed: what a job of minutes sees, "
+    "when the\n"
+    "               device has come to the limit of its power; default: 0\n"
+    "  --json FILE  also write one JSON object per line and result\n"
+    "  --device N   CUDA device; default: 0\n";
 
 /* The rate of the device's own copy, counting bytes read and bytes written. */
 double copy_rate(struct bench *bench) {
@@ -211,7 +212,8 @@ int main(int argc, char **argv) {
     } ladders[] = {{"matmul", bench_matmul},
                    {"softmax", bench_softmax},
                    {"attention", bench_attention},
-                   {"sample", bench_sample}};
+                   {"sample", bench_sample},
+                   {"head", bench_head}};
     bool known = !operation;
     for (const auto &ladder : ladders)
         known = known || strcmp(operation, ladder.name) == 0;

@@ -69,6 +69,9 @@ struct step_view {
     const int32_t *sample_slot;   /* [n_samples] */
     const int32_t *sample_target; /* [n_samples]; NULL: all entries are sampled */
     struct head_entry *head;      /* [n_samples]; NULL: the head writes all logits */
+    bool head_writes;             /* of some entry. Always, when head is NULL */
+    int32_t head_first;           /* the last matmul of sampled rows that ended as head says was of entries */
+    int32_t head_end;             /* [head_first, head_end) */
     const struct segment *tiles;  /* [n_tiles] segments cut into at most prefill_tile_rows rows, those
                                      with most keys first */
 };
@@ -94,6 +97,7 @@ struct recorded_step {
     int32_t n_rows;
     int32_t n_samples;
     bool want_logprobs;
+    bool head_writes; /* of step_view */
     int64_t n_launches;
     cudaGraphExec_t exec; /* NULL: seen once, recorded when it comes again */
 };

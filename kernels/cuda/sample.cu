@@ -18,6 +18,7 @@
  *               of pure temperature
  *
  * An entry whose token the head has chosen (head.cuh) is only written down: its logits are not in memory.
+ * Where all are such, a kernel of a few blocks does it.
  *
  * An entry whose token is given (batch.sample_target) is scored: of all this only the scan and the
  * log-sum-exp run, and the slot stays as it is. Steps without such entries run a kernel that knows nothing of
@@ -33,6 +34,7 @@ namespace {
 enum {
     SMALL_VOCAB = 2048, /* up to here: small blocks */
     SMALL_THREADS = 128,
+    CHOSEN_THREADS = 64,
     LARGE_THREADS = 256,
     LARGE_BLOCKS = 3,         /* that a multiprocessor holds at once */
     PART_LOGITS = 16384,      /* a row is cut until a slice is at most this, or MAX_PARTS */
@@ -368,6 +370,21 @@ __device__ __forceinline__ void write_chosen(const sample_params &p, const entry
         write_token(p, at, candidate_id(chosen), 0);
 }
 
+/* Entries that the head has chosen or that are padding, one thread each. */
+__global__ void __launch_bounds__(CHOSEN_THREADS) kernel_sample_chosen(const sample_params p, int n) {
+    ptx_wait_for_previous_kernels();
+    ptx_allow_next_kernel();
+    int entry = p.first_sample + (int)(blockIdx.x * CHOSEN_THREADS + threadIdx.x);
+    if (entry >= p.first_sample + n)
+        return;
+    int slot = p.sample_slot[entry], state_row = p.sample_row[entry];
+    const entry_place at = {(int64_t)*p.ring * p.max_samples + entry, slot, state_row, p.position[state_row]};
+    if (slot == p.n_slots)
+        p.results[at.out] = {0, 0, -1, 0};
+    else
+        write_chosen(p, at, p.head[entry].best);
+}
+
 /* SCORES: some entries may have a target. */
 template <int THREADS, bool SCORES>
 __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOCKS : 1)
@@ -515,6 +532,11 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     p.head = context->step.head;
     p.results = context->results_device;
     p.top = context->top_device;
+    const struct step_view &step = context->step;
+    if (!step.head_writes && args->first_sample >= step.head_first &&
+        args->first_sample + args->n <= step.head_end)
+        return cuda_launch(context, "sample", kernel_sample_chosen,
+                           dim3((unsigned)ceil_div(args->n, CHOSEN_THREADS)), CHOSEN_THREADS, 0, p, args->n);
     shape_choose(context, &p);
     bool small = p.n_vocab <= SMALL_VOCAB;
     size_t shared_bytes = sizeof(sample_shared) + (p.resident ? (size_t)p.slice * sizeof(float) : 0);

@@ -4,7 +4,8 @@
  * may be prepared while the one before still runs. The last kernel writes results to pinned memory, one ring
  * entry per step; an event says when they are there.
  *
- * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs): launched operation by
+ * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs, whether logits are
+ * written): launched operation by
  * operation the first time (which also loads the kernels), recorded the second, replayed from then on.
  * Everything that varies between two such steps lies in device memory at fixed addresses. Steps that score
  * tokens are never recorded. */
@@ -125,6 +126,7 @@ enum status step_upload(struct backend_context *context, const struct batch *bat
     view->sample_slot = put(batch->sample_slot, batch->n_samples);
     if (batch->sample_target)
         view->sample_target = put(batch->sample_target, batch->n_samples);
+    view->head_writes = !context->slot_head;
     if (context->slot_head) {
         used = (used + 3) / 4 * 4; /* entries are aligned to 16 bytes */
         struct head_entry *entries = reinterpret_cast<struct head_entry *>(ints + used);
@@ -134,6 +136,7 @@ enum status step_upload(struct backend_context *context, const struct batch *bat
             entries[i].position = batch->position[batch->sample_row[i]] + 1;
             if (batch->sample_target && batch->sample_target[i] >= 0)
                 entries[i].end = HEAD_WRITES;
+            view->head_writes = view->head_writes || entries[i].end == HEAD_WRITES;
         }
         used += (size_t)batch->n_samples * sizeof *entries / sizeof *ints;
     }
@@ -151,7 +154,7 @@ struct recorded_step *graph_find(struct backend_context *context, const struct b
     for (int32_t i = 0; i < context->n_graphs; i++) {
         struct recorded_step *graph = context->graphs + i;
         if (graph->n_rows == batch->n_rows && graph->n_samples == batch->n_samples &&
-            graph->want_logprobs == batch->want_logprobs)
+            graph->want_logprobs == batch->want_logprobs && graph->head_writes == context->step.head_writes)
             return graph;
     }
     if (context->n_graphs == MAX_GRAPHS)
@@ -161,6 +164,7 @@ struct recorded_step *graph_find(struct backend_context *context, const struct b
     graph->n_rows = batch->n_rows;
     graph->n_samples = batch->n_samples;
     graph->want_logprobs = batch->want_logprobs;
+    graph->head_writes = context->step.head_writes;
     return graph;
 }
 
