@@ -133,6 +133,14 @@ static inline float __fadd_rn(float a, float b) {
 static inline float __fsub_rn(float a, float b) {
     return a - b;
 }
+static inline float __fdiv_rn(float a, float b) {
+    return a / b;
+}
+/* Rounded up; NaN and what is below 0 becomes 0, what is too large the largest. */
+static inline unsigned __float2uint_ru(float x) {
+    x = ceilf(x);
+    return !(x > 0) ? 0 : x >= 4294967296.0f ? UINT_MAX : (unsigned)x;
+}
 static inline float __fmaf_rn(float a, float b, float c) {
     return fmaf(a, b, c);
 }

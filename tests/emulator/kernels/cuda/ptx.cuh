@@ -283,8 +283,24 @@ static inline void ptx_add(float *p, float x) {
     *p = emulator_sum_in_memory(*p, x);
 }
 
+static inline unsigned long long ptx_load_relaxed(const unsigned long long *p) {
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
 static inline void ptx_store_shared(uint32_t shared, float x) {
     memcpy(emulator::shared_pointer(shared), &x, sizeof x);
+}
+
+static inline float ptx_load_shared(uint32_t shared) {
+    float x;
+    memcpy(&x, emulator::shared_pointer(shared), sizeof x);
+    return x;
+}
+
+static inline void ptx_load_shared_16(float (&x)[4], uint32_t shared) {
+    if (shared % 16)
+        emulator::fail("16 bytes at shared address %08x are not aligned", shared);
+    memcpy(x, emulator::shared_pointer(shared), sizeof x);
 }
 
 template <int N> static inline void ptx_store_wait_read() {
