@@ -16,9 +16,9 @@ enum status head_entries(struct backend_context *context, const struct matmul_ar
                   args->first_sample > context->step.n_samples - args->n_rows,
               STATUS_INTERNAL, "matmul: logits of entries %d to %d of a step that has %d", args->first_sample,
               args->first_sample + args->n_rows, context->mode == STEP_NONE ? 0 : context->step.n_samples);
-    if (context->step.head && args->weight->dtype == DTYPE_BFLOAT16 && has_wgmma_kernel(context, *p) &&
-        p->n_out == context->limits.n_vocab && p->out_float32 && !p->accumulate && !p->bias &&
-        p->activation == ACTIVATION_NONE) {
+    if (context->step.head && args->weight->dtype == DTYPE_BFLOAT16 && context->has_wgmma &&
+        matmul_wgmma_has_end(*p) && p->n_out == context->limits.n_vocab && p->out_float32 && !p->accumulate &&
+        !p->bias && p->activation == ACTIVATION_NONE) {
         p->head = context->step.head + args->first_sample;
         context->step.head_first = args->first_sample;
         context->step.head_end = args->first_sample + args->n_rows;

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(SLOTS_THREADS) kernel_slots_begin(const slots_
     __syncthreads(); /* counts are zero before the prompt marks them */
     for (int i = threadIdx.x; i < n_prompt; i += SLOTS_THREADS)
         if ((uint32_t)prompt[i] < (uint32_t)p.n_vocab)
-            counts[prompt[i]] = 0x80000000u; /* repeated tokens write the same value */
+            atomicOr(counts + prompt[i], 0x80000000u); /* a token may be repeated */
 }
 
 /* One slot_extension as uploaded; its page ids follow all of them. */

@@ -178,6 +178,11 @@ template <typename T, typename U> static inline T atomicAdd(T *p, U x) {
     __atomic_store_n(p, before + (T)x, __ATOMIC_RELAXED);
     return before;
 }
+template <typename T, typename U> static inline T atomicOr(T *p, U x) {
+    T before = __atomic_load_n(p, __ATOMIC_RELAXED);
+    __atomic_store_n(p, before | (T)x, __ATOMIC_RELAXED);
+    return before;
+}
 template <typename T, typename U> static inline T atomicMin(T *p, U x) {
     T before = __atomic_load_n(p, __ATOMIC_RELAXED);
     __atomic_store_n(p, (T)x < before ? (T)x : before, __ATOMIC_RELAXED);
