@@ -451,6 +451,7 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
         return static_cast<unsigned char *>(__cvta_shared_to_generic(address));
     };
     auto release = [&](uint32_t barrier) {
+        __syncwarp(); /* no lane reads, or waits for, what is refilled now */
         if (lane == 0)
             ptx_barrier_arrive(barrier);
     };
@@ -584,7 +585,6 @@ __device__ __forceinline__ void consume(const attention_params &p, const prefill
                                   item.head(p, c) * HEAD_DIM,
                               8 * p.out_stride, n_rows - row, out, rows, lane);
         } else {
-            __syncwarp(); /* all lanes have read items[c] */
             release(barriers.q_empty + 8 * c);
         }
         pass(own_end, n_tiles);
