@@ -103,7 +103,15 @@ static int compare(const product &p) {
         must(backend.vector_new(context, p.n_out, bias.data(), &b));
     int n_compared = 0;
     for (int32_t n_rows : row_counts) {
-        struct matmul_args args = {w, b, x, y, n_rows, p.activation, p.accumulate, p.softcap};
+        struct matmul_args args = {};
+        args.weight = w;
+        args.bias = b;
+        args.in = x;
+        args.out = y;
+        args.n_rows = n_rows;
+        args.activation = p.activation;
+        args.accumulate = p.accumulate;
+        args.softcap = p.softcap;
         matmul_params params;
         must(matmul_params_for(&args, &params));
         std::vector<unsigned char> expected =
