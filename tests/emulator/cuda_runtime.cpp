@@ -7,8 +7,10 @@
 #include "cuda.h"
 
 enum {
-    MULTIPROCESSORS = 6, /* so few that blocks of small matrices take several tiles */
-    FRESH_BYTE = 0xFF,   /* memory that no one has written is NaN */
+    MULTIPROCESSORS = 6,        /* so few that blocks of small matrices take several tiles */
+    CLUSTERS = 3,               /* that would run at once: so few that they take several rows each */
+    STATIC_SHARED_BYTES = 2048, /* of any kernel, as far as it can know */
+    FRESH_BYTE = 0xFF,          /* memory that no one has written is NaN */
     MEMORY_ALIGNMENT = 256
 };
 static const size_t MEMORY_BYTES = (size_t)1 << 30;
@@ -251,7 +253,12 @@ cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute attribute, int 
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
-    *attributes = {90, 90};
+    *attributes = {90, 90, STATIC_SHARED_BYTES};
+    return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxActiveClusters(int *n, const void *, const cudaLaunchConfig_t *) {
+    *n = CLUSTERS;
     return cudaSuccess;
 }
 

@@ -332,6 +332,7 @@ struct cudaDeviceProp {
 };
 struct cudaFuncAttributes {
     int ptxVersion, binaryVersion;
+    size_t sharedSizeBytes;
 };
 struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
@@ -388,6 +389,7 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
+cudaError_t cudaOccupancyMaxActiveClusters(int *n, const void *kernel, const cudaLaunchConfig_t *config);
 cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **out, unsigned version,
                                              unsigned long long flags,
                                              cudaDriverEntryPointQueryResult *result);

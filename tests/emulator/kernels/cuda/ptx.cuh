@@ -258,7 +258,7 @@ static inline float emulator_flushed(float x) {
     return fabsf(x) < 1.17549435e-38f ? copysignf(0.0f, x) : x; /* NaN stays */
 }
 
-static inline float emulator_sum_in_memory(float x, float y) {
+static inline float ptx_sum_in_memory(float x, float y) {
     return emulator_flushed(emulator_flushed(x) + emulator_flushed(y));
 }
 
@@ -272,7 +272,7 @@ static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, ui
                 return;
             memcpy(&sum, in_memory, sizeof sum);
             memcpy(&more, in_shared, sizeof more);
-            sum = emulator_sum_in_memory(sum, more);
+            sum = ptx_sum_in_memory(sum, more);
             memcpy(in_memory, &sum, sizeof sum);
         });
     });
@@ -280,7 +280,7 @@ static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, ui
 }
 
 static inline void ptx_add(float *p, float x) {
-    *p = emulator_sum_in_memory(*p, x);
+    *p = ptx_sum_in_memory(*p, x);
 }
 
 static inline unsigned long long ptx_load_relaxed(const unsigned long long *p) {
@@ -333,6 +333,16 @@ static inline void ptx_cluster_arrive(uint32_t barrier) {
 
 template <typename T> static inline void ptx_cluster_store(uint32_t address, T x) {
     memcpy(emulator::shared_pointer(address), &x, sizeof x);
+}
+
+static inline void ptx_cluster_store_counted(uint32_t address, uint4 x, uint32_t barrier) {
+    if (address % 16 || address >> 24 != barrier >> 24)
+        emulator::fail("st.async to %08x, counted at %08x: not aligned, or of two blocks", address, barrier);
+    void *to = emulator::shared_pointer(address), *counter = emulator::shared_pointer(barrier);
+    emulator::engine_add([=] {
+        memcpy(to, &x, sizeof x);
+        emulator::counter_complete(counter, sizeof x);
+    });
 }
 
 static inline uint64_t ptx_cluster_load_64(uint32_t address) {
