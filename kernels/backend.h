@@ -17,6 +17,8 @@
  *     { slots_begin*, slots_extend*, pages_copy*, step_begin, operations, step_end, step_wait }*, close
  *
  * Operations between step_begin and step_end are queued in order; they may still run when step_end returns.
+ * A backend may compute several of them as one: where the operations of a step are a whole model, up to its
+ * logits, what they hand to each other may stay out of the tensors named for it. Logits are always written.
  * Up to max_steps_in_flight steps may be queued before the oldest is waited for. */
 #ifndef PRESSRUN_KERNELS_BACKEND_H
 #define PRESSRUN_KERNELS_BACKEND_H
@@ -382,6 +384,7 @@ struct backend_options {
     const char *cpu_isa; /* cpu: NULL or "auto", "avx512_bf16", "avx512", "avx2", "portable"; equal bits */
     int32_t cuda_device; /* cuda: ordinal */
     bool no_graphs;      /* cuda: launch each operation (for debugging and sanitizers) */
+    bool no_network;     /* cuda: never compute a small model's step in one kernel (to compare the two) */
 };
 
 /* Opens a backend by name: "cpu" or "cuda". STATUS_NO_DEVICE names what is missing (no driver, no GPU, built

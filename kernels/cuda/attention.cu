@@ -41,8 +41,9 @@
  * What only some models have (norms of q and k, a window, a soft cap; attention_is_general) is in a second
  * set of kernels, because these are short of registers.
  */
-#include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_decode_mma.cuh"
 #include "kernels/cuda/attention_prefill.cuh"
+#include "kernels/cuda/network.cuh"
 
 namespace {
 
@@ -50,22 +51,6 @@ enum {
     MMA_HEADS = 8 /* query heads of a block: the n of the second product */
 };
 static_assert((int)MMA_HEADS <= (int)DECODE_WARPS, "a warp finishes one head");
-
-template <int HEAD_DIM> struct decode_tiles {
-    static constexpr int UNIT_KEYS = HEAD_DIM <= 64 ? 32 : 16; /* whose K and V a warp holds */
-    static constexpr int UNITS = PAGE_TOKENS / UNIT_KEYS;
-    static constexpr int CHUNK_UNITS = CHUNK / UNIT_KEYS;
-    static constexpr int KEY_TILES = UNIT_KEYS / 8;
-    static constexpr int KEY_STEPS = UNIT_KEYS / 16;
-    static constexpr int ROW_VECTORS = HEAD_DIM / 8;         /* of 16 bytes */
-    static constexpr int K_VECTORS = (ROW_VECTORS + 3) / 4;  /* of a key's row, for one of 4 lanes */
-    static constexpr int V_VECTORS = (ROW_VECTORS + 7) / 8;  /* of a value's row, for one of 8 lanes */
-    static constexpr int BLOCKS = HEAD_DIM <= 128 ? 2 : 1;   /* a multiprocessor, by registers */
-    static constexpr bool SEVERAL_KV_HEADS = HEAD_DIM <= 64; /* a block may have; by registers, too */
-    /* Paddings let the eight lanes of one 16-byte access lie in different banks. */
-    static constexpr int ROW_STRIDE = HEAD_DIM + (HEAD_DIM % 64 == 0 ? 32 : 0);
-    static constexpr int SUM_STRIDE = HEAD_DIM + 4;
-};
 
 template <int HEAD_DIM> struct decode_shared {
     using tiles = decode_tiles<HEAD_DIM>;
@@ -75,82 +60,6 @@ template <int HEAD_DIM> struct decode_shared {
     static constexpr int KV_HEADS = tiles::SEVERAL_KV_HEADS ? MMA_HEADS : 1;
     bfloat16 row[MMA_HEADS + 2 * KV_HEADS][tiles::ROW_STRIDE]; /* q; the row's own K and V of each kv head */
 };
-
-/* K and V of one unit, 16-byte vectors as four registers. */
-template <int HEAD_DIM> struct decode_unit {
-    using tiles = decode_tiles<HEAD_DIM>;
-    uint32_t k[tiles::KEY_TILES][tiles::K_VECTORS][4];
-    uint32_t v[tiles::KEY_STEPS][4][tiles::V_VECTORS][4];
-
-    /* A lane's key and column of a vector of K or V: what depends on the lane, plus a constant. */
-    static __device__ __forceinline__ int k_key(int lane, int tile) { return lane / 4 + tile * 8; }
-    static __device__ __forceinline__ int k_column(int lane, int i) { return lane % 4 * 8 + i * 32; }
-    static __device__ __forceinline__ int v_key(int lane, int step, int r) {
-        return lane % 4 * 2 + (step * 16 + r % 2 + r / 2 * 8);
-    }
-    static __device__ __forceinline__ int v_column(int lane, int c) { return lane / 4 * 8 + c * 64; }
-
-    /* Requests the first n keys (n may be negative, or more than there are) from the unit's rows on; zeros
-     * behind them. WINDOWED: only the last `span` of them; zeros in front. */
-    template <bool WINDOWED> static __device__ __forceinline__ bool is_wanted(int key, int n, int span) {
-        return WINDOWED ? (unsigned)(n - 1 - key) < (unsigned)span : key < n;
-    }
-    template <bool WINDOWED>
-    __device__ __forceinline__ void request_k(const bfloat16 *rows, int n, int span, int lane) {
-        const bfloat16 *first = rows + (k_key(lane, 0) * HEAD_DIM + k_column(lane, 0));
-#pragma unroll
-        for (int tile = 0; tile < tiles::KEY_TILES; tile++)
-#pragma unroll
-            for (int i = 0; i < tiles::K_VECTORS; i++)
-                ptx_load_once_16(k[tile][i], first + (tile * 8 * HEAD_DIM + i * 32),
-                                 is_wanted<WINDOWED>(k_key(lane, tile), n, span) &&
-                                     k_column(lane, i) < HEAD_DIM);
-    }
-    template <bool WINDOWED>
-    __device__ __forceinline__ void request_v(const bfloat16 *rows, int n, int span, int lane) {
-        const bfloat16 *first = rows + (v_key(lane, 0, 0) * HEAD_DIM + v_column(lane, 0));
-#pragma unroll
-        for (int step = 0; step < tiles::KEY_STEPS; step++)
-#pragma unroll
-            for (int r = 0; r < 4; r++)
-#pragma unroll
-                for (int c = 0; c < tiles::V_VECTORS; c++)
-                    ptx_load_once_16(
-                        v[step][r][c], first + ((step * 16 + r % 2 + r / 2 * 8) * HEAD_DIM + c * 64),
-                        is_wanted<WINDOWED>(v_key(lane, step, r), n, span) && v_column(lane, c) < HEAD_DIM);
-    }
-
-    /* Puts the row's own K and V in place of key `own`. */
-    __device__ __forceinline__ void insert(const bfloat16 *own_k, const bfloat16 *own_v, int own, int lane) {
-#pragma unroll
-        for (int tile = 0; tile < tiles::KEY_TILES; tile++)
-#pragma unroll
-            for (int i = 0; i < tiles::K_VECTORS; i++)
-                if (k_key(lane, tile) == own && k_column(lane, i) < HEAD_DIM)
-                    load_shared(k[tile][i], own_k + k_column(lane, i));
-#pragma unroll
-        for (int step = 0; step < tiles::KEY_STEPS; step++)
-#pragma unroll
-            for (int r = 0; r < 4; r++)
-#pragma unroll
-                for (int c = 0; c < tiles::V_VECTORS; c++)
-                    if (v_key(lane, step, r) == own && v_column(lane, c) < HEAD_DIM)
-                        load_shared(v[step][r][c], own_v + v_column(lane, c));
-    }
-
-    static __device__ __forceinline__ void load_shared(uint32_t (&r)[4], const bfloat16 *from) {
-        uint4 x = *reinterpret_cast<const uint4 *>(from);
-        r[0] = x.x, r[1] = x.y, r[2] = x.z, r[3] = x.w;
-    }
-};
-
-/* K or V of a page and kv head. */
-template <int HEAD_DIM>
-__device__ __forceinline__ const bfloat16 *page_rows(const attention_params &p, const void *cache,
-                                                     int32_t page, int kv_head) {
-    int64_t index = ((int64_t)p.layer * p.layout.n_pages + page) * p.layout.n_kv_heads + kv_head;
-    return static_cast<const bfloat16 *>(cache) + index * (PAGE_TOKENS * HEAD_DIM);
-}
 
 /* Row r of shared.row: q of a head of the block, or K or V of one of its kv heads. */
 struct decode_row {
@@ -219,45 +128,6 @@ __device__ __forceinline__ void load_row_normed(decode_shared<HEAD_DIM> &shared,
                                   work.position % PAGE_TOKENS) +
                         column,
                     x);
-    }
-}
-
-/* Accumulators of columns 64 c + .. of a unit: this lane's heads 2t and 2t + 1 of the n_heads from first_head
- * on.
- */
-template <int HEAD_DIM>
-__device__ __forceinline__ void store_unit(decode_shared<HEAD_DIM> &shared, int unit, int first_head,
-                                           int n_heads, int c, const float (&out)[4][4], int lane) {
-    int column = decode_unit<HEAD_DIM>::v_column(lane, c), head = lane % 4 * 2;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (head + h >= n_heads || column >= HEAD_DIM)
-            continue;
-        float4 *to = reinterpret_cast<float4 *>(shared.sum[unit][first_head + head + h] + column);
-        to[0] = make_float4(out[0][h], out[0][2 + h], out[1][h], out[1][2 + h]);
-        to[1] = make_float4(out[2][h], out[2][2 + h], out[3][h], out[3][2 + h]);
-    }
-}
-
-/* The sums of a chunk for one head, from its n_units units with keys in ascending order. */
-template <int HEAD_DIM>
-__device__ __forceinline__ void add_units(head_sums<HEAD_DIM> &chunk, const decode_shared<HEAD_DIM> &shared,
-                                          int head, int n_units, int lane) {
-    chunk.largest = -INFINITY, chunk.total = 0;
-#pragma unroll
-    for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++)
-        chunk.sum[i] = 0;
-#pragma unroll 4
-    for (int unit = 0; unit < n_units; unit++)
-        chunk.largest = fmaxf(chunk.largest, shared.largest[unit][head]);
-#pragma unroll 4
-    for (int unit = 0; unit < n_units; unit++) {
-        float weight = ptx_exp2(shared.largest[unit][head] - chunk.largest);
-        chunk.total = fmaf(shared.total[unit][head], weight, chunk.total);
-#pragma unroll
-        for (int i = 0; i < head_sums<HEAD_DIM>::COLUMNS; i++)
-            if (lane + i * WARP_LANES < HEAD_DIM)
-                chunk.sum[i] = fmaf(shared.sum[unit][head][lane + i * WARP_LANES], weight, chunk.sum[i]);
     }
 }
 
@@ -373,61 +243,19 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                     uint4 q = make_uint4(0, 0, 0, 0);
                     if (column < HEAD_DIM && g < n_group)
                         q = *reinterpret_cast<const uint4 *>(shared.row[first_head + g] + column);
-                    uint32_t low[4] = {q.x, 0, q.y, 0}, high[4] = {q.z, 0, q.w, 0};
-#pragma unroll
-                    for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
-                        ptx_mma_bf16(score[tile], low, unit.k[tile][i][0], unit.k[tile][i][1]);
-                        ptx_mma_bf16(score[tile], high, unit.k[tile][i][2], unit.k[tile][i][3]);
-                    }
+                    unit_scores<HEAD_DIM>(score, unit, i, q);
                 }
                 unit.template request_k<GENERAL>(page_rows<HEAD_DIM>(p, p.k, from, from_head) +
                                                      from_row * HEAD_DIM,
                                                  from_n, work.span, lane);
 
-                /* This lane has head g, keys 8 tile + 2t and the next. */
-                float largest = GENERAL ? NO_SCORE : -INFINITY, total = 0;
-#pragma unroll
-                for (int tile = 0; tile < tiles::KEY_TILES; tile++)
-#pragma unroll
-                    for (int c = 0; c < 2; c++) {
-                        const int key = tile * 8 + t * 2 + c;
-                        const bool visible =
-                            GENERAL ? (unsigned)(own - key) <= (unsigned)work.span : key <= own;
-                        score[tile][c] = score[tile][c] * p.scale;
-                        if (GENERAL && p.softcap != 0)
-                            score[tile][c] = attention_softcap(p, score[tile][c]);
-                        score[tile][c] = visible ? score[tile][c] : -INFINITY;
-                        largest = fmaxf(largest, score[tile][c]);
-                    }
-                largest = lanes_max<4>(largest);
                 uint32_t weight[tiles::KEY_TILES];
-#pragma unroll
-                for (int tile = 0; tile < tiles::KEY_TILES; tile++) {
-                    float even = ptx_exp2(score[tile][0] - largest), odd = ptx_exp2(score[tile][1] - largest);
-                    total += even + odd;
-                    weight[tile] = pack_bfloat16(even, odd);
-                }
-                total = lanes_sum<4>(total);
-                if (t == 0 && g < n_group) {
-                    shared.largest[unit_idx][first_head + g] = largest;
-                    shared.total[unit_idx][first_head + g] = total;
-                }
-
+                unit_weights<HEAD_DIM, GENERAL>(weight, score, p, own, work.span, shared, unit_idx,
+                                                first_head, n_group, g, t);
 #pragma unroll
                 for (int c = 0; c < tiles::V_VECTORS; c++) {
-                    float out[4][4] =
-                        {}; /* [i]: columns 64 c + 8 g + 2 i and the next, heads 2t and 2t + 1 */
-#pragma unroll
-                    for (int step = 0; step < tiles::KEY_STEPS; step++)
-#pragma unroll
-                        for (int i = 0; i < 4; i++) {
-                            const auto &v = unit.v[step];
-                            uint32_t pairs[4] = {__byte_perm(v[0][c][i], v[1][c][i], 0x5410),
-                                                 __byte_perm(v[0][c][i], v[1][c][i], 0x7632),
-                                                 __byte_perm(v[2][c][i], v[3][c][i], 0x5410),
-                                                 __byte_perm(v[2][c][i], v[3][c][i], 0x7632)};
-                            ptx_mma_bf16(out[i], pairs, weight[2 * step], weight[2 * step + 1]);
-                        }
+                    float out[4][4] = {};
+                    unit_sums<HEAD_DIM>(out, unit, c, weight);
                     store_unit<HEAD_DIM>(shared, unit_idx, first_head, n_group, c, out, lane);
                 }
                 unit.template request_v<GENERAL>(page_rows<HEAD_DIM>(p, p.v, from, from_head) +
@@ -575,6 +403,10 @@ enum status cuda_attention_decode(struct backend_context *context, const struct 
     TRY(attention_check(context, args, "attention_decode"));
     int32_t n = context->step.n_decode;
     if (n == 0)
+        return STATUS_OK;
+    bool taken;
+    TRY(network_plan_attention(context, args, &taken));
+    if (taken)
         return STATUS_OK;
     attention_params p = attention_params_for(context, args);
     enum dtype dtype = args->qkv->dtype, kv_dtype = context->limits.kv_dtype;

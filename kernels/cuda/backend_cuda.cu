@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/cuda/context.cuh"
+#include "kernels/cuda/network.cuh"
 #include "kernels/state_layout.h"
 
 namespace {
@@ -47,6 +48,7 @@ enum status tensor_copy(struct backend_context *context, const struct tensor *te
     if (rows == 0)
         return STATUS_OK;
     TRY_CUDA(cudaSetDevice(context->device), operation);
+    TRY(network_plan_flush(context)); /* the tensor may be of a step's operations that were taken in */
     size_t width = (size_t)tensor->cols * dtype_bytes(tensor->dtype);
     size_t pitch = (size_t)tensor_stride(tensor) * dtype_bytes(tensor->dtype);
     void *to = to_device ? tensor->data : host;
@@ -233,6 +235,7 @@ void context_close(struct backend_context *context) {
     cuda_graphs_drop(context);
     cuda_weights_done(context);
     cuda_profile_close(context);
+    network_plan_close(context);
     while (context->tensors)
         cuda_tensor_free(context, context->tensors);
     for (int i = 0; i < RING_ENTRIES; i++) {
@@ -304,6 +307,8 @@ enum status device_open(struct backend_context *context, char *name, size_t name
     if (context->compute_capability == 90 && probe.ptxVersion >= 90)
         context->tensor_map_encode = tensor_map_function();
     context->has_wgmma = context->tensor_map_encode != nullptr;
+    if (!context->no_network)
+        TRY(network_plan_open(context));
     snprintf(name, name_bytes, "%s", properties.name);
     TRY_CUDA(cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking), "backend_open");
     return STATUS_OK;
@@ -342,6 +347,8 @@ void cuda_tensor_free(struct backend_context *context, struct tensor *tensor) {
     cudaSetDevice(context->device);
     if (context->mode == STEP_RECORD || context->mode == STEP_REPLAY)
         cuda_step_abandon(context); /* its operations may use this tensor: step_end will refuse */
+    if (network_plan_flush(context) != STATUS_OK)
+        cuda_step_abandon(context);
     cuda_graphs_drop(context);
     for (struct tensor **link = &context->tensors; *link; link = &(*link)->next)
         if (*link == tensor) {
@@ -370,8 +377,10 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     RETURN_IF(!context, STATUS_INTERNAL, "backend_open: out of host memory");
     context->device = options->cuda_device;
     context->no_graphs = options->no_graphs;
+    context->no_network = options->no_network;
     enum status status = device_open(context, out->device, sizeof out->device);
     if (status != STATUS_OK) {
+        network_plan_close(context);
         free(context);
         memset(out, 0, sizeof *out);
         return status;

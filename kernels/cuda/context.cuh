@@ -114,6 +114,9 @@ struct backend_context {
     bool has_wgmma;          /* compute capability 9.0, and this program holds code for it */
     void *tensor_map_encode; /* the driver's cuTensorMapEncodeTiled; set when has_wgmma */
     bool no_graphs;
+    bool no_network;
+    int32_t network_clusters;  /* network.cu: clusters that run at once; 0: none, -1: not known yet */
+    struct network_plan *plan; /* network_plan.cu; NULL: operations are queued one by one */
     cudaStream_t stream;
     struct tensor *tensors;         /* list head */
     struct weight_staging *staging; /* weights.cu; NULL when no weight is being made */

@@ -4,13 +4,13 @@
  * sampled in the row's slot. An id outside a table becomes NaN, which the next norm reports as the row's
  * fault. */
 #include "kernels/cuda/context.cuh"
+#include "kernels/cuda/embed.cuh"
+#include "kernels/cuda/network.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/vector.cuh"
-#include "kernels/cuda/weight_layout.h"
 
 namespace {
 
-enum { EMBED_THREADS = 128, EMBED_VECTOR = 4 };
+enum { EMBED_THREADS = 128 };
 
 struct embed_params {
     float *hidden;         /* [n_rows, n_embd] float32 */
@@ -29,18 +29,6 @@ struct embed_params {
     unsigned long long *fault; /* [n_slots + 1] */
 };
 
-/* Columns [column, column + 4) of a row of a table, which is a weight. */
-__device__ __forceinline__ float4 table_load_4(const float *table, int64_t stride, int64_t row, int column) {
-    return load_4(table + row * stride + column);
-}
-
-__device__ __forceinline__ float4 table_load_4(const bfloat16 *table, int64_t k_blocks, int64_t row,
-                                               int column) {
-    const unsigned char *bytes = reinterpret_cast<const unsigned char *>(table);
-    bytes += weight_offset(row, column / TILE_CHUNK_ELEMENTS, k_blocks);
-    return load_4(reinterpret_cast<const bfloat16 *>(bytes) + column % TILE_CHUNK_ELEMENTS);
-}
-
 template <typename T> __global__ void __launch_bounds__(EMBED_THREADS) kernel_embed(const embed_params p) {
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
@@ -54,20 +42,12 @@ template <typename T> __global__ void __launch_bounds__(EMBED_THREADS) kernel_em
         p.fault[slot] = NO_FAULT;
 
     bool known = (uint32_t)token < p.n_vocab && (!p.positions || (uint32_t)position < p.n_positions);
-    const T *tokens = static_cast<const T *>(p.tokens), *positions = static_cast<const T *>(p.positions);
+    const T *tokens = static_cast<const T *>(p.tokens);
+    const T *positions = static_cast<const T *>(p.positions);
     float *hidden = p.hidden + row * p.hidden_stride;
     for (int column = threadIdx.x * EMBED_VECTOR; column < p.n_embd; column += EMBED_THREADS * EMBED_VECTOR) {
-        float4 sum = table_load_4(tokens, p.table_stride, known ? token : 0, column);
-        /* Rounded before the position is added, whatever the compiler may contract. */
-        sum = make_float4(__fmul_rn(sum.x, p.scale), __fmul_rn(sum.y, p.scale), __fmul_rn(sum.z, p.scale),
-                          __fmul_rn(sum.w, p.scale));
-        if (p.positions) {
-            float4 add = table_load_4(positions, p.table_stride, known ? position : 0, column);
-            sum = make_float4(sum.x + add.x, sum.y + add.y, sum.z + add.z, sum.w + add.w);
-        }
-        if (!known)
-            sum.x = sum.y = sum.z = sum.w = __int_as_float(0x7FC00000);
-        store_4(hidden + column, sum);
+        store_4(hidden + column,
+                embed_4(tokens, positions, p.table_stride, known, token, position, p.scale, column));
     }
 }
 
@@ -84,6 +64,10 @@ enum status cuda_embed(struct backend_context *context, const struct embed_args 
     RETURN_IF(positions && (positions->cols != tokens->cols || positions->dtype != tokens->dtype),
               STATUS_INTERNAL, "embed: token and position embedding differ in width or dtype");
     if (context->step.n_rows == 0)
+        return STATUS_OK;
+    bool taken;
+    TRY(network_plan_embed(context, args, &taken));
+    if (taken)
         return STATUS_OK;
     embed_params p = {};
     p.hidden = static_cast<float *>(args->hidden->data);

@@ -4,6 +4,7 @@
  * Which kernel computes it follows the dtype, the device and the shape; the bits of a row do not (see
  * matmul_mma.cu, matmul_wgmma.cu: tensor-core sums over k in steps of 16; matmul_fma.cu: float32). */
 #include "kernels/cuda/matmul.cuh"
+#include "kernels/cuda/network.cuh"
 
 namespace {
 
@@ -77,15 +78,21 @@ enum status matmul_params_for(const struct matmul_args *args, matmul_params *out
 
 enum status cuda_matmul(struct backend_context *context, const struct matmul_args *args) {
     /* It reads nothing of the step, so tools may call it outside of one. */
-    if (context->mode == STEP_NONE)
+    const bool in_step = context->mode != STEP_NONE;
+    if (!in_step)
         context->chained = false;
     else
         TRY(cuda_operation_begin(context, "matmul"));
     matmul_params p;
     TRY(matmul_params_for(args, &p));
-    TRY(head_entries(context, args, &p));
     if (p.n_rows == 0)
         return STATUS_OK;
+    bool taken = false;
+    if (in_step)
+        TRY(network_plan_matmul(context, args, &taken));
+    if (taken)
+        return STATUS_OK;
+    TRY(head_entries(context, args, &p)); /* of what is launched here: a whole network writes its logits */
     if (args->weight->dtype == DTYPE_FLOAT32)
         return matmul_fma(context, p);
     return context->has_wgmma && matmul_wgmma_has_end(p) ? matmul_wgmma(context, p, args->in)

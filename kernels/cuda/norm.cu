@@ -8,21 +8,17 @@
 #include <type_traits>
 
 #include "kernels/cuda/context.cuh"
+#include "kernels/cuda/network.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/vector.cuh"
 
 namespace {
 
 enum {
-    NORM_VECTOR = 4,       /* features that a thread holds side by side */
-    NORM_GROUP_LANES = 16, /* lanes that sum one group */
-    NORM_GROUP = NORM_VECTOR * NORM_GROUP_LANES,
     NORM_WARPS = 4, /* rows of a block of the warp kernel */
     NORM_MAX_THREADS = 1024,
     NORM_VECTORS = MAX_NORM_WIDTH / (NORM_MAX_THREADS * NORM_VECTOR)
 };
-static_assert(NORM_GROUP == 64, "partial sums are over 64 consecutive features");
 
 struct norm_params {
     enum norm_kind kind;
@@ -62,29 +58,6 @@ __device__ __forceinline__ float row_sum(const float4 (&v)[VECTORS], int n_vecto
     return sum;
 }
 
-/* Weight and bias of one vector. No kernel writes them, so they are read while the previous kernel still
- * runs: they come from memory, the row from cache. */
-__device__ __forceinline__ void load_weights(float4 &weight, float4 &bias, const norm_params &p, int vector,
-                                             int n_vectors) {
-    weight = bias = make_float4(0, 0, 0, 0);
-    if (vector < n_vectors)
-        weight = load_4(p.weight + vector * NORM_VECTOR);
-    if (p.bias && vector < n_vectors)
-        bias = load_4(p.bias + vector * NORM_VECTOR);
-}
-
-/* Explicit roundings here and below: the two kernels must agree bit for bit, and the compiler may contract as
- * it likes otherwise. */
-__device__ __forceinline__ float4 squared(float4 v) {
-    return make_float4(__fmul_rn(v.x, v.x), __fmul_rn(v.y, v.y), __fmul_rn(v.z, v.z), __fmul_rn(v.w, v.w));
-}
-
-__device__ __forceinline__ float4 scaled(float4 v, float scale, float4 weight, float4 bias) {
-    return make_float4(
-        fmaf(__fmul_rn(v.x, scale), weight.x, bias.x), fmaf(__fmul_rn(v.y, scale), weight.y, bias.y),
-        fmaf(__fmul_rn(v.z, scale), weight.z, bias.z), fmaf(__fmul_rn(v.w, scale), weight.w, bias.w));
-}
-
 /* What out holds of one vector, when the norm is added to it. */
 template <typename T>
 __device__ __forceinline__ float4 load_residual(const norm_params &p, const T *out, int vector,
@@ -108,7 +81,7 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
     int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;
     float4 weight, bias;
     if (VECTORS == 1)
-        load_weights(weight, bias, p, threadIdx.x, n_vectors);
+        load_weights(weight, bias, p.weight, p.bias, threadIdx.x, n_vectors);
     ptx_wait_for_previous_kernels();
     ptx_allow_next_kernel();
     int row = p.sample_row ? p.sample_row[blockIdx.x] : (int)blockIdx.x;
@@ -151,28 +124,11 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
         if (vector >= n_vectors)
             continue;
         if (VECTORS > 1) {
-            load_weights(weight, bias, p, vector, n_vectors);
+            load_weights(weight, bias, p.weight, p.bias, vector, n_vectors);
             residual = load_residual(p, out, vector, n_vectors);
         }
         write(p, out, vector, scaled(v[j], scale, weight, bias), residual);
     }
-}
-
-/* Sum of the row of which this lane holds v, as row_sum; all lanes receive it. */
-template <int VECTORS>
-__device__ __forceinline__ float row_sum_of_warp(const float4 (&v)[VECTORS], int n_groups) {
-    float partial[VECTORS];
-#pragma unroll
-    for (int j = 0; j < VECTORS; j++)
-        partial[j] = lanes_sum<NORM_GROUP_LANES>((v[j].x + v[j].y) + (v[j].z + v[j].w));
-    float sum = __shfl_sync(ALL_LANES, partial[0], 0);
-#pragma unroll
-    for (int group = 1; group < 2 * VECTORS; group++) {
-        float next = __shfl_sync(ALL_LANES, partial[group / 2], group % 2 * NORM_GROUP_LANES);
-        if (group < n_groups)
-            sum += next;
-    }
-    return sum;
 }
 
 template <typename T, int VECTORS>
@@ -185,7 +141,6 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
     int row = p.sample_row ? p.sample_row[entry] : entry;
     const float *hidden = p.hidden + row * p.hidden_stride;
     int n_vectors = (p.n_embd + NORM_VECTOR - 1) / NORM_VECTOR;
-    int n_groups = (n_vectors + NORM_GROUP_LANES - 1) / NORM_GROUP_LANES;
 
     float4 v[VECTORS];
 #pragma unroll
@@ -193,22 +148,8 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
         int vector = j * WARP_LANES + lane;
         v[j] = vector < n_vectors ? load_4(hidden + vector * NORM_VECTOR) : make_float4(0, 0, 0, 0);
     }
-    float mean = 0;
-    if (p.kind == NORM_LAYER)
-        mean = row_sum_of_warp(v, n_groups) / (float)p.n_embd;
-
-    float4 square[VECTORS];
-#pragma unroll
-    for (int j = 0; j < VECTORS; j++) {
-        int column = (j * WARP_LANES + lane) * NORM_VECTOR;
-        v[j].x = column + 0 < p.n_embd ? v[j].x - mean : 0;
-        v[j].y = column + 1 < p.n_embd ? v[j].y - mean : 0;
-        v[j].z = column + 2 < p.n_embd ? v[j].z - mean : 0;
-        v[j].w = column + 3 < p.n_embd ? v[j].w - mean : 0;
-        square[j] = squared(v[j]);
-    }
-    float squares = row_sum_of_warp(square, n_groups);
-    float scale = 1.0f / sqrtf(squares / (float)p.n_embd + p.epsilon);
+    float squares;
+    float scale = norm_of_warp(v, &squares, p.kind, p.n_embd, p.epsilon, lane);
 
     if (lane == 0 && !isfinite(squares)) {
         unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
@@ -221,7 +162,7 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
         if (vector >= n_vectors)
             continue;
         float4 weight, bias;
-        load_weights(weight, bias, p, vector, n_vectors);
+        load_weights(weight, bias, p.weight, p.bias, vector, n_vectors);
         write(p, out, vector, scaled(v[j], scale, weight, bias), load_residual(p, out, vector, n_vectors));
     }
 }
@@ -268,6 +209,10 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
               STATUS_INTERNAL, "norm: samples %d to %d of a step that has %d", args->first_sample,
               args->first_sample + n, context->step.n_samples);
     if (n == 0)
+        return STATUS_OK;
+    bool taken;
+    TRY(network_plan_norm(context, args, &taken));
+    if (taken)
         return STATUS_OK;
     norm_params p = {};
     p.kind = args->kind;

@@ -248,6 +248,13 @@ static __device__ __forceinline__ unsigned long long ptx_load_relaxed(const unsi
     return x;
 }
 
+/* x + y as ptx_add() and ptx_add_box() compute it in memory: subnormal operands and sums are zero. */
+static __device__ __forceinline__ float ptx_sum_in_memory(float x, float y) {
+    float sum;
+    asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(sum) : "f"(x), "f"(y));
+    return sum;
+}
+
 static __device__ __forceinline__ void ptx_store_shared(uint32_t shared, float x) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared), "f"(x) : "memory");
 }
@@ -342,6 +349,18 @@ static __device__ __forceinline__ uint64_t ptx_cluster_load_64(uint32_t address)
     uint64_t x;
     asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(x) : "r"(address) : "memory");
     return x;
+}
+
+/* Writes 16 bytes to an address from ptx_cluster_address(), and counts them at a barrier of the same block,
+ * its address too: who has waited for the barrier sees them, without a fence on either side. PTX ISA, "Data
+ * Movement and Conversion Instructions: st.async". */
+static __device__ __forceinline__ void ptx_cluster_store_counted(uint32_t address, uint4 x,
+                                                                 uint32_t barrier) {
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            address),
+        "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(barrier)
+        : "memory");
 }
 
 /* Sets the registers of each thread of the warpgroup, a multiple of 8; raising waits until the block's other

@@ -27,6 +27,7 @@
  * Numerics: a token depends on its logits, counts, sampling parameters and position alone. All that parts
  * combine commutes exactly, except the log-sum-exp behind the log-probabilities: a fixed tree by vocabulary
  * size, parts in ascending order. */
+#include "kernels/cuda/network.cuh"
 #include "kernels/cuda/sample.cuh"
 
 namespace {
@@ -510,6 +511,7 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
               args->first_sample + args->n, context->step.n_samples);
     if (args->n == 0)
         return STATUS_OK;
+    TRY(network_plan_flush(context));
     sample_params p = {};
     p.logits = static_cast<const float *>(args->logits->data);
     p.logits_stride = tensor_stride(args->logits);

@@ -8,7 +8,7 @@
  * written): launched operation by
  * operation the first time (which also loads the kernels), recorded the second, replayed from then on.
  * Everything that varies between two such steps lies in device memory at fixed addresses. Steps that score
- * tokens are never recorded. */
+ * tokens are never recorded. Of small models all operations up to the logits are one kernel (network.cu). */
 #include <algorithm>
 #include <cstring>
 #if defined(__x86_64__)
@@ -16,6 +16,7 @@
 #endif
 
 #include "kernels/cuda/context.cuh"
+#include "kernels/cuda/network.cuh"
 
 namespace {
 
@@ -191,6 +192,7 @@ void cuda_graphs_drop(struct backend_context *context) {
 }
 
 void cuda_step_abandon(struct backend_context *context) {
+    network_plan_abandon(context);
     if (context->mode == STEP_RECORD) {
         cudaGraph_t graph = nullptr;
         cudaStreamEndCapture(context->stream, &graph);
@@ -238,6 +240,7 @@ enum status cuda_step_begin(struct backend_context *context, const struct batch 
     context->chained = false;
     context->n_launches = 0;
     context->mode = STEP_LAUNCH;
+    network_plan_begin(context);
     if (context->no_graphs || context->profile || batch->n_segments > 0 || batch->sample_target)
         return STATUS_OK;
     int32_t n_known = context->n_graphs;
@@ -258,6 +261,7 @@ enum status cuda_step_begin(struct backend_context *context, const struct batch 
 enum status cuda_step_end(struct backend_context *context, uint64_t *ticket) {
     enum step_mode mode = context->mode;
     RETURN_IF(mode == STEP_NONE, STATUS_INTERNAL, "step_end: called without step_begin");
+    TRY(network_plan_flush(context));
     context->mode = STEP_NONE;
     if (mode == STEP_RECORD)
         TRY(graph_finish(context));

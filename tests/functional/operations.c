@@ -58,6 +58,11 @@ const struct operation_case operation_cases[] = {
     {"score: a slot stays as it is", case_score_leaves_slot},
     {"score: prompts, an entry alone = in any batch", case_score_prompts},
     {"score: a target outside of the vocabulary", case_score_refused},
+    {"network: steps of a small model", case_network},
+    {"network: without biases", case_network_no_biases},
+    {"network: wide", case_network_wide},
+    {"network: values that are not finite", case_network_not_finite},
+    {"network: a row alone = in any batch", case_network_rows_alone},
     {"faults", case_faults},
     {"faults in a large vocabulary", case_faults_large_vocabulary},
 };

@@ -166,6 +166,11 @@ void case_score_extremes(struct operations *ops);
 void case_score_leaves_slot(struct operations *ops);
 void case_score_prompts(struct operations *ops);
 void case_score_refused(struct operations *ops);
+void case_network(struct operations *ops);
+void case_network_no_biases(struct operations *ops);
+void case_network_wide(struct operations *ops);
+void case_network_not_finite(struct operations *ops);
+void case_network_rows_alone(struct operations *ops);
 void case_faults(struct operations *ops);
 void case_faults_large_vocabulary(struct operations *ops);
 

@@ -44,7 +44,7 @@ static void test_minimal(void **state) {
 
     assert_int_equal(config.device, DEVICE_AUTO);
     assert_string_equal(config.cpu_isa, "auto");
-    assert_true(config.gpu_memory_utilization == 0.9 && config.cuda_graphs);
+    assert_true(config.gpu_memory_utilization == 0.9 && config.cuda_graphs && config.cuda_network);
     assert_int_equal(config.max_num_seqs, 0);
     assert_true(config.seal_seconds == 2 && config.seal_bytes == 1 << 20);
     assert_true(config.max_waiting_bytes == 256 << 20 && job_max_line_bytes(&job) == 16 << 20);
@@ -57,7 +57,7 @@ static void test_everything(void **state) {
     (void)state;
     temp_text("config.yaml", "device: cuda:3\nthreads: 4\ncpu_isa: avx2\nmax_num_seqs: 64\n"
                              "max_num_batched_tokens: auto\ngpu_memory_utilization: 0.5\ncpu_memory: 2GiB\n"
-                             "cuda_graphs: false\nseal_seconds: 0.5\nseal_bytes: 64KiB\n"
+                             "cuda_graphs: false\ncuda_network: false\nseal_seconds: 0.5\nseal_bytes: 64KiB\n"
                              "max_waiting_bytes: 1MiB\nread_ahead_records: 10\nread_ahead_bytes: 1000\n"
                              "grace_s: 1\nprogress_seconds: 1.5\n");
     load(temp_text("job.yaml",
@@ -101,7 +101,7 @@ static void test_everything(void **state) {
     assert_int_equal(config.max_num_seqs, 64);
     assert_int_equal(config.max_num_batched_tokens, 0);
     assert_true(config.gpu_memory_utilization == 0.5 && config.cpu_memory == 2ull << 30);
-    assert_false(config.cuda_graphs);
+    assert_false(config.cuda_graphs || config.cuda_network);
     assert_true(config.seal_seconds == 0.5 && config.seal_bytes == 65536);
     assert_true(config.max_waiting_bytes == 1 << 20 && config.read_ahead_records == 10);
     assert_true(config.read_ahead_bytes == 1000 && job_max_line_bytes(&job) == 4096);

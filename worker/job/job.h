@@ -51,6 +51,7 @@ struct config {
     double gpu_memory_utilization;  /* (0, 1], default 0.9 */
     uint64_t cpu_memory;         /* bytes for KV cache and activations on cpu; 0: half of what is available */
     bool cuda_graphs;            /* default true */
+    bool cuda_network;           /* default true */
     double seal_seconds;         /* default 2 */
     uint64_t seal_bytes;         /* default 1 MiB of text */
     uint64_t max_waiting_bytes;  /* finished records that wait for an earlier one; default 256 MiB */

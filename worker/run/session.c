@@ -17,7 +17,8 @@ enum status session_open_device(const struct config *config, struct backend *bac
     struct backend_options options = {.n_threads = config->threads,
                                       .cpu_isa = config->cpu_isa,
                                       .cuda_device = config->cuda_device,
-                                      .no_graphs = !config->cuda_graphs};
+                                      .no_graphs = !config->cuda_graphs,
+                                      .no_network = !config->cuda_network};
     *is_gpu = false;
     if (config->device != DEVICE_CPU) {
         enum status result = backend_open("cuda", &options, backend);
