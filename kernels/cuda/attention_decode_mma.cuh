@@ -68,14 +68,16 @@ template <int HEAD_DIM> struct decode_unit {
                         is_wanted<WINDOWED>(v_key(lane, step, r), n, span) && v_column(lane, c) < HEAD_DIM);
     }
 
-    /* Puts the row's own K and V in place of key `own`. */
-    __device__ __forceinline__ void insert(const bfloat16 *own_k, const bfloat16 *own_v, int own, int lane) {
+    /* Puts the row's own K, or V, in place of key `own`. */
+    __device__ __forceinline__ void insert_k(const bfloat16 *own_k, int own, int lane) {
 #pragma unroll
         for (int tile = 0; tile < tiles::KEY_TILES; tile++)
 #pragma unroll
             for (int i = 0; i < tiles::K_VECTORS; i++)
                 if (k_key(lane, tile) == own && k_column(lane, i) < HEAD_DIM)
                     load_shared(k[tile][i], own_k + k_column(lane, i));
+    }
+    __device__ __forceinline__ void insert_v(const bfloat16 *own_v, int own, int lane) {
 #pragma unroll
         for (int step = 0; step < tiles::KEY_STEPS; step++)
 #pragma unroll

@@ -80,7 +80,7 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
     const int warp, lane;
     uint32_t everyone; /* base in block lane % 16: lanes send to all */
     uint32_t everyones_exchanges;
-    uint32_t piece; /* pieces of the ring in front of the next matrix */
+    ring_piece piece; /* the first one of the next matrix */
 
     /* Phase `parity` of an exchange is complete: its next one may be. All warps. */
     __device__ __forceinline__ void wait(enum exchange exchange, uint32_t parity, const char *name) {
@@ -154,23 +154,25 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
         return CONSUMERS - 1 - warp;
     }
 
-    /* hidden = embeddings, a warp per row. */
+    /* hidden = embeddings. Vectors are given out from the last thread on: the first ones find out about rows.
+     */
     __device__ __forceinline__ void embed() const {
         const bfloat16 *tokens = static_cast<const bfloat16 *>(p.token_table);
         const bfloat16 *positions = static_cast<const bfloat16 *>(p.position_table);
-        for (int row = first_row_of_warp(); row < n_rows; row += CONSUMERS) {
+        const int n_vectors = p.width / EMBED_VECTOR;
+        for (int i = CONSUMER_THREADS - 1 - (int)threadIdx.x; i < n_rows * n_vectors; i += CONSUMER_THREADS) {
+            const int row = i / n_vectors, column = i % n_vectors * EMBED_VECTOR;
             const int32_t slot = p.attention.slot[first_row + row];
             const int32_t position = p.attention.position[first_row + row];
             int32_t token = p.token[first_row + row];
             if (token < 0)
                 token = p.last_token[slot];
-            if (rank == 0 && lane == 0 && position == 0)
+            if (rank == 0 && column == 0 && position == 0)
                 atomicMax(p.fault + slot, NO_FAULT); /* padding rows share a slot */
             const bool known = (uint32_t)token < (uint32_t)p.n_token_rows &&
                                (uint32_t)position < (uint32_t)p.n_position_rows;
-            for (int column = lane * EMBED_VECTOR; column < p.width; column += WARP_LANES * EMBED_VECTOR)
-                store_4(hidden_row(row) + column, embed_4(tokens, positions, p.width / WEIGHT_BLOCK, known,
-                                                          token, position, p.embedding_scale, column));
+            store_4(hidden_row(row) + column, embed_4(tokens, positions, p.width / WEIGHT_BLOCK, known, token,
+                                                      position, p.embedding_scale, column));
         }
     }
 
@@ -231,8 +233,11 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
         for (int i = 0; i < 2; i++)
             if (matrix.bias && warp < n_here)
                 bias[i] = matrix.bias[first + (int)tile_c_row(lane, 2 * i)];
-        tile_products<ROW_TILES> tile(r, piece + (uint32_t)warp, base + operand, row_bytes, warp < n_here,
+        ring_piece own = piece;
+        own.advance(warp < n_here ? warp : 0, r.n_slots);
+        tile_products<ROW_TILES> tile(r, own, n_here, n_pairs, base + operand, row_bytes, warp < n_here,
                                       lane);
+        piece.advance(n_here * n_pairs, r.n_slots);
         ready();
         if (warp < n_here) {
             float sum[ROW_TILES][4];
@@ -246,7 +251,6 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
             }
             end(first, sum);
         }
-        piece += (uint32_t)(n_here * n_pairs);
     }
 
     /* q, k, v of rows to the blocks that attend to them. */
@@ -362,7 +366,7 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
             while (now.n_keys >= 0 && now.chunk == chunk) {
                 const int unit_idx = page_of_chunk(now.item);
                 if (now.n_keys < tiles::UNIT_KEYS)
-                    unit.insert(item_part(now.item, 1), item_part(now.item, 2), now.n_keys, lane);
+                    unit.insert_k(item_part(now.item, 1), now.n_keys, lane);
                 float score[tiles::KEY_TILES][4] = {};
 #pragma unroll
                 for (int i = 0; i < tiles::K_VECTORS; i++) {
@@ -377,6 +381,8 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
                 uint32_t weight[tiles::KEY_TILES];
                 unit_weights<HEAD_DIM, false>(weight, score, a, now.n_keys, 0, sums, unit_idx, now.item, 1,
                                               lane / 4, lane % 4);
+                if (now.n_keys < tiles::UNIT_KEYS)
+                    unit.insert_v(item_part(now.item, 2), now.n_keys, lane);
 #pragma unroll
                 for (int c = 0; c < tiles::V_VECTORS; c++) {
                     float out[4][4] = {};
@@ -443,10 +449,11 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
             const uint32_t parity = (uint32_t)(half / 2) & 1;
             a.layer = half / 2;
             unit_cursor first_unit = {0, 0, -1, SCRATCH_PAGE};
-            if (is_attention)
-                place(first_unit, n_chunks);
             decode_unit<HEAD_DIM> unit;
-            request_k(a, unit, first_unit);
+            if (is_attention && n_items > 0) {
+                place(first_unit, n_chunks);
+                request_k(a, unit, first_unit);
+            }
 
             matmul(
                 h.first, shape.first_outputs, p.width, shape.first_place, p.space.normed, width_row_bytes(),
@@ -498,8 +505,8 @@ __global__ void __launch_bounds__(NETWORK_THREADS, 1)
     const uint32_t base = ptx_shared_address(shared), full = ptx_shared_address(barriers);
     const uint32_t empty = full + 8 * MAX_SLOTS, exchanges = empty + 8 * MAX_SLOTS;
     const ring r = {base + p.space.ring, full, empty, p.space.ring_slots, p.space.reaches_next};
-    block_type block = {p,      rows,    r,    shared, base, exchanges, rank, first_row,
-                        n_rows, n_items, warp, lane,   0,    0,         0};
+    block_type block = {p,      rows,    r,    shared, base, exchanges, rank,  first_row,
+                        n_rows, n_items, warp, lane,   0,    0,         {0, 0}};
     if (threadIdx.x < MAX_SLOTS) {
         ptx_barrier_init(full + 8 * threadIdx.x, 1);
         ptx_barrier_init(empty + 8 * threadIdx.x, 1);

@@ -140,16 +140,21 @@ template <int ROW_TILES> struct fragments {
 /* The products of a tile, in two calls: all that can be done before the operand is there, then the chain. */
 template <int ROW_TILES> struct tile_products {
     ring_piece at;
-    uint32_t chunk; /* this lane's of a slice */
+    ring_piece lanes_own; /* piece `lane` of the tile: lanes wait for all pieces together */
+    uint32_t chunk;       /* this lane's of a slice */
     uint32_t rows, eight_rows;
     fragments<ROW_TILES> low, high; /* the columns of a piece's two slices */
 
-    /* `piece`: the tile's first one; operand: the address of rows of `row_bytes`. Waits for weights, where no
-     * warp that is still at the matrix in front can take the slot's parity for its own. */
-    __device__ __forceinline__ tile_products(const ring &r, uint32_t piece, uint32_t operand,
-                                             uint32_t row_bytes, bool exists, int lane)
-        : at(piece, r.n_slots) {
+    /* The tile's pieces are `piece` and those each `step` further; operand: the address of rows of
+     * `row_bytes`. Waits for weights, where no warp that is still at the matrix in front can take the slot's
+     * parity for its own. */
+    __device__ __forceinline__ tile_products(const ring &r, const ring_piece &piece, int step, int n_pairs,
+                                             uint32_t operand, uint32_t row_bytes, bool exists, int lane)
+        : at(piece), lanes_own(piece) {
+        if (lane < n_pairs)
+            lanes_own.advance(lane * step, r.n_slots);
         chunk = tile_offset(tile_a_row((uint32_t)lane), tile_a_chunk((uint32_t)lane), WEIGHT_BLOCK_CHUNKS);
+        ptx_keep(chunk); /* not computed again in each turn of the loop */
         rows = operand + (uint32_t)(lane % 8) * row_bytes + (uint32_t)(lane / 8) * TILE_CHUNK_BYTES;
         eight_rows = 8 * row_bytes;
         if (exists && r.reaches_next)
@@ -160,8 +165,9 @@ template <int ROW_TILES> struct tile_products {
         low.load_weights(r.slot(at.slot) + chunk);
     }
 
-    /* sum = the sums of the tile: its n_pairs pieces are `step` apart. What a product needs is requested in
-     * the shadow of the chain in front of it. */
+    /* sum = the sums of the tile's n_pairs pieces, `step` apart. What a product needs is requested in the
+     * shadow of the chain in front of it: a warp issues in order, and a product waits for the one in front,
+     * so the loop has nothing that waits for anything else. */
     __device__ __forceinline__ void compute(float (&sum)[ROW_TILES][4], const ring &r, int step, int n_pairs,
                                             int lane) {
 #pragma unroll
@@ -170,27 +176,28 @@ template <int ROW_TILES> struct tile_products {
         if (!r.reaches_next)
             load_first(r);
         low.load_rows(rows, eight_rows);
+        static_assert((int)NETWORK_MAX_OUTPUTS <= WARP_LANES * 2 * (int)WEIGHT_BLOCK,
+                      "a lane for every piece");
+        if (lane < n_pairs)
+            ptx_barrier_wait(r.full + 8 * lanes_own.slot, lanes_own.parity, "network full");
+        __syncwarp(); /* all pieces are there */
 #pragma unroll 1
         for (int left = n_pairs - 1;; left--) {
-            const int slot = at.slot;
+            const uint32_t from = r.slot(at.slot) + chunk, empty = r.empty + 8 * at.slot;
+            at.advance(step, r.n_slots);
             low.template multiply<0, 1>(sum);
-            high.load_weights(r.slot(slot) + SLICE_BYTES + chunk);
             high.load_rows(rows + WEIGHT_BLOCK * 2, eight_rows);
-            low.template multiply<1, 2>(sum);
+            high.load_weights(from + SLICE_BYTES);
+            low.template multiply<1, 4>(sum);
             if (left > 0) {
-                at.advance(step, r.n_slots);
                 rows += 2 * WEIGHT_BLOCK * 2;
-                ptx_barrier_wait(r.full + 8 * at.slot, at.parity, "network full");
-            }
-            low.template multiply<2, 4>(sum);
-            if (left > 0) {
-                low.load_weights(r.slot(at.slot) + chunk);
                 low.load_rows(rows, eight_rows);
+                low.load_weights(r.slot(at.slot) + chunk);
             }
             high.template multiply<0, 1>(sum);
             __syncwarp(); /* all lanes have read the slot */
             if (lane == 0)
-                ptx_barrier_arrive(r.empty + 8 * slot);
+                ptx_barrier_arrive(empty);
             high.template multiply<1, 4>(sum);
             if (left == 0)
                 break;

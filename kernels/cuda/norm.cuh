@@ -43,17 +43,28 @@ __device__ __forceinline__ float4 scaled(float4 v, float scale, float4 weight, f
 /* Sum of the row of which this lane holds v, as row_sum; all lanes receive it. */
 template <int VECTORS>
 __device__ __forceinline__ float row_sum_of_warp(const float4 (&v)[VECTORS], int n_groups) {
-    float partial[VECTORS];
+    float partial[VECTORS], other[VECTORS], group[2 * VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++)
-        partial[j] = lanes_sum<NORM_GROUP_LANES>((v[j].x + v[j].y) + (v[j].z + v[j].w));
-    float sum = __shfl_sync(ALL_LANES, partial[0], 0);
+        partial[j] = (v[j].x + v[j].y) + (v[j].z + v[j].w);
+        /* lanes_sum of each. The compiler keeps shuffles in this order: side by side they hide each other. */
 #pragma unroll
-    for (int group = 1; group < 2 * VECTORS; group++) {
-        float next = __shfl_sync(ALL_LANES, partial[group / 2], group % 2 * NORM_GROUP_LANES);
-        if (group < n_groups)
-            sum += next;
+    for (int offset = NORM_GROUP_LANES / 2; offset > 0; offset /= 2) {
+#pragma unroll
+        for (int j = 0; j < VECTORS; j++)
+            other[j] = __shfl_xor_sync(ALL_LANES, partial[j], offset);
+#pragma unroll
+        for (int j = 0; j < VECTORS; j++)
+            partial[j] += other[j];
     }
+#pragma unroll
+    for (int g = 0; g < 2 * VECTORS; g++)
+        group[g] = __shfl_sync(ALL_LANES, partial[g / 2], g % 2 * NORM_GROUP_LANES);
+    float sum = group[0];
+#pragma unroll
+    for (int g = 1; g < 2 * VECTORS; g++)
+        if (g < n_groups)
+            sum += group[g];
     return sum;
 }
 

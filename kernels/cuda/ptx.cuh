@@ -181,6 +181,11 @@ static __device__ __forceinline__ void ptx_barrier_wait(uint32_t barrier, uint32
     (void)name;
 }
 
+/* A value that the compiler must keep in a register: it knows nothing of how to compute it again. */
+static __device__ __forceinline__ void ptx_keep(uint32_t &x) {
+    asm volatile("" : "+r"(x));
+}
+
 /* ---- bulk copies by the copy engine; sm_90 ---- */
 
 /* Copies `bytes` (a multiple of 16; both addresses too) from global to shared memory and counts them at the

@@ -178,6 +178,8 @@ static inline void ptx_barrier_wait(uint32_t barrier, uint32_t parity, const cha
     emulator::counter_wait(emulator::shared_pointer(barrier), parity, name);
 }
 
+static inline void ptx_keep(uint32_t &) {}
+
 /* ---- the copy engine ---- */
 
 static inline void ptx_copy_bulk(uint32_t shared, const void *global, uint32_t bytes, uint32_t barrier) {
