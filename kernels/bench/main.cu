@@ -19,7 +19,7 @@ const char HELP[] =
     "prints it beside cuBLAS or the device's copy bandwidth.\n"
     "\n"
     "  --op NAME    one operation; default: all\n"
-    "  --sweep 1    matmul: also the best of all tile shapes, found by trying\n"
+    "  --sweep 1    matmul: also the best of all tile shapes, and what invariance costs\n"
     "  --layers TEXT  matmul: only layers whose name holds TEXT\n"
     "  --least-rows N, --most-rows N  matmul, head: only so many rows\n"
     "  --sustained S  run each for S seconds before it is timed: what a job of minutes sees, "

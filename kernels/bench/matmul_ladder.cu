@@ -6,6 +6,8 @@
  *   mma      matmul_mma.cu: tensor cores behind a ring of asynchronous copies, for every GPU
  *   shipped  the backend's matmul: on Hopper matmul_wgmma.cu
  *   best     with --sweep: the fastest of all tile shapes, found by trying
+ *   free     with --sweep: the same, and K in one chain or two, whichever is faster for these rows: bits that
+ *            depend on how many there are. `shipped` beside it is what bits that do not cost
  *   cublas   cublasGemmEx to bfloat16, loaded at run time; the other rows are stated as shares of it
  *
  * naive and tiled are timed where they take milliseconds at most. Weights are rotated over more than the L2
@@ -162,10 +164,17 @@ double matmul_error(struct bench *bench, const layer &layer, const std::vector<u
     return difference / largest;
 }
 
+/* Where the second chain of K begins when a weight has two that should have one; none the other way round. */
+int32_t other_split_of(const matmul_params &p) {
+    return p.split < p.k_blocks ? p.k_blocks : (p.k_blocks / 2 + 1) / 2 * 2;
+}
+
 /* Shares of cuBLAS, for the geometric means: [rows][variant]. */
 using shares = std::map<int, std::map<std::string, std::vector<double>>>;
+/* Times of `shipped` over those of the best with tile and split free, [rows]. */
+using costs = std::map<int, std::vector<double>>;
 
-void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, shares *shares) {
+void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, shares *shares, costs *costs) {
     struct backend *backend = &bench->backend;
     const int n_out = layer.n_out, n_in = layer.n_in, max_rows = ROWS[sizeof ROWS / sizeof ROWS[0] - 1];
     size_t weight_bytes = (size_t)n_out * n_in * 2, out_bytes = (size_t)max_rows * n_out * 2;
@@ -229,12 +238,15 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
             bench_must(matmul_mma(bench->context, p));
         };
         int variant = 0;
-        std::string best_name;
+        bool other_split = false; /* two chains of K where the weight's shape asks for one, or one for two */
+        std::string best_name, free_name;
         char name[64];
         std::function<void(int)> swept = [&](int i) {
             struct matmul_args args = arguments(i);
             matmul_params p;
             bench_must(matmul_params_for(&args, &p));
+            if (other_split)
+                p.split = other_split_of(p);
             bench_must(matmul_wgmma_launch(bench->context, p, in_tensor, variant, name, sizeof name));
         };
         std::function<void(int)> baseline = [&](int i) {
@@ -270,22 +282,28 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
             bench_must(cudaStreamSynchronize(stream), "compare");
             return n_different == 0;
         };
-        if (sweeps) {
+        /* The fastest tile shape becomes `variant`; returns its name. */
+        auto sweep = [&](const char *prefix) {
             double best_us = 0;
             int best = 0;
+            std::string best_of;
             for (variant = 0; variant < matmul_wgmma_variants(); variant++) {
                 struct matmul_args args = arguments(0);
                 matmul_params p;
                 bench_must(matmul_params_for(&args, &p));
+                if (other_split)
+                    p.split = other_split_of(p);
                 if (!matmul_wgmma_can(p, variant))
                     continue;
                 clear(out_tensor->data, layer.residual, added_bytes);
                 swept(0);
-                bool same = same_bits();
-                double us = bench_time(bench, swept);
+                const bool same = other_split || same_bits();
+                const double us = bench_time(bench, swept);
                 if (bench->json)
-                    fprintf(bench->json, "{\"sweep\":\"%s M=%d\",\"tile\":\"%s\",\"us\":%.2f,\"same\":%d}\n",
-                            layer.name, n_rows, name, us, same);
+                    fprintf(bench->json,
+                            "{\"sweep\":\"%s M=%d\",\"tile\":\"%s\",\"other_split\":%d,\"us\":%.2f,"
+                            "\"same\":%d}\n",
+                            layer.name, n_rows, name, other_split, us, same);
                 if (!same) {
                     printf("matmul %s M=%d tile %s: other bits  WRONG\n", layer.name, n_rows, name);
                     bench->failed = true;
@@ -293,11 +311,31 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
                 if (best_us == 0 || us < best_us) {
                     best_us = us;
                     best = variant;
-                    best_name = std::string("best ") + name;
+                    best_of = std::string(prefix) + name;
                 }
             }
             variant = best;
+            return best_of;
+        };
+        int best_variant = 0, free_variant = 0;
+        if (sweeps) {
+            best_name = sweep("best ");
+            best_variant = variant;
+            if (layer.residual) { /* only what is added to the residual can have two chains */
+                other_split = true;
+                free_name = sweep("free ");
+                free_variant = variant;
+            }
         }
+        std::function<void(int)> best = [&](int i) {
+            variant = best_variant, other_split = false;
+            swept(i);
+        };
+        std::function<void(int)> free_split = [&](int i) {
+            variant = free_variant, other_split = true;
+            swept(i);
+        };
+        double shipped_us = 0, free_us = 0;
         const struct {
             const char *name;
             const std::function<void(int)> *body;
@@ -306,12 +344,14 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
                      {"naive", &naive, plain, false},
                      {"tiled", &tiled, plain, false},
                      {"mma", &mma, true, layer.residual},
-                     {best_name.c_str(), &swept, sweeps, layer.residual},
+                     {best_name.c_str(), &best, sweeps, layer.residual},
+                     {free_name.c_str(), &free_split, sweeps && layer.residual, layer.residual},
                      {"shipped", &shipped, true, layer.residual}};
         for (const auto &rung : rungs) {
             if (!rung.wanted)
                 continue;
-            bool ours = rung.body == &shipped || rung.body == &mma || rung.body == &swept;
+            const bool splits = rung.body == &free_split;
+            const bool ours = rung.body == &shipped || rung.body == &mma || rung.body == &best || splits;
             void *result = ours ? out_tensor->data : plain_out.data;
             size_t bytes = (size_t)n_rows * n_out * (rung.adds ? 4 : 2);
             clear(result, rung.adds, bytes);
@@ -322,7 +362,7 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
             bench_must(cudaMemcpy(out.data(), result, out.size(), cudaMemcpyDeviceToHost), "check");
             bench_row row = {};
             row.error = matmul_error(bench, layer, out, weight, in, n_checked, rung.adds);
-            if (ours && !same_bits())
+            if (ours && !splits && !same_bits())
                 row.error = NAN;
             row.us = bench_time(bench, *rung.body);
             if (rung.body == &baseline)
@@ -338,8 +378,17 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
             row.tolerance = 0x1p-8; /* the rounding of a bfloat16 result */
             bench_report(bench, row);
             if (baseline_us > 0 && rung.body != &baseline)
-                (*shares)[n_rows][rung.body == &swept ? "best" : rung.name].push_back(baseline_us / row.us);
+                (*shares)[n_rows][rung.body == &best ? "best"
+                                  : splits           ? "free"
+                                                     : rung.name]
+                    .push_back(baseline_us / row.us);
+            if (rung.body == &best || splits)
+                free_us = free_us == 0 ? row.us : std::min(free_us, row.us);
+            if (rung.body == &shipped)
+                shipped_us = row.us;
         }
+        if (sweeps)
+            (*costs)[n_rows].push_back(shipped_us / free_us);
     }
     backend->tensor_free(backend->context, in_tensor);
     backend->tensor_free(backend->context, out_tensor);
@@ -352,9 +401,10 @@ void bench_layer(struct bench *bench, const cublas &blas, const layer &layer, sh
 void bench_matmul(struct bench *bench) {
     cublas blas = cublas_open(bench->context->stream);
     shares shares;
+    costs costs;
     for (const layer &layer : LAYERS)
         if (!bench->layers || std::string(layer.name).find(bench->layers) != std::string::npos)
-            bench_layer(bench, blas, layer, &shares);
+            bench_layer(bench, blas, layer, &shares, &costs);
     for (const auto &rows : shares)
         for (const auto &variant : rows.second) {
             double sum = 0, least = 1e9;
@@ -366,4 +416,19 @@ void bench_matmul(struct bench *bench) {
                    variant.first.c_str(), std::exp(sum / (double)variant.second.size()), least,
                    variant.second.size());
         }
+    double sum = 0;
+    size_t n = 0;
+    for (const auto &rows : costs) {
+        double of_rows = 0, most = 0;
+        for (double cost : rows.second) {
+            of_rows += std::log(cost);
+            most = std::max(most, cost);
+        }
+        sum += of_rows, n += rows.second.size();
+        printf("matmul M=%-5d invariance costs %.1f %%, at most %.1f %%, %zu layers\n", rows.first,
+               100 * (std::exp(of_rows / (double)rows.second.size()) - 1), 100 * (most - 1),
+               rows.second.size());
+    }
+    if (n > 0)
+        printf("matmul invariance costs %.1f %% on average\n", 100 * (std::exp(sum / (double)n) - 1));
 }
