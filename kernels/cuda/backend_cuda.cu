@@ -49,6 +49,7 @@ enum status tensor_copy(struct backend_context *context, const struct tensor *te
         return STATUS_OK;
     TRY_CUDA(cudaSetDevice(context->device), operation);
     TRY(network_plan_flush(context)); /* the tensor may be of a step's operations that were taken in */
+    context->chained = false;
     size_t width = (size_t)tensor->cols * dtype_bytes(tensor->dtype);
     size_t pitch = (size_t)tensor_stride(tensor) * dtype_bytes(tensor->dtype);
     void *to = to_device ? tensor->data : host;
@@ -148,6 +149,7 @@ enum status pinned_init(struct backend_context *context, const struct state_limi
     memset(host, 0, used);
     unsigned char *mapped = static_cast<unsigned char *>(device);
     context->pinned_step = context->pinned + step;
+    context->step_device = mapped + step;
     context->pinned_staging = context->pinned + staging;
     context->results = reinterpret_cast<struct sample_result *>(context->pinned + results);
     context->top = reinterpret_cast<struct sample_top *>(context->pinned + top);

@@ -7,9 +7,9 @@
  * One stream carries everything. Launchers never synchronise. All kernels of a step may be launched with
  * programmatic dependent launch, so each executes ptx_wait_for_previous_kernels() before it reads what
  * another kernel writes (weights and vectors are never written by kernels) and before it writes anything.
- * The first kernel of a step is launched without it, so whatever was queued before the step is complete when
- * any of its kernels starts: the step's arrays, page tables, and K and V of earlier steps may be read before
- * the wait (attention.cu does). */
+ * The first operation of a step is launched without it, so whatever was queued before is complete when any
+ * of its kernels starts: the step's arrays, page tables, and K and V of earlier steps may be read before the
+ * wait (attention.cu does). Only network.cu, which reads them behind its wait, follows the arrays at once. */
 #ifndef PRESSRUN_KERNELS_CUDA_CONTEXT_CUH
 #define PRESSRUN_KERNELS_CUDA_CONTEXT_CUH
 
@@ -136,6 +136,7 @@ struct backend_context {
     size_t step_bytes;            /* one ring entry of step arrays */
     size_t staging_bytes;
     unsigned char *pinned_step;             /* [RING_ENTRIES][step_bytes] */
+    const unsigned char *step_device;       /* the same, as kernels address it */
     unsigned char *pinned_staging;          /* [RING_ENTRIES][staging_bytes] for slots_begin and pages_copy */
     cudaEvent_t staging_done[RING_ENTRIES]; /* the upload from that entry is complete */
     uint64_t n_stagings;
@@ -155,7 +156,7 @@ struct backend_context {
     struct recorded_step graphs[MAX_GRAPHS];
     int32_t n_graphs;
     struct profile *profile; /* profile.cu; NULL: operations are not timed */
-    bool chained;            /* the last thing queued in this step is a kernel */
+    bool chained;            /* the last thing queued is a kernel that the next one may follow at once */
     int64_t n_launches;      /* kernels of the running step */
     int64_t n_launches_last;
 };

@@ -628,6 +628,8 @@ enum status network_launch(struct backend_context *context, struct network_param
     const int32_t rows = p->rows_each <= 8 ? 8 : 16;
     RETURN_IF(!space_fits(context, *p, rows, &p->space), STATUS_INTERNAL,
               "network: %d rows of a model %d wide do not fit a block", p->rows_each, p->width);
+    if (context->mode == STEP_LAUNCH && context->n_launches == 1)
+        context->chained = true; /* in front are the step's arrays alone, which it reads behind its wait */
     return cuda_launch_clusters(context, "network", kernel_for(rows, p->width),
                                 dim3((unsigned)(ceil_div(p->n_rows, p->rows_each) * NETWORK_CLUSTER)),
                                 NETWORK_THREADS, (size_t)p->space.bytes, NETWORK_CLUSTER, *p);

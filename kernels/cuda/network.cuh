@@ -117,6 +117,9 @@ enum status network_plan_flush(struct backend_context *context);
 /* Forgets what was taken in. */
 void network_plan_abandon(struct backend_context *context);
 
+/* Whether the step that has begun will be one kernel, as far as the last one tells. */
+bool network_plan_expects_one(const struct backend_context *context);
+
 /* context->has_wgmma is set. */
 enum status network_plan_open(struct backend_context *context);
 void network_plan_close(struct backend_context *context);

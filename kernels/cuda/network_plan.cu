@@ -44,7 +44,8 @@ enum operation expected(int32_t i) {
 
 struct network_plan {
     bool takes;
-    int32_t n; /* operations taken in */
+    bool was_network; /* what was taken in last */
+    int32_t n;        /* operations taken in */
     struct planned_operation operations[1 + NETWORK_MAX_LAYERS * LAYER_OPERATIONS + HEAD_OPERATIONS];
 };
 
@@ -245,6 +246,10 @@ void network_plan_abandon(struct backend_context *context) {
     context->plan->n = 0;
 }
 
+bool network_plan_expects_one(const struct backend_context *context) {
+    return context->plan && context->plan->takes && context->plan->was_network;
+}
+
 enum status network_plan_flush(struct backend_context *context) {
     struct network_plan *plan = context->plan;
     if (!plan || !plan->takes)
@@ -252,6 +257,7 @@ enum status network_plan_flush(struct backend_context *context) {
     struct network_params p;
     const bool is_network = plan_read(context, &p);
     plan->takes = false; /* what is queued below is not taken in again */
+    plan->was_network = is_network;
     if (is_network)
         return network_launch(context, &p);
     for (int32_t i = 0; i < plan->n; i++)

@@ -145,6 +145,7 @@ enum status slots_begin_some(struct backend_context *context, const struct slot_
     context->chained = false;
     TRY(cuda_launch(context, "slots_begin", kernel_slots_begin, dim3(n), SLOTS_THREADS, 0, p));
     TRY_CUDA(cudaEventRecord(context->staging_done[entry], context->stream), "slots_begin");
+    context->chained = false;
     return STATUS_OK;
 }
 
@@ -171,6 +172,7 @@ enum status slots_extend_some(struct backend_context *context, const struct slot
     context->chained = false;
     TRY(cuda_launch(context, "slots_extend", kernel_slots_extend, dim3(n), SLOTS_THREADS, 0, p));
     TRY_CUDA(cudaEventRecord(context->staging_done[entry], context->stream), "slots_extend");
+    context->chained = false;
     return STATUS_OK;
 }
 
@@ -283,6 +285,7 @@ enum status cuda_pages_copy(struct backend_context *context, const int32_t (*pai
         TRY(cuda_launch(context, "pages_copy", kernel_pages_copy, dim3(some, limits->n_layers, 2),
                         COPY_THREADS, 0, p));
         TRY_CUDA(cudaEventRecord(context->staging_done[entry], context->stream), "pages_copy");
+        context->chained = false;
     }
     return STATUS_OK;
 }

@@ -1,14 +1,15 @@
 /* step: from the host's ragged arrays to their results.
  *
- * step_begin packs the batch into one pinned buffer and copies it to the device in stream order, so a step
- * may be prepared while the one before still runs. The last kernel writes results to pinned memory, one ring
- * entry per step; an event says when they are there.
+ * step_begin packs the batch into one pinned buffer, so a step may be prepared while the one before still
+ * runs, and a kernel fetches it in stream order, having read it before the kernel in front is complete. The
+ * last kernel writes results to pinned memory, one ring entry per step; an event says when they are there.
  *
  * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs, whether logits are
- * written): launched operation by
- * operation the first time (which also loads the kernels), recorded the second, replayed from then on.
- * Everything that varies between two such steps lies in device memory at fixed addresses. Steps that score
- * tokens are never recorded. Of small models all operations up to the logits are one kernel (network.cu). */
+ * written): launched operation by operation the first time (which also loads the kernels), recorded the
+ * second, replayed from then on. Everything that varies between two such steps lies in device memory at fixed
+ * addresses. Steps that score tokens are never recorded. Of small models all operations up to the logits are
+ * one kernel (network.cu) and a step is three; those are launched, since each may then start while the one in
+ * front ends, from step to step. */
 #include <algorithm>
 #include <cstring>
 #if defined(__x86_64__)
@@ -20,7 +21,22 @@
 
 namespace {
 
-enum { STEP_HEADER_INTS = 4 }; /* ring entry, and padding */
+enum {
+    STEP_HEADER_INTS = 4, /* ring entry, and padding */
+    FETCH_THREADS = 128
+};
+
+/* The step's arrays, n 16-byte vectors, from pinned memory. */
+__global__ void __launch_bounds__(FETCH_THREADS) kernel_step_fetch(uint4 *to, const uint4 *from, int n) {
+    const int i = (int)(blockIdx.x * FETCH_THREADS + threadIdx.x);
+    uint4 x = make_uint4(0, 0, 0, 0);
+    if (i < n)
+        x = from[i];
+    ptx_wait_for_previous_kernels(); /* they read the arrays of their step */
+    ptx_allow_next_kernel();
+    if (i < n)
+        to[i] = x;
+}
 
 int32_t round_up(int32_t n, int32_t to) {
     return (n + to - 1) / to * to;
@@ -99,8 +115,8 @@ int32_t tiles_fill(struct segment *tiles, const struct batch *batch, int32_t til
     return n;
 }
 
-/* Copies the batch to the device and describes where it lies. */
-enum status step_upload(struct backend_context *context, const struct batch *batch, int entry) {
+/* Queues the batch's way to the device and describes where it will lie. */
+enum status step_send(struct backend_context *context, const struct batch *batch, int entry) {
     unsigned char *host = context->pinned_step + entry * context->step_bytes;
     int32_t *ints = reinterpret_cast<int32_t *>(host);
     const int32_t *device = reinterpret_cast<const int32_t *>(context->state.step);
@@ -145,8 +161,13 @@ enum status step_upload(struct backend_context *context, const struct batch *bat
         tiles_fill(reinterpret_cast<struct segment *>(ints + used), batch, context->prefill_tile_rows);
     view->tiles = reinterpret_cast<const struct segment *>(device + used);
     size_t bytes = used * sizeof *ints + (size_t)view->n_tiles * sizeof(struct segment);
-    TRY_CUDA(cudaMemcpyAsync(context->state.step, host, bytes, cudaMemcpyHostToDevice, context->stream),
-             "step_begin");
+    const int n_vectors =
+        (int)((bytes + sizeof(uint4) - 1) / sizeof(uint4)); /* step_bytes is rounded up, too */
+    TRY(cuda_launch(context, "step_begin", kernel_step_fetch, dim3(ceil_div(n_vectors, FETCH_THREADS)),
+                    FETCH_THREADS, 0, reinterpret_cast<uint4 *>(context->state.step),
+                    reinterpret_cast<const uint4 *>(context->step_device + entry * context->step_bytes),
+                    n_vectors));
+    context->chained = false; /* operations read the arrays before they wait for the kernel in front */
     return STATUS_OK;
 }
 
@@ -198,6 +219,7 @@ void cuda_step_abandon(struct backend_context *context) {
         cudaStreamEndCapture(context->stream, &graph);
         if (graph)
             cudaGraphDestroy(graph);
+        context->chained = false;
     }
     context->mode = STEP_NONE;
 }
@@ -234,14 +256,14 @@ enum status cuda_step_begin(struct backend_context *context, const struct batch 
               "step_begin: %d steps are in flight; wait for the oldest first", (int)STEPS_IN_FLIGHT);
     TRY(batch_check(context, batch));
     int entry = (int)((context->n_steps + 1) % RING_ENTRIES);
-    TRY(step_upload(context, batch, entry));
+    context->n_launches = 0;
+    TRY(step_send(context, batch, entry));
     context->ring_samples[entry] = batch->n_samples;
     context->ring_logprobs[entry] = batch->want_logprobs;
-    context->chained = false;
-    context->n_launches = 0;
     context->mode = STEP_LAUNCH;
     network_plan_begin(context);
-    if (context->no_graphs || context->profile || batch->n_segments > 0 || batch->sample_target)
+    if (context->no_graphs || context->profile || batch->n_segments > 0 || batch->sample_target ||
+        network_plan_expects_one(context))
         return STATUS_OK;
     int32_t n_known = context->n_graphs;
     context->recorded = graph_find(context, batch);
@@ -268,6 +290,7 @@ enum status cuda_step_end(struct backend_context *context, uint64_t *ticket) {
     if (mode == STEP_RECORD || mode == STEP_REPLAY) {
         TRY_CUDA(cudaGraphLaunch(context->recorded->exec, context->stream), "step_end");
         context->n_launches = context->recorded->n_launches;
+        context->chained = false;
     }
     context->n_launches_last = context->n_launches;
     *ticket = ++context->n_steps;
