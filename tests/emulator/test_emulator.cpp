@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ptx_wgmma.cuh"
+#include "tests/functional/arguments.h"
 
 enum { THREADS = 64, BYTES = 2048 };
 
@@ -253,11 +254,17 @@ static std::string run(void (*kernel)(), unsigned cluster, int *status) {
     return said;
 }
 
-int main() {
-    int n_failed = 0;
+int main(int argc, char **argv) {
+    const struct arguments arguments = arguments_read(argc, argv);
+    int n_run = 0, n_failed = 0;
     for (const auto &c : cases) {
-        if (c.is_race && !FINDS_RACES)
+        if ((c.is_race && !FINDS_RACES) || !arguments_match(&arguments, c.name))
             continue;
+        n_run++;
+        if (arguments.is_list) {
+            printf("%s\n", c.name);
+            continue;
+        }
         setenv("EMULATOR_ORDER", c.order, 1);
         int status;
         std::string said = run(c.kernel, c.cluster, &status);
@@ -267,5 +274,5 @@ int main() {
             printf("  status %d, and it said:\n%s\n", status, said.c_str());
         n_failed += !ok;
     }
-    return n_failed > 0;
+    return n_run == 0 ? arguments_matched_nothing(&arguments, "emulator") : n_failed;
 }
