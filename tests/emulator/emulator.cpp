@@ -9,11 +9,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <link.h>
 #include <memory>
 #include <mutex>
 #include <random>
 #include <sys/mman.h>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -30,8 +32,9 @@ enum : uint32_t {
     MAX_CLUSTER = 16,
     MAX_THREADS = 1024,
     NAMED_BARRIERS = 16,
-    MAX_MASKS = 4,   /* different ones in which lanes of a warp meet */
-    UNWRITTEN = 0xAB /* bytes of dynamic shared memory in the beginning */
+    MAX_MASKS = 4,      /* different ones in which lanes of a warp meet */
+    MAX_UNWRITTEN = 64, /* stores of a thread that are read: a buffer each */
+    UNWRITTEN = 0xAB    /* bytes of dynamic shared memory in the beginning */
 };
 
 /* Shared addresses: static objects lie around an anchor in the middle of a window, dynamic memory behind some
@@ -52,6 +55,11 @@ alignas(1024) thread_local char static_anchor;
 
 typedef std::vector<std::function<void()>> group;
 
+struct store {
+    std::function<std::function<void()>()> read; /* empty once it was called */
+    std::function<void()> write;
+};
+
 struct fiber : thread {
     enum { READY, WAITING, DONE } state;
     const uint32_t *word; /* WAITING: until this is not `value` */
@@ -59,6 +67,7 @@ struct fiber : thread {
     const char *why;
     std::deque<group> closed[BACKGROUND_KINDS];
     group open[BACKGROUND_KINDS];
+    std::deque<store> stores; /* not written; in front those that are read */
     stack_context context;
     unsigned char *stack;
     void *sanitizer; /* the address sanitizer's stack, or the thread sanitizer's fiber */
@@ -111,6 +120,8 @@ struct executor {
     std::unique_ptr<fiber[]> fibers{new fiber[MAX_THREADS]()};
     unsigned char *dynamic; /* [SHARED_BYTES] */
     char *anchor;           /* of its static shared objects */
+    unsigned char *statics; /* all of those, [statics_bytes] */
+    size_t statics_bytes;
     struct block block;
     stack_context scheduler;
     void *sanitizer; /* as a fiber's */
@@ -118,11 +129,18 @@ struct executor {
     size_t host_stack_bytes;
 };
 
+/* Of the copy engine, into the shared memory of a block. */
+struct copy {
+    unsigned rank;
+    std::function<void()> work;
+};
+
 struct cluster {
     unsigned n_blocks, n_unfinished, n_alive;
     bool is_over, has_progressed, has_completed; /* has_completed: a phase of a counter */
     barrier meeting;
-    std::deque<std::function<void()>> copies; /* of the copy engine, in the order of their requests */
+    std::deque<copy> copies;                  /* in the order of their requests */
+    std::deque<std::function<void()>> writes; /* of threads that have ended */
 };
 
 /* Touched by whoever has the turn. */
@@ -180,9 +198,16 @@ void fiber_main() {
     order_acquire(&m.begun);
     (*m.body)();
     fiber *f = me();
-    if (!f->closed[BACKGROUND_STORE].empty() || !f->open[BACKGROUND_STORE].empty())
+    if (!f->stores.empty() && f->stores.back().read)
         fail("thread %u of block %u ends while the copy engine may still read what it stores", f->index.x,
              f->block->number);
+    if (!f->stores.empty()) {
+        order_release(&m.cluster.writes);
+        unseen u;
+        for (store &s : f->stores)
+            m.cluster.writes.push_back(std::move(s.write));
+        f->stores.clear();
+    }
     order_release(&m.ended);
     f->state = fiber::DONE;
     to_scheduler(true);
@@ -222,6 +247,35 @@ void barrier_complete(barrier *b) {
     b->generation++;
 }
 
+/* The thread_local objects of the program in this thread: those of the kernels, and two of the emulator's. */
+void find_static_shared() {
+    dl_iterate_phdr(
+        [](dl_phdr_info *info, size_t, void *) {
+            for (int i = 0; i < info->dlpi_phnum; i++)
+                if (info->dlpi_phdr[i].p_type == PT_TLS) {
+                    here->statics = static_cast<unsigned char *>(info->dlpi_tls_data);
+                    here->statics_bytes = info->dlpi_phdr[i].p_memsz;
+                }
+            return 1; /* the program is the first of the list */
+        },
+        nullptr);
+}
+
+/* Fills them with junk, but for those two. */
+void forget_static_shared() {
+    unsigned char *kept[2] = {reinterpret_cast<unsigned char *>(&here),
+                              reinterpret_cast<unsigned char *>(&self)};
+    static_assert(sizeof here == sizeof(void *) && sizeof self == sizeof(void *), "pointers");
+    if (kept[0] > kept[1])
+        std::swap(kept[0], kept[1]);
+    unsigned char *from = here->statics, *end = from + here->statics_bytes;
+    for (unsigned char *keep : kept) {
+        memset(from, UNWRITTEN, (size_t)(keep - from));
+        from = keep + sizeof(void *);
+    }
+    memset(from, UNWRITTEN, (size_t)(end - from));
+}
+
 void begin_block(unsigned number, unsigned rank) {
     struct block *block = &here->block;
     index3 grid = m.shape.grid;
@@ -236,6 +290,7 @@ void begin_block(unsigned number, unsigned rank) {
     __asan_poison_memory_region(here->dynamic + m.shape.shared_bytes, SHARED_BYTES - m.shape.shared_bytes);
 #endif
     memset(here->dynamic, UNWRITTEN, m.shape.shared_bytes);
+    forget_static_shared();
     order_release(&m.begun);
     for (unsigned i = 0; i < m.shape.threads; i++) {
         fiber *f = &here->fibers[i];
@@ -250,6 +305,7 @@ void begin_block(unsigned number, unsigned rank) {
             f->closed[kind].clear();
             f->open[kind].clear();
         }
+        f->stores.clear();
         if (!f->stack) {
             void *memory = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -275,16 +331,20 @@ void thread_ended() {
         barrier_complete(all);
     if (meeting->arrived > 0 && meeting->arrived >= m.cluster.n_alive)
         barrier_complete(meeting);
-    if (block->n_alive == 0)
-        m.cluster.n_unfinished--;
+    if (block->n_alive > 0)
+        return;
+    m.cluster.n_unfinished--;
+    for (const copy &c : m.cluster.copies)
+        if (c.rank == block->rank)
+            fail("block %u has ended while copies into its shared memory are on their way", block->number);
 }
 
 void run_copy(size_t at) {
-    std::deque<std::function<void()>> &copies = m.cluster.copies;
+    std::deque<copy> &copies = m.cluster.copies;
     std::function<void()> work;
     {
         unseen u;
-        work = std::move(copies[at]);
+        work = std::move(copies[at].work);
         copies.erase(copies.begin() + (ptrdiff_t)at);
     }
     order_acquire(&copies);
@@ -331,19 +391,28 @@ void fail_deadlock() {
     fail("deadlock: no thread can go on");
 }
 
+void run_writes() {
+    order_acquire(&m.cluster.writes);
+    for (const std::function<void()> &write : m.cluster.writes)
+        write();
+    order_release(&m.ended);
+    unseen u;
+    m.cluster.writes.clear();
+}
+
 /* The last block of a cluster has had its turn. */
 void end_round() {
-    if (m.cluster.n_unfinished == 0 && !m.cluster.copies.empty())
-        fail("all blocks of a cluster have ended while %zu copies are on their way", m.cluster.copies.size());
-    if (m.cluster.n_unfinished == 0)
+    if (m.cluster.n_unfinished == 0) {
+        run_writes();
         m.cluster.is_over = true;
-    else if (!m.cluster.has_progressed && m.cluster.copies.empty())
+    } else if (!m.cluster.has_progressed && m.cluster.copies.empty()) {
         fail_deadlock();
-    else if (!m.cluster.has_progressed)
+    } else if (!m.cluster.has_progressed) {
         do { /* only the end of a phase lets anyone go on */
             m.cluster.has_completed = false;
             run_copy(0);
         } while (!m.cluster.has_completed && !m.cluster.copies.empty());
+    }
     m.cluster.has_progressed = false;
 }
 
@@ -391,6 +460,7 @@ void executor_main(unsigned rank) {
     std::unique_lock<std::mutex> lock(m.mutex);
     here = m.executors[rank].get();
     here->anchor = &static_anchor;
+    find_static_shared();
 #if defined(EMULATOR_FINDS_RACES)
     here->sanitizer = __tsan_get_current_fiber();
 #endif
@@ -657,11 +727,40 @@ void background_wait(background kind, size_t open) {
     }
 }
 
-void engine_add(std::function<void()> work) {
+void store_add(std::function<std::function<void()>()> read) {
+    fiber *f = me();
     if (m.is_late || m.chance(2)) {
+        f->stores.push_back({std::move(read), nullptr});
+        return;
+    }
+    store_wait_all();
+    read()();
+}
+
+void store_wait_read(size_t open) {
+    std::deque<store> &stores = me()->stores;
+    for (size_t i = 0; i + open < stores.size(); i++)
+        if (stores[i].read) {
+            stores[i].write = stores[i].read();
+            stores[i].read = nullptr;
+        }
+    for (; stores.size() > open + MAX_UNWRITTEN; stores.pop_front())
+        stores.front().write();
+}
+
+void store_wait_all() {
+    store_wait_read(0);
+    std::deque<store> &stores = me()->stores;
+    for (; !stores.empty(); stores.pop_front())
+        stores.front().write();
+}
+
+void engine_add(uint32_t address, std::function<void()> work) {
+    if (m.is_late || m.chance(2)) {
+        uint32_t rank = address >> RANK_SHIFT;
         order_release(&m.cluster.copies);
         unseen u;
-        m.cluster.copies.push_back(std::move(work));
+        m.cluster.copies.push_back({rank ? rank - 1 : here->block.rank, std::move(work)});
     } else {
         work();
     }
