@@ -433,10 +433,11 @@ void case_attention_slots_extend(struct operations *ops) {
     enum { PROMPT = 40, END = 40 + 3 * PAGE_TOKENS };
     struct backend *backend = &ops->backend;
     struct rig rig;
-    if (!backend->slots_extend ||
-        !rig_init(&rig, ops, (struct rig_model){2, 1, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false},
+    if (!rig_init(&rig, ops, (struct rig_model){2, 1, 64, DTYPE_FLOAT32, DTYPE_FLOAT32, false},
                   &plain_attention, 3, 160, 128))
         return;
+    if (!backend->slots_extend)
+        OPS_FAIL(ops, "the backend gives running sequences no further pages");
     int32_t held[3] = {2, 2, rig.pages_per_slot};
     for (int32_t s = 0; s < 3; s++) {
         struct slot_start start = {.slot = s,

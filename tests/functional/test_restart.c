@@ -33,7 +33,7 @@ struct amount {
 };
 
 static struct amount amount(void) {
-    return golden_arguments.is_small ? (struct amount){10, 7, 20} : (struct amount){18, N_RECORDS, 150};
+    return golden_arguments.is_small ? (struct amount){10, 9, 20} : (struct amount){18, N_RECORDS, 150};
 }
 
 /* The first third is short; then all kinds of endings. */
