@@ -99,9 +99,7 @@ void ops_expect_near(struct operations *ops, float got, double expected, double 
 /* Half a unit in the last place, relative: the rounding of one stored result. */
 double ops_storage_rounding(enum dtype dtype);
 
-/* A row alone and in batches: how many rows, ascending, of how many. Of small cases the first and the last
- * few.
- */
+/* A row alone and in batches: how many rows, of how many. Small cases leave some counts out. */
 enum { OPS_N_ROW_COUNTS = 9, OPS_MOST_ROWS = 256 };
 extern const int32_t ops_row_counts[OPS_N_ROW_COUNTS];
 /* Whether the count of this index is left out. */
