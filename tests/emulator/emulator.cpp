@@ -1,20 +1,17 @@
 /* Fibers, blocks and clusters; see emulator.h. */
 #include "emulator.h"
-#include "stack_context.h"
+#include "machine.h"
 #include "thread_sanitizer.h"
 
-#include <condition_variable>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <memory>
+#include <link.h>
 #include <mutex>
-#include <random>
 #include <sys/mman.h>
 #include <thread>
-#include <vector>
+#include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -24,131 +21,6 @@
 namespace emulator {
 
 namespace {
-
-enum : uint32_t {
-    LANES = 32,
-    MAX_CLUSTER = 16,
-    MAX_THREADS = 1024,
-    NAMED_BARRIERS = 16,
-    MAX_MASKS = 4,   /* different ones in which lanes of a warp meet */
-    UNWRITTEN = 0xAB /* bytes of dynamic shared memory in the beginning */
-};
-
-/* Shared addresses: static objects lie around an anchor in the middle of a window, dynamic memory behind some
- * bytes that the device keeps for itself, aligned no better than it promises. The upper 8 bits are 0, or 1 +
- * the rank of a block. */
-enum : uint32_t {
-    STATIC_WINDOW = 0x400000,
-    DYNAMIC_WINDOW = 0x800000,
-    DYNAMIC_START = 0x480,
-    RANK_SHIFT = 24,
-    OFFSET_MASK = (1u << RANK_SHIFT) - 1
-};
-constexpr size_t STACK_BYTES = 256 * 1024, PAGE_BYTES = 4096;
-
-alignas(1024) thread_local char static_anchor;
-
-/* ---- state ---- */
-
-typedef std::vector<std::function<void()>> group;
-
-struct fiber : thread {
-    enum { READY, WAITING, DONE } state;
-    const uint32_t *word; /* WAITING: until this is not `value` */
-    uint32_t value;
-    const char *why;
-    std::deque<group> closed[BACKGROUND_KINDS];
-    group open[BACKGROUND_KINDS];
-    stack_context context;
-    unsigned char *stack;
-    void *sanitizer; /* the address sanitizer's stack, or the thread sanitizer's fiber */
-};
-
-/* Of every other generation each, so that nobody is ordered behind those who came early to the next. */
-struct order_tokens {
-    char of[2];
-};
-
-struct meeting {
-    uint32_t mask, arrived, generation;
-    const char *operation;
-    void *lanes[LANES];
-    order_tokens tokens;
-};
-
-struct barrier {
-    uint32_t arrived, generation;
-    bool any, result;
-    order_tokens tokens;
-};
-
-/* Two words in shared memory. */
-struct counter {
-    uint32_t
-        state;     /* bit 0: parity of the phase; 1 to 15: arrivals that it waits for; 16 to 31: of a phase */
-    int32_t bytes; /* expected less complete */
-};
-
-} // namespace
-
-struct warp {
-    meeting meetings[MAX_MASKS]; /* one for each mask that came, then such without a mask */
-};
-
-struct block {
-    index3 index;
-    unsigned number, rank, n_alive;
-    warp warps[MAX_THREADS / LANES];
-    barrier barriers[NAMED_BARRIERS];
-};
-
-namespace {
-
-/* An operating-system thread, which runs one block at a time. */
-struct executor {
-    bool has_work;                   /* a launch waits for it */
-    std::condition_variable changed; /* that, or it has the turn */
-    std::unique_ptr<fiber[]> fibers{new fiber[MAX_THREADS]()};
-    unsigned char *dynamic; /* [SHARED_BYTES] */
-    char *anchor;           /* of its static shared objects */
-    struct block block;
-    stack_context scheduler;
-    void *sanitizer; /* as a fiber's */
-    const void *host_stack;
-    size_t host_stack_bytes;
-};
-
-struct cluster {
-    unsigned n_blocks, n_unfinished, n_alive;
-    bool is_over, has_progressed, has_completed; /* has_completed: a phase of a counter */
-    barrier meeting;
-    std::deque<std::function<void()>> copies; /* of the copy engine, in the order of their requests */
-};
-
-/* Touched by whoever has the turn. */
-struct machine {
-    std::mutex launching; /* one launch after the other */
-    std::mutex mutex;
-    std::condition_variable changed; /* the launch is over */
-    int turn = -1;                   /* rank of the executor that runs; -1: none, the launch is over */
-    std::vector<std::unique_ptr<executor>> executors;
-    launch_shape shape;
-    const std::function<void()> *body;
-    struct cluster cluster;
-
-    char begun,
-        ended; /* threads are ordered behind what begins them, and before the next cluster and launch */
-    bool is_late, is_random;
-    std::mt19937 random;
-
-    void read_order() {
-        const char *order = getenv("EMULATOR_ORDER");
-        is_late = !order || strcmp(order, "late") == 0;
-        is_random = !is_late && strcmp(order, "early") != 0;
-        random.seed(is_random ? (unsigned)atoi(order) : 0);
-    }
-    bool chance(unsigned one_in) { return is_random && random() % one_in == 0; }
-};
 
 machine &m = *new machine; /* lives until the end, as its threads do */
 thread_local executor *here;
@@ -180,9 +52,16 @@ void fiber_main() {
     order_acquire(&m.begun);
     (*m.body)();
     fiber *f = me();
-    if (!f->closed[BACKGROUND_STORE].empty() || !f->open[BACKGROUND_STORE].empty())
+    if (!f->stores.empty() && f->stores.back().read)
         fail("thread %u of block %u ends while the copy engine may still read what it stores", f->index.x,
              f->block->number);
+    if (!f->stores.empty()) {
+        order_release(&m.cluster.writes);
+        unseen u;
+        for (store &s : f->stores)
+            m.cluster.writes.push_back(std::move(s.write));
+        f->stores.clear();
+    }
     order_release(&m.ended);
     f->state = fiber::DONE;
     to_scheduler(true);
@@ -222,6 +101,35 @@ void barrier_complete(barrier *b) {
     b->generation++;
 }
 
+/* The thread_local objects of the program in this thread: those of the kernels, and two of the emulator's. */
+void find_static_shared() {
+    dl_iterate_phdr(
+        [](dl_phdr_info *info, size_t, void *) {
+            for (int i = 0; i < info->dlpi_phnum; i++)
+                if (info->dlpi_phdr[i].p_type == PT_TLS) {
+                    here->statics = static_cast<unsigned char *>(info->dlpi_tls_data);
+                    here->statics_bytes = info->dlpi_phdr[i].p_memsz;
+                }
+            return 1; /* the program is the first of the list */
+        },
+        nullptr);
+}
+
+/* Fills them with junk, but for those two. */
+void forget_static_shared() {
+    unsigned char *kept[2] = {reinterpret_cast<unsigned char *>(&here),
+                              reinterpret_cast<unsigned char *>(&self)};
+    static_assert(sizeof here == sizeof(void *) && sizeof self == sizeof(void *), "pointers");
+    if (kept[0] > kept[1])
+        std::swap(kept[0], kept[1]);
+    unsigned char *from = here->statics, *end = from + here->statics_bytes;
+    for (unsigned char *keep : kept) {
+        memset(from, UNWRITTEN, (size_t)(keep - from));
+        from = keep + sizeof(void *);
+    }
+    memset(from, UNWRITTEN, (size_t)(end - from));
+}
+
 void begin_block(unsigned number, unsigned rank) {
     struct block *block = &here->block;
     index3 grid = m.shape.grid;
@@ -236,6 +144,7 @@ void begin_block(unsigned number, unsigned rank) {
     __asan_poison_memory_region(here->dynamic + m.shape.shared_bytes, SHARED_BYTES - m.shape.shared_bytes);
 #endif
     memset(here->dynamic, UNWRITTEN, m.shape.shared_bytes);
+    forget_static_shared();
     order_release(&m.begun);
     for (unsigned i = 0; i < m.shape.threads; i++) {
         fiber *f = &here->fibers[i];
@@ -250,6 +159,7 @@ void begin_block(unsigned number, unsigned rank) {
             f->closed[kind].clear();
             f->open[kind].clear();
         }
+        f->stores.clear();
         if (!f->stack) {
             void *memory = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -275,16 +185,20 @@ void thread_ended() {
         barrier_complete(all);
     if (meeting->arrived > 0 && meeting->arrived >= m.cluster.n_alive)
         barrier_complete(meeting);
-    if (block->n_alive == 0)
-        m.cluster.n_unfinished--;
+    if (block->n_alive > 0)
+        return;
+    m.cluster.n_unfinished--;
+    for (const copy &c : m.cluster.copies)
+        if (c.rank == block->rank)
+            fail("block %u has ended while copies into its shared memory are on their way", block->number);
 }
 
 void run_copy(size_t at) {
-    std::deque<std::function<void()>> &copies = m.cluster.copies;
+    std::deque<copy> &copies = m.cluster.copies;
     std::function<void()> work;
     {
         unseen u;
-        work = std::move(copies[at]);
+        work = std::move(copies[at].work);
         copies.erase(copies.begin() + (ptrdiff_t)at);
     }
     order_acquire(&copies);
@@ -331,19 +245,28 @@ void fail_deadlock() {
     fail("deadlock: no thread can go on");
 }
 
+void run_writes() {
+    order_acquire(&m.cluster.writes);
+    for (const std::function<void()> &write : m.cluster.writes)
+        write();
+    order_release(&m.ended);
+    unseen u;
+    m.cluster.writes.clear();
+}
+
 /* The last block of a cluster has had its turn. */
 void end_round() {
-    if (m.cluster.n_unfinished == 0 && !m.cluster.copies.empty())
-        fail("all blocks of a cluster have ended while %zu copies are on their way", m.cluster.copies.size());
-    if (m.cluster.n_unfinished == 0)
+    if (m.cluster.n_unfinished == 0) {
+        run_writes();
         m.cluster.is_over = true;
-    else if (!m.cluster.has_progressed && m.cluster.copies.empty())
+    } else if (!m.cluster.has_progressed && m.cluster.copies.empty()) {
         fail_deadlock();
-    else if (!m.cluster.has_progressed)
+    } else if (!m.cluster.has_progressed) {
         do { /* only the end of a phase lets anyone go on */
             m.cluster.has_completed = false;
             run_copy(0);
         } while (!m.cluster.has_completed && !m.cluster.copies.empty());
+    }
     m.cluster.has_progressed = false;
 }
 
@@ -391,6 +314,7 @@ void executor_main(unsigned rank) {
     std::unique_lock<std::mutex> lock(m.mutex);
     here = m.executors[rank].get();
     here->anchor = &static_anchor;
+    find_static_shared();
 #if defined(EMULATOR_FINDS_RACES)
     here->sanitizer = __tsan_get_current_fiber();
 #endif
@@ -657,11 +581,40 @@ void background_wait(background kind, size_t open) {
     }
 }
 
-void engine_add(std::function<void()> work) {
+void store_add(std::function<std::function<void()>()> read) {
+    fiber *f = me();
     if (m.is_late || m.chance(2)) {
+        f->stores.push_back({std::move(read), nullptr});
+        return;
+    }
+    store_wait_all();
+    read()();
+}
+
+void store_wait_read(size_t open) {
+    std::deque<store> &stores = me()->stores;
+    for (size_t i = 0; i + open < stores.size(); i++)
+        if (stores[i].read) {
+            stores[i].write = stores[i].read();
+            stores[i].read = nullptr;
+        }
+    for (; stores.size() > open + MAX_UNWRITTEN; stores.pop_front())
+        stores.front().write();
+}
+
+void store_wait_all() {
+    store_wait_read(0);
+    std::deque<store> &stores = me()->stores;
+    for (; !stores.empty(); stores.pop_front())
+        stores.front().write();
+}
+
+void engine_add(uint32_t address, std::function<void()> work) {
+    if (m.is_late || m.chance(2)) {
+        uint32_t rank = address >> RANK_SHIFT;
         order_release(&m.cluster.copies);
         unseen u;
-        m.cluster.copies.push_back(std::move(work));
+        m.cluster.copies.push_back({rank ? rank - 1 : here->block.rank, std::move(work)});
     } else {
         work();
     }

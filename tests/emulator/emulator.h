@@ -83,15 +83,23 @@ void counter_wait(void *counter, uint32_t parity, const char *name);
 /* ---- what runs in the background ---- */
 
 /* Work that is complete when its thread has waited for it; each kind in groups, in order. */
-enum background { BACKGROUND_COPY, BACKGROUND_STORE, BACKGROUND_PRODUCT, BACKGROUND_KINDS };
+enum background { BACKGROUND_COPY, BACKGROUND_PRODUCT, BACKGROUND_KINDS };
 
 void background_add(background kind, std::function<void()> work);
 void background_commit(background kind);
 /* Returns when at most `open` of this thread's groups are not complete. */
 void background_wait(background kind, size_t open);
 
-/* Work of the copy engine that completes bytes of a counter. */
-void engine_add(std::function<void()> work);
+/* A store of the copy engine: read() looks at its source, and returns what writes it. A thread's stores are
+ * in order. It may end when all are read; what is not written then is written at the end of its cluster. */
+void store_add(std::function<std::function<void()>()> read);
+/* Returns when at most `open` of this thread's stores are not read, and have perhaps not written. */
+void store_wait_read(size_t open);
+/* Returns when all of them have written. */
+void store_wait_all();
+
+/* Work of the copy engine that writes at a shared address, and completes bytes of a counter there. */
+void engine_add(uint32_t address, std::function<void()> work);
 
 /* ---- launches ---- */
 

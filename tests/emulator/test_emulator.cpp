@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ptx_wgmma.cuh"
+#include "tests/functional/arguments.h"
 
 enum { THREADS = 64, BYTES = 2048 };
 
@@ -132,6 +133,49 @@ static void kernel_leaves_store() {
     ptx_store_box(&map, 0, 0, aligned);
 }
 
+/* A box that is stored, read back when it has been written, or has been read alone. */
+static void store(bool is_written) {
+    PTX_DYNAMIC_SHARED(shared, 128);
+    static unsigned char matrix[64 * 8] __align__(128);
+    const cuuint64_t sizes[2] = {32, 8}, stride = 64;
+    const cuuint32_t box[2] = {32, 8}, steps[2] = {1, 1};
+    uint32_t aligned = (ptx_shared_address(shared) + 511) / 512 * 512;
+    CUtensorMap map;
+    if (threadIdx.x != 0)
+        return;
+    ptx_store_shared(aligned, 3.5f);
+    expect(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix, sizes, &stride, box,
+                                  steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_64B,
+                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+           CUDA_SUCCESS);
+    ptx_store_box(&map, 0, 0, aligned);
+    if (is_written)
+        ptx_store_wait_all();
+    else
+        ptx_store_wait_read<0>();
+    ptx_store_shared(aligned, 0); /* its place is free */
+    float stored;
+    memcpy(&stored, matrix, sizeof stored);
+    expect((int32_t)(2 * stored), 7);
+}
+
+static void kernel_store() {
+    store(true);
+}
+
+static void kernel_store_read_alone() {
+    store(false);
+}
+
+/* Adds to what it finds in shared memory, where the first block of the launch finds what it expects. */
+static void kernel_uninitialised() {
+    __shared__ int32_t count;
+    if (threadIdx.x != 0)
+        return;
+    count = blockIdx.x == 0 ? 1 : count + 1;
+    expect(count, (int32_t)blockIdx.x + 1);
+}
+
 static void kernel_barrier_of_too_many() {
     ptx_named_barrier(1, THREADS + 32);
 }
@@ -195,13 +239,42 @@ static void kernel_visit_too_late() {
     visit(false);
 }
 
+/* The first block of a cluster copies into the second, which ends at once, or when it has it. */
+static void send(bool waits) {
+    PTX_DYNAMIC_SHARED(shared, 128);
+    __shared__ uint64_t barrier;
+    static const int32_t source[4] __align__(16) = {5, 6, 7, 8};
+    const uint32_t to = ptx_shared_address(shared), at = ptx_shared_address(&barrier);
+    if (blockIdx.x == 1 && threadIdx.x == 0) {
+        ptx_barrier_init(at, 1);
+        ptx_barrier_expect(at, sizeof source);
+    }
+    ptx_cluster_barrier();
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        ptx_copy_bulk(ptx_cluster_address(to, 1), source, sizeof source, ptx_cluster_address(at, 1));
+    ptx_cluster_barrier();
+    if (blockIdx.x == 1 && !waits)
+        return;
+    if (blockIdx.x == 1)
+        ptx_barrier_wait(at, 0, "the copy");
+    ptx_cluster_barrier();
+}
+
+static void kernel_send() {
+    send(true);
+}
+
+static void kernel_send_not_awaited() {
+    send(false);
+}
+
 static const struct {
     const char *name;
     void (*kernel)();
     const char *says; /* NULL: the kernel is right */
     const char *order;
-    unsigned cluster;
-    bool is_race; /* seen by the thread sanitizer alone */
+    unsigned cluster; /* blocks, all of one cluster; 0: three blocks, a cluster each */
+    bool is_race;     /* seen by the thread sanitizer alone */
 } cases[] = {
     {"exchange", kernel_exchange, nullptr, "3", 1, false},
     {"exchange without a barrier", kernel_exchange_unordered, "trapped", "late", 1, false},
@@ -215,6 +288,9 @@ static const struct {
      false},
     {"bulk copy, not waited for", kernel_leaves_copy, "on their way", "late", 1, false},
     {"box, not waited for", kernel_leaves_store, "may still read", "late", 1, false},
+    {"box", kernel_store, nullptr, "late", 1, false},
+    {"box, read and not yet written", kernel_store_read_alone, "trapped", "late", 1, false},
+    {"shared memory of the block before", kernel_uninitialised, "trapped", "late", 0, false},
     {"named barrier of too many", kernel_barrier_of_too_many, "deadlock", "late", 1, false},
     {"an arrival too many", kernel_arrival_too_many, "an arrival too many", "late", 1, false},
     {"shared memory's end", kernel_out_of_bounds, "dynamic bytes", "late", 1, false},
@@ -222,6 +298,8 @@ static const struct {
     {"unaligned row of a matrix", kernel_unaligned_row, "not aligned", "late", 1, false},
     {"operand without swizzle", kernel_operand_without_swizzle, "swizzle", "late", 1, false},
     {"blocks of a cluster", kernel_visit, nullptr, "2", 2, false},
+    {"a copy into another block", kernel_send, nullptr, "late", 2, false},
+    {"a copy into another block, which has ended", kernel_send_not_awaited, "on their way", "late", 2, false},
     {"blocks of a cluster, one has ended", kernel_visit_too_late, "which has ended", "late", 2, false},
 };
 
@@ -240,7 +318,7 @@ static std::string run(void (*kernel)(), unsigned cluster, int *status) {
     pid_t child = fork();
     if (child == 0) {
         dup2(ends[1], STDERR_FILENO);
-        emulator::launch({{cluster, 1, 1}, THREADS, cluster, BYTES}, kernel);
+        emulator::launch({{cluster ? cluster : 3, 1, 1}, THREADS, cluster ? cluster : 1, BYTES}, kernel);
         exit(0);
     }
     close(ends[1]);
@@ -253,11 +331,17 @@ static std::string run(void (*kernel)(), unsigned cluster, int *status) {
     return said;
 }
 
-int main() {
-    int n_failed = 0;
+int main(int argc, char **argv) {
+    const struct arguments arguments = arguments_read(argc, argv);
+    int n_run = 0, n_failed = 0;
     for (const auto &c : cases) {
-        if (c.is_race && !FINDS_RACES)
+        if ((c.is_race && !FINDS_RACES) || !arguments_match(&arguments, c.name))
             continue;
+        n_run++;
+        if (arguments.is_list) {
+            printf("%s\n", c.name);
+            continue;
+        }
         setenv("EMULATOR_ORDER", c.order, 1);
         int status;
         std::string said = run(c.kernel, c.cluster, &status);
@@ -267,5 +351,5 @@ int main() {
             printf("  status %d, and it said:\n%s\n", status, said.c_str());
         n_failed += !ok;
     }
-    return n_failed > 0;
+    return n_run == 0 ? arguments_matched_nothing(&arguments, "emulator") : n_failed;
 }

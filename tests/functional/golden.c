@@ -13,15 +13,12 @@
 #include "worker/model/float_convert.h"
 #include "worker/model/weight_convert.h"
 
+struct arguments golden_arguments;
 const char *golden_backend = "cpu";
-bool golden_small;
 
 bool golden_choose_backend(int argc, char **argv) {
-    if (argc > 1)
-        golden_backend = argv[1];
-    if (argc > 2)
-        cmocka_set_test_filter(argv[2]);
-    golden_small = argc > 3 && strcmp(argv[3], "small") == 0;
+    golden_arguments = arguments_read(argc, argv);
+    golden_backend = golden_arguments.device;
     struct backend backend;
     enum status result = backend_open(golden_backend, NULL, &backend);
     if (result == STATUS_OK)
@@ -34,7 +31,7 @@ bool golden_choose_backend(int argc, char **argv) {
 }
 
 void golden_open_backend(struct backend *backend) {
-    struct backend_options options = {.no_graphs = golden_small};
+    struct backend_options options = {.no_graphs = golden_arguments.is_small};
     golden_check(backend_open(golden_backend, &options, backend), golden_backend);
 }
 

@@ -8,16 +8,13 @@
 #include <stdint.h>
 
 #include "kernels/backend.h"
+#include "tests/functional/arguments.h"
 #include "worker/model/safetensors.h"
 
-/* The backend that argv[1] names ("cpu" when absent). */
-extern const char *golden_backend;
-/* argv[3] is "small": the same cases with fewer tokens and records, and operations launched one by one. For
- * sanitizers, which slow a kernel down a thousand times and lose track of recorded steps. */
-extern bool golden_small;
+extern struct arguments golden_arguments;
+extern const char *golden_backend; /* golden_arguments.device */
 
-/* Sets the two, and the pattern of the tests to run from argv[2] where given ("*tiny*"); returns false,
- * having printed "SKIPPED: …", where there is no such device. */
+/* Reads the arguments; returns false, having printed "SKIPPED: …", where there is no such device. */
 bool golden_choose_backend(int argc, char **argv);
 void golden_open_backend(struct backend *backend);
 

@@ -129,8 +129,11 @@ static bool takes_part(const struct invariance_variant *variant, const struct re
            (variant->longest_prompt == 0 || record->n_prompt_tokens <= variant->longest_prompt);
 }
 
-static void submit(struct engine *engine, const struct bench *bench, struct record *record) {
+static void submit(struct engine *engine, const struct bench *bench, const struct invariance_variant *variant,
+                   struct record *record) {
     int32_t room = bench->rig.config.n_positions - record->n_prompt_tokens;
+    if (variant->most_tokens > 0 && room > variant->most_tokens)
+        room = variant->most_tokens;
     int32_t max_tokens = record->request.sampling.max_tokens;
     golden_check(engine_submit(engine, record, max_tokens < room ? max_tokens : room), "engine_submit");
 }
@@ -148,7 +151,7 @@ static void run_shard(struct bench *bench, const struct invariance_model *model,
         int32_t index = variant->is_permuted ? (7 * i + 113) % INVARIANCE_RECORDS : i;
         struct record *record = make_record(model, &bench->rig.config, index);
         if (index % n_shards == shard && takes_part(variant, record)) {
-            submit(engine, bench, record);
+            submit(engine, bench, variant, record);
         } else {
             record_free(record);
             free(record);

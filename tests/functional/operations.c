@@ -272,6 +272,11 @@ double ops_storage_rounding(enum dtype dtype) {
 
 const int32_t ops_row_counts[OPS_N_ROW_COUNTS] = {1, 2, 7, 8, 16, 33, 64, 255, 256};
 
+bool ops_skips_count(const struct operations *ops, int i) {
+    return ops->is_small && ops_row_counts[i] != 1 && ops_row_counts[i] != 16 && ops_row_counts[i] != 33 &&
+           ops_row_counts[i] != 256;
+}
+
 float *ops_take_rows(struct operations *ops, const float *values, int32_t first, int32_t n, int32_t cols) {
     float *rows = ops_alloc(ops, (size_t)(n * cols), sizeof *rows);
     for (int32_t r = 0; r < n; r++)
@@ -287,6 +292,12 @@ float *ops_spread_values(struct operations *ops, int32_t n, enum dtype dtype) {
 }
 
 /* ---- steps ---- */
+
+void ops_slots_begin(struct operations *ops, const struct slot_start *starts, int32_t n) {
+    const int32_t together = ops->is_small ? n : 1;
+    for (int32_t i = 0; i < n; i += together)
+        OPS_OK(ops, ops->backend.slots_begin(ops->backend.context, starts + i, together));
+}
 
 struct slot_sampling ops_sampling(uint64_t key) {
     return (struct slot_sampling){

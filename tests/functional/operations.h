@@ -25,6 +25,7 @@ struct operations {
     uint64_t digest; /* of all that was read back */
     bool open;
     struct backend backend;
+    bool is_small; /* arguments.h: less in every case, and every kernel launched all the same */
 };
 
 struct operation_case {
@@ -98,13 +99,18 @@ void ops_expect_near(struct operations *ops, float got, double expected, double 
 /* Half a unit in the last place, relative: the rounding of one stored result. */
 double ops_storage_rounding(enum dtype dtype);
 
-/* A row alone and in batches: how many rows, of how many. */
+/* A row alone and in batches: how many rows, of how many. Small cases leave some counts out. */
 enum { OPS_N_ROW_COUNTS = 9, OPS_MOST_ROWS = 256 };
 extern const int32_t ops_row_counts[OPS_N_ROW_COUNTS];
+/* Whether the count of this index is left out. */
+bool ops_skips_count(const struct operations *ops, int i);
 /* Rows [first, first + n) of values [OPS_MOST_ROWS, cols], going round at the end; to be freed. */
 float *ops_take_rows(struct operations *ops, const float *values, int32_t first, int32_t n, int32_t cols);
 /* n values of ops_spread in dtype; to be freed. */
 float *ops_spread_values(struct operations *ops, int32_t n, enum dtype dtype);
+
+/* slots_begin of n slots, of small cases in one call. */
+void ops_slots_begin(struct operations *ops, const struct slot_start *starts, int32_t n);
 
 /* Sampling parameters with everything off at temperature 1. */
 struct slot_sampling ops_sampling(uint64_t key);

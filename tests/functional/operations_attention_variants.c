@@ -66,11 +66,12 @@ void case_attention_window_decode(struct operations *ops) {
 /* Keys and values in front of a generated row's window are NaN, from the position just outside it on. */
 static void window_nan_one(struct operations *ops, struct rig_model model, int32_t window) {
     enum { POSITIONS = 608 };
-    static const int32_t positions[] = {31, 32, 63, 100, 255, 256, 257, 511, 512, 600};
+    static const int32_t positions[] = {63, 257, 31, 32, 100, 255, 256, 511, 512, 600};
+    const size_t n_positions = ops->is_small ? 2 : sizeof positions / sizeof positions[0];
     struct rig rig;
     if (!rig_init(&rig, ops, model, &(struct rig_variant){.window = window}, 1, POSITIONS, POSITIONS))
         return;
-    for (size_t i = 0; i < sizeof positions / sizeof positions[0]; i++) {
+    for (size_t i = 0; i < n_positions; i++) {
         struct part prompt = {0, 0, positions[i], false}, row = {0, positions[i], 1, true};
         int32_t outside = positions[i] - window; /* the last position that the row does not see */
         if (outside < 0)

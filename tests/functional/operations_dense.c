@@ -267,6 +267,8 @@ static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t
         slot[r] = r;
     float *whole = NULL;
     for (int i = OPS_N_ROW_COUNTS - 1; i >= 0; i--) {
+        if (ops_skips_count(ops, i))
+            continue;
         int32_t n = ops_row_counts[i], first = i == OPS_N_ROW_COUNTS - 1 ? 0 : ops_below(ops, OPS_MOST_ROWS);
         float *rows = ops_take_rows(ops, x, first, n, width);
         ops_write(ops, hidden, DTYPE_FLOAT32, n, width, rows);

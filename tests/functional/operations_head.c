@@ -125,16 +125,16 @@ static void head_free(struct head *head) {
 
 static void start_slots(struct head *head, int32_t n) {
     static const int32_t page[] = {1}, prompt[] = {1, 2, 3, 7, 100};
-    struct backend *backend = &head->ops->backend;
-    for (int32_t slot = 0; slot < n; slot++) {
-        struct slot_start start = {.slot = slot,
-                                   .sampling = sampling_of(slot),
-                                   .pages = page,
-                                   .n_pages = 1,
-                                   .prompt = prompt,
-                                   .n_prompt = 5};
-        OPS_OK(head->ops, backend->slots_begin(backend->context, &start, 1));
-    }
+    struct slot_start *starts = ops_alloc(head->ops, (size_t)n, sizeof *starts);
+    for (int32_t slot = 0; slot < n; slot++)
+        starts[slot] = (struct slot_start){.slot = slot,
+                                           .sampling = sampling_of(slot),
+                                           .pages = page,
+                                           .n_pages = 1,
+                                           .prompt = prompt,
+                                           .n_prompt = 5};
+    ops_slots_begin(head->ops, starts, n);
+    free(starts);
 }
 
 /* Both steps with the first n rows, each entry i in slot slot_of(i), the head in slices. Results by step, and
@@ -194,7 +194,8 @@ static float *run_steps(struct head *head, int32_t n, int32_t slice, bool sample
     return ops_read(ops, head->hidden, DTYPE_FLOAT32, n, N_IN);
 }
 
-/* The plain way for all rows, then the head's for each count, over logits that hold junk. */
+/* The plain way for all rows, then the head's for each count, over logits that hold junk; of small cases for
+ * every second count. */
 static void compare(struct head *head, const int32_t *counts, int n_counts) {
     struct operations *ops = head->ops;
     head->plain_hidden = run_steps(head, head->n_rows, head->n_rows, false, head->plain);
@@ -207,6 +208,8 @@ static void compare(struct head *head, const int32_t *counts, int n_counts) {
     int n_faults = 0;
     for (int c = 0; c < n_counts; c++) {
         int32_t n = counts[c];
+        if (ops->is_small && (n_counts - 1 - c) % 2 != 0)
+            continue;
         ops_write(ops, head->logits, DTYPE_FLOAT32, head->n_rows, head->n_vocab, junk);
         float *hidden = run_steps(head, n, c % 2 ? (n + 2) / 3 : n, true, results);
         for (int step = 0; step < N_STEPS; step++)

@@ -355,8 +355,10 @@ static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t 
     float *whole = NULL;
     for (int i = OPS_N_ROW_COUNTS + N_MORE - 1; i >= 0; i--) {
         int32_t n = i < OPS_N_ROW_COUNTS ? ops_row_counts[i] : more_counts[OPS_N_ROW_COUNTS + N_MORE - 1 - i];
-        if (n > most_rows)
+        if (n > most_rows || (i < OPS_N_ROW_COUNTS && ops_skips_count(ops, i)))
             continue;
+        if (ops->is_small && dtype == DTYPE_FLOAT32 && n > OPS_MOST_ROWS)
+            continue; /* the kernel that 256 rows take */
         int32_t first = whole ? ops_below(ops, OPS_MOST_ROWS) : 0;
         float *rows = ops_take_rows(ops, x, first, n, n_in);
         ops_write(ops, (struct tensor *)args.in, dtype, n, n_in, rows);

@@ -88,15 +88,16 @@ static void rig_begin_slots(struct rig *rig) {
         rig->pages[i] = rig->pages[j];
         rig->pages[j] = page;
     }
-    for (int32_t s = 0; s < rig->n_slots; s++) {
-        struct slot_start start = {
+    struct slot_start *starts = ops_alloc(ops, (size_t)rig->n_slots, sizeof *starts);
+    for (int32_t s = 0; s < rig->n_slots; s++)
+        starts[s] = (struct slot_start){
             .slot = s,
             .sampling = ops_sampling(0),
             .pages = rig->pages + s * rig->pages_per_slot,
             .n_pages = rig->pages_per_slot,
         };
-        OPS_OK(ops, ops->backend.slots_begin(ops->backend.context, &start, 1));
-    }
+    ops_slots_begin(ops, starts, rig->n_slots);
+    free(starts);
 }
 
 void rig_poison(struct rig *rig) {

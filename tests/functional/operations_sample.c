@@ -1,4 +1,4 @@
-/* Cases for sampling and faults. The reference chooses by the definition, in double precision, over a full
+/* Cases for sampling. The reference chooses by the definition, in double precision, over a full
  * sort. */
 #include <float.h>
 #include <math.h>
@@ -6,104 +6,7 @@
 #include <string.h>
 
 #include "kernels/philox.h"
-#include "tests/functional/operations.h"
-
-enum { HEAD_DIM = 16 };
-
-static struct state_limits sample_limits(int32_t n_slots, int32_t n_vocab) {
-    return (struct state_limits){
-        .n_slots = n_slots,
-        .n_pages = 2,
-        .max_pages_per_slot = 64,
-        .max_rows = n_slots,
-        .max_segments = 4,
-        .max_samples = n_slots,
-        .n_layers = 3,
-        .n_heads = 1,
-        .n_kv_heads = 1,
-        .head_dim = HEAD_DIM,
-        .n_vocab = n_vocab,
-        .kv_dtype = DTYPE_FLOAT32,
-    };
-}
-
-struct sampler {
-    struct operations *ops;
-    int32_t n_slots, n_vocab;
-    struct tensor *logits;
-    int32_t *slot, *position, *token; /* [n_slots] of the next step; row r is in slot slot[r] */
-};
-
-static void sampler_init(struct sampler *sampler, struct operations *ops, int32_t n_slots, int32_t n_vocab) {
-    struct state_limits limits = sample_limits(n_slots, n_vocab);
-    ops_open(ops);
-    OPS_OK(ops, ops_state(ops, &limits));
-    *sampler = (struct sampler){
-        .ops = ops,
-        .n_slots = n_slots,
-        .n_vocab = n_vocab,
-        .logits = ops_junk(ops, DTYPE_FLOAT32, n_slots, n_vocab),
-        .slot = ops_alloc(ops, (size_t)n_slots, sizeof(int32_t)),
-        .position = ops_alloc(ops, (size_t)n_slots, sizeof(int32_t)),
-        .token = ops_alloc(ops, (size_t)n_slots, sizeof(int32_t)),
-    };
-    for (int32_t s = 0; s < n_slots; s++)
-        sampler->slot[s] = s;
-}
-
-static void sampler_free(struct sampler *sampler) {
-    free(sampler->slot);
-    free(sampler->position);
-    free(sampler->token);
-}
-
-static void sampler_start(struct sampler *sampler, int32_t slot, struct slot_sampling sampling,
-                          const int32_t *prompt, int32_t n_prompt) {
-    static const int32_t page[] = {1};
-    struct slot_start start = {
-        .slot = slot,
-        .sampling = sampling,
-        .pages = page,
-        .n_pages = 1,
-        .prompt = prompt,
-        .n_prompt = n_prompt,
-    };
-    struct backend *backend = &sampler->ops->backend;
-    OPS_OK(sampler->ops, backend->slots_begin(backend->context, &start, 1));
-}
-
-/* Samples rows [0, n) from logits [n, n_vocab], in two calls when n > 2. */
-static void sampler_step(struct sampler *sampler, int32_t n, const float *logits, bool want_logprobs,
-                         struct sample_result *results, struct sample_top *top) {
-    struct operations *ops = sampler->ops;
-    struct backend *backend = &ops->backend;
-    int32_t *row = ops_alloc(ops, (size_t)n, sizeof *row);
-    for (int32_t i = 0; i < n; i++)
-        row[i] = i;
-    struct batch batch = {
-        .n_rows = n,
-        .n_decode = n,
-        .n_samples = n,
-        .want_logprobs = want_logprobs,
-        .token = sampler->token,
-        .position = sampler->position,
-        .slot = sampler->slot,
-        .sample_row = row,
-        .sample_slot = sampler->slot,
-    };
-    ops_step_begin(ops, &batch);
-    int32_t first = n > 2 ? n / 2 : n;
-    for (int32_t done = 0; done < n;) {
-        int32_t count = done == 0 ? first : n - first;
-        ops_write(ops, sampler->logits, DTYPE_FLOAT32, count, sampler->n_vocab,
-                  logits + (int64_t)done * sampler->n_vocab);
-        struct sample_args args = {.logits = sampler->logits, .first_sample = done, .n = count};
-        OPS_OK(ops, backend->sample(backend->context, &args));
-        done += count;
-    }
-    ops_step_end(ops, &batch, results, top);
-    free(row);
-}
+#include "tests/functional/operations_sampler.h"
 
 /* ---- the reference ---- */
 
@@ -185,14 +88,15 @@ void case_sample_greedy(struct operations *ops) {
         struct sampler sampler;
         sampler_init(&sampler, ops, SLOTS, n);
         float *logits = ops_alloc(ops, (size_t)(SLOTS * n), sizeof *logits);
+        struct slot_sampling sampling[SLOTS];
         for (int32_t s = 0; s < SLOTS; s++) {
-            struct slot_sampling sampling = ops_sampling((uint64_t)s);
-            sampling.temperature = 0.0f;
-            sampler_start(&sampler, s, sampling, NULL, 0);
+            sampling[s] = ops_sampling((uint64_t)s);
+            sampling[s].temperature = 0.0f;
             /* Few different values, so that there are ties. */
             for (int32_t i = 0; i < n; i++)
                 logits[s * n + i] = (float)ops_below(ops, s < 4 ? 3 : 1000) - 500.0f;
         }
+        sampler_start_some(&sampler, 0, SLOTS, sampling, NULL, 0);
         struct sample_result results[SLOTS];
         sampler_step(&sampler, SLOTS, logits, false, results, NULL);
         for (int32_t s = 0; s < SLOTS; s++) {
@@ -210,7 +114,8 @@ void case_sample_greedy(struct operations *ops) {
 
 /* Several steps with all penalties on: repetition sees the prompt, the others only what was sampled. */
 void case_sample_penalties(struct operations *ops) {
-    enum { VOCAB = 40, STEPS = 30, SLOTS = 4 };
+    enum { VOCAB = 40, SLOTS = 4 };
+    const int n_steps = ops->is_small ? 4 : 30;
     static const int32_t prompt[] = {3, 4, 4, 7};
     struct sampler sampler;
     sampler_init(&sampler, ops, SLOTS, VOCAB);
@@ -225,12 +130,12 @@ void case_sample_penalties(struct operations *ops) {
         sampling[s].repetition_penalty = s == 0 ? 1.3f : s == 3 ? 0.8f : 1.0f;
         sampling[s].presence_penalty = s == 1 ? 0.75f : s == 2 ? -0.5f : 0.0f;
         sampling[s].frequency_penalty = s == 1 ? 0.5f : s == 3 ? 0.25f : 0.0f;
-        sampler_start(&sampler, s, sampling[s], prompt, 4);
     }
+    sampler_start_some(&sampler, 0, SLOTS, sampling, prompt, 4);
     float logits[SLOTS * VOCAB];
     for (int32_t i = 0; i < SLOTS * VOCAB; i++)
         logits[i] = ops_uniform(ops, -2.0f, 2.0f);
-    for (int step = 0; step < STEPS; step++) {
+    for (int step = 0; step < n_steps; step++) {
         for (int32_t s = 0; s < SLOTS; s++)
             sampler.position[s] = 3 + step;
         struct sample_result results[SLOTS];
@@ -296,14 +201,15 @@ static int compare_step(struct sampler *sampler, const struct slot_sampling *sam
 
 /* Random settings and rows, a third of them full of ties. Every token is predicted. */
 void case_sample_restricted(struct operations *ops) {
-    enum { SLOTS = 64, VOCAB = 301, STEPS = 12 };
+    enum { SLOTS = 64, VOCAB = 301 };
+    const int n_steps = ops->is_small ? 1 : 12;
     struct sampler sampler;
     sampler_init(&sampler, ops, SLOTS, VOCAB);
     struct slot_sampling sampling[SLOTS];
     struct sample_result results[SLOTS];
     float *logits = ops_alloc(ops, SLOTS * VOCAB, sizeof *logits);
     int close = 0;
-    for (int step = 0; step < STEPS; step++) {
+    for (int step = 0; step < n_steps; step++) {
         for (int32_t s = 0; s < SLOTS; s++) {
             sampling[s] = ops_sampling(ops_random(ops));
             sampling[s].temperature = ops_uniform(ops, 0.2f, 3.0f);
@@ -311,17 +217,17 @@ void case_sample_restricted(struct operations *ops) {
                 ops_below(ops, 2) ? ops_below(ops, 2) ? ops_below(ops, VOCAB + 5) : 1 + ops_below(ops, 4) : 0;
             sampling[s].top_p = ops_below(ops, 2) ? ops_uniform(ops, 0.05f, 0.99f) : 1.0f;
             sampling[s].min_p = ops_below(ops, 3) ? 0.0f : ops_uniform(ops, 0.001f, 0.5f);
-            sampler_start(&sampler, s, sampling[s], NULL, 0);
             sampler.position[s] = ops_below(ops, 1000);
             bool ties = ops_below(ops, 3) == 0;
             for (int32_t i = 0; i < VOCAB; i++)
                 logits[s * VOCAB + i] = ties ? (float)ops_below(ops, 6) : ops_uniform(ops, -6.0f, 6.0f);
         }
+        sampler_start_some(&sampler, 0, SLOTS, sampling, NULL, 0);
         close += compare_step(&sampler, sampling, logits, NULL, results);
     }
-    if (close > SLOTS * STEPS / 10)
+    if (close > SLOTS * n_steps / 10)
         OPS_FAIL(ops, "%d of %d rows were too close to call: the case tests too little", close,
-                 SLOTS * STEPS);
+                 SLOTS * n_steps);
     free(logits);
     sampler_free(&sampler);
 }
@@ -368,11 +274,11 @@ static void compare_large(struct operations *ops, int32_t n_vocab, enum shape sh
         sampling[s].top_p = settings[s].top_p;
         sampling[s].min_p = settings[s].min_p;
         sampling[s].repetition_penalty = settings[s].repetition;
-        sampler_start(&sampler, s, sampling[s], prompt, 16);
         sampler.position[s] = 17 * s;
         for (int32_t i = 0; i < n_vocab; i++)
             logits[(int64_t)s * n_vocab + i] = shaped_logit(ops, shape);
     }
+    sampler_start_some(&sampler, 0, SLOTS, sampling, prompt, 16);
     int close = compare_step(&sampler, sampling, logits, in_prompt, results);
     if (close > SLOTS / 2)
         OPS_FAIL(ops, "shape %d: %d of %d rows were too close to call: the case tests too little", (int)shape,
@@ -384,19 +290,22 @@ static void compare_large(struct operations *ops, int32_t n_vocab, enum shape sh
 
 void case_sample_large_vocabulary(struct operations *ops) {
     for (enum shape shape = 0; shape < N_SHAPES; shape++)
-        compare_large(ops, 50257, shape);
+        compare_large(ops, ops->is_small ? 9001 : 50257, shape);
 }
 
 /* As many tokens as Llama 3 has: more than one thread, or one block, looks after. */
 void case_sample_largest_vocabulary(struct operations *ops) {
     compare_large(ops, 128256, FLAT);
-    compare_large(ops, 128256, PEAKED);
+    if (!ops->is_small)
+        compare_large(ops, 128256, PEAKED);
     compare_large(ops, 4099, TIES);
 }
 
-/* Draws over many keys and positions follow the exact probabilities. */
+/* Draws over many keys and positions follow the exact probabilities; of a small case, which has few draws,
+ * they are among the tokens that top_k leaves. */
 void case_sample_chi_square(struct operations *ops) {
-    enum { SLOTS = 128, VOCAB = 24, STEPS = 150 };
+    enum { SLOTS = 128, VOCAB = 24 };
+    const int32_t n_steps = ops->is_small ? 2 : 150;
     struct sampler sampler;
     sampler_init(&sampler, ops, SLOTS, VOCAB);
     float row[VOCAB];
@@ -406,13 +315,15 @@ void case_sample_chi_square(struct operations *ops) {
     struct slot_sampling setting = ops_sampling(0);
     setting.temperature = 0.9f;
     setting.top_k = 20;
+    struct slot_sampling sampling[SLOTS];
     for (int32_t s = 0; s < SLOTS; s++) {
         memcpy(logits + s * VOCAB, row, sizeof row);
         setting.key = ops_random(ops);
-        sampler_start(&sampler, s, setting, NULL, 0);
+        sampling[s] = setting;
     }
+    sampler_start_some(&sampler, 0, SLOTS, sampling, NULL, 0);
     int64_t drawn[VOCAB] = {0};
-    for (int32_t step = 0; step < STEPS; step++) {
+    for (int32_t step = 0; step < n_steps; step++) {
         struct sample_result results[SLOTS];
         for (int32_t s = 0; s < SLOTS; s++)
             sampler.position[s] = step;
@@ -425,7 +336,7 @@ void case_sample_chi_square(struct operations *ops) {
     for (int32_t i = 0; i < VOCAB; i++)
         total += r[i].kept ? r[i].weight : 0.0;
     for (int32_t i = 0; i < VOCAB; i++) {
-        double expected = r[i].kept ? SLOTS * STEPS * r[i].weight / total : 0.0;
+        double expected = r[i].kept ? SLOTS * n_steps * r[i].weight / total : 0.0;
         if (!r[i].kept && drawn[r[i].id] > 0)
             OPS_FAIL(ops, "token %d was drawn, which top_k leaves out", r[i].id);
         if (r[i].kept)
@@ -433,8 +344,8 @@ void case_sample_chi_square(struct operations *ops) {
     }
     free(r);
     /* 19 degrees of freedom: 57.4 is exceeded once in 100,000 seeds, and this seed is fixed. */
-    if (chi_square > 57.4)
-        OPS_FAIL(ops, "chi-square of %d draws is %.1f", SLOTS * STEPS, chi_square);
+    if (chi_square > 57.4 && !ops->is_small)
+        OPS_FAIL(ops, "chi-square of %d draws is %.1f", SLOTS * n_steps, chi_square);
     free(logits);
     sampler_free(&sampler);
 }
@@ -450,16 +361,16 @@ static void rows_alone(struct operations *ops, int32_t n_vocab) {
         sampling[s].top_k = s % 3 == 0 ? 30 : 0;
         sampling[s].top_p = s % 3 == 1 ? 0.8f : 1.0f;
         sampling[s].n_logprobs = 0;
-        sampler_start(&sampler, s, sampling[s], NULL, 0);
         sampler.position[s] = ops_below(ops, 500);
     }
+    sampler_start_some(&sampler, 0, SLOTS, sampling, NULL, 0);
     for (int32_t i = 0; i < SLOTS * n_vocab; i++)
         logits[i] = ops_uniform(ops, -3.0f, 3.0f);
     struct sample_result together[SLOTS], alone;
     sampler_step(&sampler, SLOTS, logits, true, together, NULL);
     int32_t position[SLOTS];
     memcpy(position, sampler.position, sizeof position);
-    for (int32_t s = 0; s < SLOTS; s++) {
+    for (int32_t s = 0; s < (ops->is_small ? 3 : SLOTS); s++) {
         int32_t slot = SLOTS - 1 - s;
         sampler_start(&sampler, slot, sampling[s], NULL, 0);
         sampler.slot[0] = slot;
@@ -530,165 +441,4 @@ static void compare_logprobs(struct operations *ops, int32_t n_vocab) {
 void case_sample_logprobs(struct operations *ops) {
     compare_logprobs(ops, 777);
     compare_logprobs(ops, 40001);
-}
-
-/* ---- faults ---- */
-
-static void expect_fault(struct operations *ops, const struct sample_result *result, int32_t layer,
-                         int32_t position, const char *what) {
-    if (result->fault_layer != layer || (layer >= 0 && result->fault_position != position))
-        OPS_FAIL(ops, "%s: fault at layer %d, position %d; expected layer %d, position %d", what,
-                 result->fault_layer, result->fault_position, layer, position);
-}
-
-/* NaN and infinity in a row's hidden state or logits cost that row's slot alone, and name the first place. */
-void case_faults(struct operations *ops) {
-    enum { SLOTS = 6, VOCAB = 70, EMBD = 48 };
-    struct sampler sampler;
-    sampler_init(&sampler, ops, SLOTS, VOCAB);
-    struct backend *backend = &ops->backend;
-    float weight[EMBD], hidden[SLOTS * EMBD], logits[SLOTS * VOCAB];
-    for (int i = 0; i < EMBD; i++)
-        weight[i] = 1.0f;
-    for (int i = 0; i < SLOTS * EMBD; i++)
-        hidden[i] = ops_uniform(ops, -1.0f, 1.0f);
-    for (int i = 0; i < SLOTS * VOCAB; i++)
-        logits[i] = ops_uniform(ops, -1.0f, 1.0f);
-    struct tensor *hidden_tensor = ops_rows(ops, DTYPE_FLOAT32, SLOTS, EMBD, hidden);
-    struct tensor *out = ops_junk(ops, DTYPE_FLOAT32, SLOTS, EMBD);
-    struct norm_args norm = {
-        .hidden = hidden_tensor,
-        .weight = ops_vector(ops, EMBD, weight),
-        .out = out,
-        .epsilon = 1e-5f,
-        .site = 2,
-    };
-    for (int32_t s = 0; s < SLOTS; s++) {
-        struct slot_sampling sampling = ops_sampling((uint64_t)s);
-        sampling.temperature = s % 2 ? 1.0f : 0.0f;
-        sampler_start(&sampler, s, sampling, NULL, 0);
-        sampler.position[s] = 10 + s;
-    }
-    int32_t row[SLOTS] = {0, 1, 2, 3, 4, 5};
-    struct batch batch = {
-        .n_rows = SLOTS,
-        .n_decode = SLOTS,
-        .n_samples = SLOTS,
-        .token = sampler.token,
-        .position = sampler.position,
-        .slot = sampler.slot,
-        .sample_row = row,
-        .sample_slot = sampler.slot,
-    };
-    float bad_hidden[SLOTS * EMBD], bad_logits[SLOTS * VOCAB];
-    memcpy(bad_hidden, hidden, sizeof hidden);
-    memcpy(bad_logits, logits, sizeof logits);
-    bad_hidden[1 * EMBD + 47] = NAN;
-    bad_hidden[2 * EMBD] = INFINITY;
-    bad_logits[3 * VOCAB + 69] = NAN;
-    bad_logits[4 * VOCAB + 16] = -INFINITY;
-    bad_logits[1 * VOCAB] = NAN;
-
-    ops_step_begin(ops, &batch);
-    ops_write(ops, hidden_tensor, DTYPE_FLOAT32, SLOTS, EMBD, bad_hidden);
-    OPS_OK(ops, backend->norm(backend->context, &norm));
-    /* A later layer sees it too, and an earlier one of another slot: the first stays. */
-    norm.site = 3;
-    OPS_OK(ops, backend->norm(backend->context, &norm));
-    ops_write(ops, sampler.logits, DTYPE_FLOAT32, SLOTS, VOCAB, bad_logits);
-    struct sample_args args = {.logits = sampler.logits, .n = SLOTS};
-    OPS_OK(ops, backend->sample(backend->context, &args));
-    struct sample_result results[SLOTS];
-    ops_step_end(ops, &batch, results, NULL);
-    expect_fault(ops, &results[0], -1, 0, "clean slot");
-    expect_fault(ops, &results[1], 2, 11, "NaN in the hidden state");
-    expect_fault(ops, &results[2], 2, 12, "infinity in the hidden state");
-    expect_fault(ops, &results[3], 4, 13, "NaN in the logits");
-    expect_fault(ops, &results[4], 4, 14, "-infinity in the logits");
-    expect_fault(ops, &results[5], -1, 0, "clean slot");
-    float *normed = ops_read(ops, out, DTYPE_FLOAT32, SLOTS, EMBD);
-    for (int32_t s = 0; s < SLOTS; s++) {
-        for (int i = 0; s != 1 && s != 2 && i < EMBD; i++) {
-            if (!isfinite(normed[s * EMBD + i]))
-                OPS_FAIL(ops, "the NaN of a row is in row %d", s);
-        }
-    }
-    free(normed);
-
-    /* A later step is clean, and the first fault stays; a slot that starts again is clean. */
-    sampler_start(&sampler, 1, ops_sampling(1), NULL, 0);
-    for (int32_t s = 0; s < SLOTS; s++)
-        sampler.position[s]++;
-    ops_step_begin(ops, &batch);
-    ops_write(ops, hidden_tensor, DTYPE_FLOAT32, SLOTS, EMBD, hidden);
-    norm.site = 0;
-    OPS_OK(ops, backend->norm(backend->context, &norm));
-    ops_write(ops, sampler.logits, DTYPE_FLOAT32, SLOTS, VOCAB, logits);
-    OPS_OK(ops, backend->sample(backend->context, &args));
-    ops_step_end(ops, &batch, results, NULL);
-    expect_fault(ops, &results[1], -1, 0, "slot that starts again");
-    expect_fault(ops, &results[2], 2, 12, "slot with an old fault");
-    expect_fault(ops, &results[5], -1, 0, "clean slot");
-
-    /* Norm of sampled rows names the row's position, and an earlier position wins over an earlier layer. */
-    for (int32_t s = 0; s < SLOTS; s++)
-        sampler.position[s] = s == 5 ? 3 : 40;
-    bad_hidden[5 * EMBD + 1] = NAN;
-    ops_step_begin(ops, &batch);
-    ops_write(ops, hidden_tensor, DTYPE_FLOAT32, SLOTS, EMBD, bad_hidden);
-    norm.site = 3;
-    norm.sampled_rows = true;
-    norm.first_sample = 4;
-    norm.n = 2;
-    OPS_OK(ops, backend->norm(backend->context, &norm));
-    OPS_OK(ops, backend->sample(backend->context, &args));
-    ops_step_end(ops, &batch, results, NULL);
-    expect_fault(ops, &results[4], 4, 14, "slot with an old fault");
-    expect_fault(ops, &results[5], 3, 3, "NaN in a sampled row");
-    expect_fault(ops, &results[1], -1, 0, "row that the norm did not read");
-
-    /* Samples of one prompt read the row of the slot that computed it, and share its fault. */
-    row[0] = 2;
-    ops_step_begin(ops, &batch);
-    ops_write(ops, sampler.logits, DTYPE_FLOAT32, SLOTS, VOCAB, logits);
-    OPS_OK(ops, backend->sample(backend->context, &args));
-    ops_step_end(ops, &batch, results, NULL);
-    expect_fault(ops, &results[0], 2, 12, "sample of a row with a fault");
-    expect_fault(ops, &results[1], -1, 0, "sample of a clean row");
-    sampler_free(&sampler);
-}
-
-/* Values that are not finite anywhere in a row that several blocks look after; a fault that its row's slot
- * brings along. */
-void case_faults_large_vocabulary(struct operations *ops) {
-    enum { SLOTS = 5, VOCAB = 40001 };
-    struct sampler sampler;
-    sampler_init(&sampler, ops, SLOTS, VOCAB);
-    float *logits = ops_alloc(ops, (size_t)SLOTS * VOCAB, sizeof *logits);
-    for (int32_t i = 0; i < SLOTS * VOCAB; i++)
-        logits[i] = ops_uniform(ops, -1.0f, 1.0f);
-    logits[1 * VOCAB] = NAN;
-    logits[2 * VOCAB + VOCAB - 1] = INFINITY;
-    logits[3 * VOCAB + VOCAB / 2] = -INFINITY;
-    for (int32_t s = 0; s < SLOTS; s++) {
-        struct slot_sampling sampling = ops_sampling((uint64_t)s);
-        sampling.top_k = s == 4 ? 50 : 0;
-        sampler_start(&sampler, s, sampling, NULL, 0);
-        sampler.position[s] = 20 + s;
-    }
-    struct sample_result results[SLOTS];
-    sampler_step(&sampler, SLOTS, logits, false, results, NULL);
-    expect_fault(ops, &results[0], -1, 0, "clean slot");
-    expect_fault(ops, &results[1], 4, 21, "NaN as the first logit");
-    expect_fault(ops, &results[2], 4, 22, "infinity as the last logit");
-    expect_fault(ops, &results[3], 4, 23, "-infinity in the middle");
-    expect_fault(ops, &results[4], -1, 0, "clean slot");
-    /* Clean logits: the fault stays. */
-    for (int32_t s = 0; s < SLOTS; s++)
-        memmove(logits + s * VOCAB, logits, VOCAB * sizeof *logits);
-    sampler_step(&sampler, SLOTS, logits, false, results, NULL);
-    expect_fault(ops, &results[1], 4, 21, "slot with an old fault");
-    expect_fault(ops, &results[4], -1, 0, "clean slot");
-    free(logits);
-    sampler_free(&sampler);
 }

@@ -95,13 +95,16 @@ static double expected_logprob(const float *logits, int32_t n, int32_t target) {
 }
 
 static void start_all(struct operations *ops, uint64_t key) {
+    static const int32_t page[] = {1};
+    struct slot_start starts[SLOTS];
     for (int32_t s = 0; s < SLOTS; s++) {
         struct slot_sampling sampling = ops_sampling(key + (uint64_t)s);
         sampling.temperature = s % 3 == 0 ? 0.0f : 0.8f;
         sampling.top_k = s % 3 == 1 ? 5 : 0;
         sampling.n_logprobs = s < 2 ? -1 : s;
-        start_slot(ops, s, sampling);
+        starts[s] = (struct slot_start){.slot = s, .sampling = sampling, .pages = page, .n_pages = 1};
     }
+    ops_slots_begin(ops, starts, SLOTS);
 }
 
 /* The same step without targets, then with some: what is sampled keeps its bits, and what is scored has those

@@ -1,16 +1,12 @@
 /* The building blocks beside PyTorch, through backend.h: layer norm, linear, gelu, softmax, attention
- * probabilities, attention, MLP, block (tests/golden/README.md). argv[1]: cpu or cuda; the others: golden.h.
- */
+ * probabilities, attention, MLP, block (tests/golden/README.md). */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "tests/functional/golden.h"
+#include "tests/functional/run_cases.h"
 
 /* bfloat16: inputs, weights and each operation's output are rounded to 8 bits (2^-9 relative); two or three
  * such roundings and sums of errors that partly cancel stay below this. */
@@ -234,6 +230,7 @@ static void run_attention(struct bench *bench, int64_t n_tokens, int64_t width, 
     }
 }
 
+enum { SMALL_STEPS = 40 }; /* of a small case, with each way of cutting a prompt */
 static const int64_t attention_chunks[] = {MAX_TOKENS, 64, 7, 1, CHUNK_DECODE};
 enum { N_ATTENTION_CHUNKS = sizeof attention_chunks / sizeof attention_chunks[0] };
 
@@ -259,6 +256,9 @@ static void attention_case(struct safetensors *files, int index, enum dtype dtyp
     size_t n = (size_t)(n_tokens * width);
     float *actual = malloc(n * sizeof *actual);
     for (int c = 0; c < N_ATTENTION_CHUNKS; c++) {
+        int64_t chunk = attention_chunks[c], n_steps = chunk > 0 ? n_tokens / chunk : n_tokens;
+        if (golden_arguments.is_small && n_steps > SMALL_STEPS)
+            continue;
         struct bench bench;
         bench_open(&bench, dtype, width / head_dim, head_dim);
         run_attention(&bench, n_tokens, width, head_dim, 1.0f / sqrtf((float)head_dim), attention_chunks[c],
@@ -331,10 +331,12 @@ static void softmax_row(int index, int64_t width, const float *x, const float *e
 static void softmax_case(struct safetensors *files, int index, enum dtype dtype) {
     enum { MAX_ROWS = 4 }; /* of a case: each takes several backends */
     int64_t shape[2];
+    const int64_t most_columns = golden_arguments.is_small ? 300 : MAX_TOKENS;
+    const int64_t most_rows = golden_arguments.is_small ? 1 : MAX_ROWS;
     if (dtype != DTYPE_FLOAT32)
         return;
     float *x = golden_floats(files, index, "x", shape), *y = golden_floats(files, index, "y", shape);
-    for (int64_t row = 0; row < shape[0] && row < MAX_ROWS && shape[1] <= MAX_TOKENS; row++)
+    for (int64_t row = 0; row < shape[0] && row < most_rows && shape[1] <= most_columns; row++)
         softmax_row(index, shape[1], x + row * shape[1], y + row * shape[1]);
     free(x);
     free(y);
@@ -465,12 +467,12 @@ BLOCK_TEST(test_block, "block", "x", block_case)
 
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
-        return 77;
-    const struct CMUnitTest tests[] = {
+        return ARGUMENTS_SKIPPED;
+    struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_linear),
         cmocka_unit_test(test_gelu),       cmocka_unit_test(test_softmax),
         cmocka_unit_test(test_attention),  cmocka_unit_test(test_attention_probabilities),
         cmocka_unit_test(test_mlp),        cmocka_unit_test(test_block),
     };
-    return cmocka_run_group_tests_name("blocks", tests, NULL, NULL);
+    return run_cases(&golden_arguments, "blocks", tests, sizeof tests / sizeof tests[0]);
 }

@@ -1,18 +1,14 @@
 /* An answer never depends on its batch: 300 records, greedy and sampled, generated in batches of every make
- * and compared with one baseline, bit for bit. argv[1]: cpu or cuda; argv[2], when given, picks
- * the tests whose names match it ("*tiny*"); argv[3]: golden_small. One line per run says what its batches
- * were like, and the test holds them to be as different as they claim. */
-#include <setjmp.h>
-#include <stdarg.h>
+ * and compared with one baseline, bit for bit. One line per run says what its batches were like, and the test
+ * holds them to be as different as they claim. Small cases run few records in three ways. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include <cmocka.h>
-
 #include "tests/functional/golden.h"
 #include "tests/functional/invariance.h"
+#include "tests/functional/run_cases.h"
 
 static const struct invariance_model shakespeare = {"shakespeare", "weights/shakespeare", 200};
 static const struct invariance_model tiny = {"tiny", "tests/models/tiny", 2000};
@@ -63,7 +59,7 @@ static const struct invariance_variant planted_variant = {.name = "planted split
                                                           .options.no_graphs = true,
                                                           .relay.splits_k = true};
 
-enum { SMALL_EVERY = 40, SMALL_PROMPT = 130 };
+enum { SMALL_EVERY = 35, SMALL_PROMPT = 130, SMALL_TOKENS = 4 };
 
 static double cpu_seconds(void) {
     return (double)clock() / CLOCKS_PER_SEC;
@@ -131,7 +127,7 @@ static void check_variant(const struct invariance_model *model, enum dtype dtype
     struct invariance_run run;
     struct invariance_difference difference;
     run_variant(model, dtype, variant, &run);
-    if (!golden_small)
+    if (!golden_arguments.is_small)
         check_make(variant, baseline, &run);
     if (!invariance_equal(baseline, &run, &difference))
         fail_msg("%s %s, %s: record %d (%d prompt tokens), sample %d, generated token %d: %s", model->name,
@@ -160,19 +156,25 @@ static void check_variants(const struct invariance_model *model, enum dtype dtyp
         check_variant(model, dtype, baseline, &variants[i]);
 }
 
-/* golden_small: few records in three ways. */
+/* A small case: few records in three ways. */
 static void check_small(const struct invariance_model *model, enum dtype dtype) {
     static const struct invariance_variant ways[] = {
-        {.name = "few", .every = SMALL_EVERY, .longest_prompt = SMALL_PROMPT, .options.no_graphs = true},
+        {.name = "few",
+         .every = SMALL_EVERY,
+         .longest_prompt = SMALL_PROMPT,
+         .most_tokens = SMALL_TOKENS,
+         .options.no_graphs = true},
         {.name = "few, 3 sequences",
          .max_num_seqs = 3,
          .every = SMALL_EVERY,
          .longest_prompt = SMALL_PROMPT,
+         .most_tokens = SMALL_TOKENS,
          .options.no_graphs = true},
-        {.name = "few, chunks of 7",
-         .chunk_rows = 7,
+        {.name = "few, chunks of 33",
+         .chunk_rows = 33,
          .every = SMALL_EVERY,
          .longest_prompt = SMALL_PROMPT,
+         .most_tokens = SMALL_TOKENS,
          .options.no_graphs = true},
     };
     struct invariance_run baseline;
@@ -184,7 +186,7 @@ static void check_small(const struct invariance_model *model, enum dtype dtype) 
 }
 
 static void check_model(const struct invariance_model *model, enum dtype dtype, bool is_brief) {
-    if (golden_small) {
+    if (golden_arguments.is_small) {
         check_small(model, dtype);
         return;
     }
@@ -266,8 +268,8 @@ static void test_tiny_gemma3_bfloat16(void **state) {
 
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
-        return 77;
-    const struct CMUnitTest tests[] = {
+        return ARGUMENTS_SKIPPED;
+    struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny_float32),         cmocka_unit_test(test_tiny_bfloat16),
         cmocka_unit_test(test_tiny_llama_float32),   cmocka_unit_test(test_tiny_llama_bfloat16),
         cmocka_unit_test(test_tiny_mistral_float32), cmocka_unit_test(test_tiny_mistral_bfloat16),
@@ -275,5 +277,5 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_tiny_gemma3_float32),  cmocka_unit_test(test_tiny_gemma3_bfloat16),
         cmocka_unit_test(test_shakespeare_float32),  cmocka_unit_test(test_shakespeare_bfloat16),
     };
-    return cmocka_run_group_tests_name("invariance", tests, NULL, NULL);
+    return run_cases(&golden_arguments, "invariance", tests, sizeof tests / sizeof tests[0]);
 }

@@ -1,5 +1,6 @@
 /* Every tile shape of matmul on Hopper, with every kind of end, beside the portable kernel: equal bits. A
- * device takes the shape that it is fastest with, so tests of whole products reach some of them alone. */
+ * device takes the shape that it is fastest with, so tests of whole products reach some of them alone.
+ * A case is a product, and says what cmocka would. */
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -7,6 +8,7 @@
 
 #include "kernels/cuda/matmul.cuh"
 #include "kernels/memory_rows.h"
+#include "tests/functional/arguments.h"
 
 struct product {
     const char *name;
@@ -29,8 +31,8 @@ static const product products[] = {
     {"add", 200, 520, true, true, true, ACTIVATION_NONE, 0},
     {"add, two parts", 72, 4300, true, true, true, ACTIVATION_NONE, 0},
 };
-static const int32_t row_counts[] = {1, 33, 128, 300};
-enum { MOST_ROWS = 300 };
+static const int32_t row_counts[] = {1, 300, 33, 128};
+enum { N_ROW_COUNTS = 4, N_SMALL_ROW_COUNTS = 2, MOST_ROWS = 300 };
 
 static struct backend backend;
 
@@ -79,7 +81,7 @@ static std::vector<unsigned char> result(const product &p, struct tensor *out,
 }
 
 /* Returns how many shapes were compared, or -1. */
-static int compare(const product &p) {
+static int compare(const product &p, int n_row_counts) {
     const bool gated = p.activation == ACTIVATION_SILU_GATED || p.activation == ACTIVATION_GELU_TANH_GATED;
     std::vector<uint16_t> weight = as_bfloat16(random_floats((size_t)p.n_out * p.n_in)),
                           other = as_bfloat16(random_floats((size_t)p.n_out * p.n_in)),
@@ -102,7 +104,8 @@ static int compare(const product &p) {
     if (p.has_bias)
         must(backend.vector_new(context, p.n_out, bias.data(), &b));
     int n_compared = 0;
-    for (int32_t n_rows : row_counts) {
+    for (int count = 0; count < n_row_counts; count++) {
+        const int32_t n_rows = row_counts[count];
         struct matmul_args args = {};
         args.weight = w;
         args.bias = b;
@@ -134,19 +137,35 @@ static int compare(const product &p) {
     return n_compared;
 }
 
-int main() {
+/* How many of the cases fail. */
+static int run(const struct arguments *arguments) {
+    int n_run = 0, n_failed = 0;
+    for (const product &p : products) {
+        if (!arguments_match(arguments, p.name))
+            continue;
+        n_run++;
+        if (arguments->is_list) {
+            printf("%s\n", p.name);
+            continue;
+        }
+        printf("[ RUN      ] %s\n", p.name);
+        int n = compare(p, arguments->is_small ? N_SMALL_ROW_COUNTS : N_ROW_COUNTS);
+        bool ok = n >= 0 && (n == 0) == (strstr(p.name, "no kernel") != nullptr);
+        printf("%d products\n%s %s\n", n, ok ? "[       OK ]" : "[  FAILED  ]", p.name);
+        n_failed += !ok;
+    }
+    return n_run == 0 ? arguments_matched_nothing(arguments, "matmul_tiles") : n_failed;
+}
+
+int main(int argc, char **argv) {
+    const struct arguments arguments = arguments_read(argc, argv);
     enum status status = backend_open_cuda(nullptr, &backend);
     if (status == STATUS_NO_DEVICE || (status == STATUS_OK && !backend.context->has_wgmma)) {
         printf("SKIPPED: no GPU with wgmma\n");
-        return 77;
+        return ARGUMENTS_SKIPPED;
     }
     must(status);
-    bool ok = true;
-    for (const product &p : products) {
-        int n = compare(p);
-        printf("%s: %d products\n", p.name, n);
-        ok = ok && n >= 0 && (n == 0) == (strstr(p.name, "no kernel") != nullptr);
-    }
+    int code = run(&arguments);
     backend.close(backend.context);
-    return ok ? 0 : 1;
+    return code;
 }

@@ -1,13 +1,11 @@
-/* Runs the table of operation cases on the backend named by the first argument: cpu (default) or cuda; a
- * second picks cases by a pattern of their names ("cuda: sample*"). On the CPU also: every instruction set
- * and thread count gives the bits of the first run. */
+/* Runs the table of operation cases. On the CPU also: every instruction set and thread count
+ * gives the bits of the first run. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/functional/operations.h"
-
-enum { SKIPPED = 77 };
+#include "tests/functional/run_cases.h"
 
 static const uint64_t SEED = 20240607;
 
@@ -15,14 +13,17 @@ static const uint64_t SEED = 20240607;
 struct run {
     const struct operation_case *operation_case;
     struct backend_options options;
-    const char *device;
+    const struct arguments *arguments;
     uint64_t *digest; /* written by the first variant, compared by the others */
     bool first;
 };
 
 static void run_case(void **state) {
     const struct run *run = *state;
-    struct operations ops = {.device = run->device, .options = run->options, .seed = SEED};
+    struct operations ops = {.device = run->arguments->device,
+                             .options = run->options,
+                             .seed = SEED,
+                             .is_small = run->arguments->is_small};
     operations_run(&ops, run->operation_case);
     if (run->first)
         *run->digest = ops.digest;
@@ -41,16 +42,16 @@ static const struct {
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
 
 int main(int argc, char **argv) {
-    const char *device = argc > 1 ? argv[1] : "cpu";
+    const struct arguments arguments = arguments_read(argc, argv);
+    const char *device = arguments.device;
     bool cpu = strcmp(device, "cpu") == 0;
-    if (argc > 2)
-        cmocka_set_test_filter(argv[2]);
     struct backend backend;
     if (backend_open(device, NULL, &backend) != STATUS_OK) {
         printf("SKIPPED: operations on %s: %s\n", device, status_message());
-        return SKIPPED;
+        return ARGUMENTS_SKIPPED;
     }
-    printf("operations on %s\n", backend.device);
+    if (!arguments.is_list)
+        printf("operations on %s\n", backend.device);
     backend.close(backend.context);
 
     struct run *runs = calloc((size_t)n_operation_cases * (1 + N_VARIANTS), sizeof *runs);
@@ -66,13 +67,14 @@ int main(int argc, char **argv) {
             options =
                 (struct backend_options){.cpu_isa = variants[v].isa, .n_threads = variants[v].n_threads};
         if (v >= 0 && backend_open(device, &options, &backend) != STATUS_OK) {
-            printf("not run here: %s\n", status_message());
+            if (!arguments.is_list)
+                printf("not run here: %s\n", status_message());
             continue;
         }
         if (v >= 0)
             backend.close(backend.context);
         for (int i = 0; i < n_operation_cases; i++, n++) {
-            runs[n] = (struct run){&operation_cases[i], options, device, &digests[i], v < 0};
+            runs[n] = (struct run){&operation_cases[i], options, &arguments, &digests[i], v < 0};
             if (v < 0)
                 snprintf(names[n], sizeof names[n], "%s: %s", device, operation_cases[i].name);
             else
@@ -82,7 +84,7 @@ int main(int argc, char **argv) {
                 (struct CMUnitTest){.name = names[n], .test_func = run_case, .initial_state = &runs[n]};
         }
     }
-    int failed = _cmocka_run_group_tests("operations", tests, n, NULL, NULL);
+    int failed = run_cases(&arguments, "operations", tests, n);
     free(runs);
     free(tests);
     free(digests);

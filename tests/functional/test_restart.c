@@ -1,22 +1,17 @@
 /* The engine when sequences run out of pages and start again from their prompts: the answers are those of an
  * engine that reserves everything, whatever ends them and however many samples they have. The tiny model;
- * argv[1]: cpu or cuda; the others: golden.h. On the CPU results come at once, and one step late, as from a
- * device beside the host.
- */
-#include <setjmp.h>
-#include <stdarg.h>
+ * on the CPU results come at once, and one step late, as from a device beside the host. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "kernels/philox.h"
 #include "tests/functional/golden.h"
 #include "tests/functional/relay.h"
+#include "tests/functional/run_cases.h"
 #include "tests/support/engine_rig.h"
 
-enum { N_SLOTS = 8, N_PAGES = 18, MAX_ROWS = 96, N_RECORDS = 30, MAX_TOKENS = 150 };
+enum { N_SLOTS = 8, MAX_ROWS = 96, N_RECORDS = 30 };
 
 static const char folder[] = "tests/models/tiny";
 
@@ -32,13 +27,22 @@ static void count_token(void *argument, const struct sequence *sequence, int32_t
     outcome->n_streamed++;
 }
 
+/* How many pages there are, and records, of which the first third is short, and tokens of the others. */
+struct amount {
+    int32_t n_pages, n_records, max_tokens;
+};
+
+static struct amount amount(void) {
+    return golden_arguments.is_small ? (struct amount){10, 9, 20} : (struct amount){18, N_RECORDS, 150};
+}
+
 /* The first third is short; then all kinds of endings. */
 static struct record *make_record(int32_t index) {
     int32_t n = 3 + (int32_t)(philox_word(4, (uint32_t)index, 0) % 60);
     struct record *record = record_of_random_ids(index, n, 1000);
     struct sampling *sampling = &record->request.sampling;
     sampling->ignore_eos = true;
-    if (index >= N_RECORDS / 3) {
+    if (index >= amount().n_records / 3) {
         sampling->n = 1 + index % 3;
         sampling->logprobs = index % 4 == 0 ? 2 : -1;
         sampling->frequency_penalty = index % 2 ? 0.5f : 0;
@@ -56,12 +60,13 @@ static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
     struct backend inner;
     struct engine_rig rig = {0};
     struct tokenizer *tokenizer;
-    OK(backend_open(golden_backend, &(struct backend_options){.n_threads = 1, .no_graphs = golden_small},
+    OK(backend_open(golden_backend,
+                    &(struct backend_options){.n_threads = 1, .no_graphs = golden_arguments.is_small},
                     &inner));
     OK(relay_open(&inner, &(struct relay_options){.is_late = is_late}, &rig.backend));
     OK(tokenizer_open(folder, &tokenizer));
     struct engine_options options = {.limits = {.n_slots = N_SLOTS,
-                                                .n_pages = N_PAGES,
+                                                .n_pages = amount().n_pages,
                                                 .max_pages_per_slot = 8,
                                                 .max_rows = MAX_ROWS,
                                                 .max_samples = N_SLOTS,
@@ -73,8 +78,9 @@ static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
     OK(engine_rig_load(&rig, folder, DTYPE_FLOAT32, &options.limits, 4));
     struct engine *engine;
     OK(engine_open(&rig.backend, rig.model, &rig.config, tokenizer, &options, &engine));
-    for (int32_t i = 0; i < N_RECORDS; i++)
-        OK(engine_submit(engine, make_record(i), i < N_RECORDS / 3 ? 3 : MAX_TOKENS));
+    const struct amount all = amount();
+    for (int32_t i = 0; i < all.n_records; i++)
+        OK(engine_submit(engine, make_record(i), i < all.n_records / 3 ? 3 : all.max_tokens));
     for (int32_t turn = 0; !engine_is_idle(engine); turn++) {
         assert_true(turn < 20000);
         OK(engine_step(engine, false, true, &outcome->metrics));
@@ -88,7 +94,7 @@ static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
 }
 
 static void outcome_free(struct outcome *outcome) {
-    for (int32_t i = 0; i < N_RECORDS; i++) {
+    for (int32_t i = 0; i < amount().n_records; i++) {
         record_free(outcome->records[i]);
         free(outcome->records[i]);
     }
@@ -114,13 +120,13 @@ static void check_equal(bool is_late) {
     run(is_late, true, &expected);
     assert_int_equal(full.metrics.n_restarts, 0);
     assert_int_equal(full.metrics.replayed_rows, 0);
-    assert_true(expected.metrics.n_restarts >= 3);
+    assert_true(expected.metrics.n_restarts >= (golden_arguments.is_small ? 1 : 3));
     assert_true(expected.metrics.replayed_rows > 0);
     assert_true(expected.metrics.slot_steps * full.metrics.n_steps >
                 full.metrics.slot_steps * expected.metrics.n_steps); /* more of them at a time */
     assert_int_equal(expected.n_streamed, full.n_streamed);
     int32_t n_stopped = 0;
-    for (int32_t i = 0; i < N_RECORDS; i++) {
+    for (int32_t i = 0; i < amount().n_records; i++) {
         const struct record *a = full.records[i], *b = expected.records[i];
         assert_non_null(a);
         assert_non_null(b);
@@ -130,7 +136,7 @@ static void check_equal(bool is_late) {
             n_stopped += a->completions[s].finish_reason == FINISH_STOP;
         }
     }
-    assert_true(n_stopped >= 3);
+    assert_true(n_stopped >= (golden_arguments.is_small ? 1 : 3));
     outcome_free(&full);
     outcome_free(&expected);
 }
@@ -144,15 +150,15 @@ static void test_restarted_answers_are_equal(void **state) {
 
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
-        return 77;
+        return ARGUMENTS_SKIPPED;
     struct backend backend;
     OK(backend_open(golden_backend, NULL, &backend));
     bool can_grow = backend.slots_extend != NULL;
     backend.close(backend.context);
     if (!can_grow) {
         printf("the backend gives running sequences no further pages\n");
-        return 77;
+        return ARGUMENTS_SKIPPED;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_restarted_answers_are_equal)};
-    return cmocka_run_group_tests_name("restart", tests, NULL, NULL);
+    struct CMUnitTest tests[] = {cmocka_unit_test(test_restarted_answers_are_equal)};
+    return run_cases(&golden_arguments, "restart", tests, sizeof tests / sizeof tests[0]);
 }

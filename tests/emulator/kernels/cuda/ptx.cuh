@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "cuda.h"
 #include "emulator.h"
@@ -188,7 +189,7 @@ static inline void ptx_copy_bulk(uint32_t shared, const void *global, uint32_t b
     if (bytes % 16 || shared % 16 || reinterpret_cast<uintptr_t>(global) % 16)
         emulator::fail("a bulk copy of %u bytes from %p to %08x, which are not multiples of 16", bytes,
                        global, shared);
-    emulator::engine_add([=] {
+    emulator::engine_add(shared, [=] {
         memcpy(to, global, bytes);
         emulator::counter_complete(counter, bytes);
     });
@@ -232,7 +233,7 @@ static inline void ptx_copy_box(uint32_t shared, const void *map_address, int32_
     CUtensorMap map = *static_cast<const CUtensorMap *>(map_address);
     unsigned char *to = emulator_box_start(map, shared);
     void *counter = emulator::shared_pointer(barrier);
-    emulator::engine_add([=] {
+    emulator::engine_add(shared, [=] {
         emulator_box(map, x, y, to, shared, [&](unsigned char *in_shared, const unsigned char *in_memory) {
             if (in_memory)
                 memcpy(in_shared, in_memory, map.element_bytes);
@@ -243,16 +244,33 @@ static inline void ptx_copy_box(uint32_t shared, const void *map_address, int32_
     });
 }
 
-static inline void ptx_store_box(const void *map_address, int32_t x, int32_t y, uint32_t shared) {
+/* Stores a box; write(in memory, value from shared memory) for each element that is inside. */
+template <typename Write>
+static inline void emulator_store_box(const void *map_address, int32_t x, int32_t y, uint32_t shared,
+                                      const Write &write) {
     CUtensorMap map = *static_cast<const CUtensorMap *>(map_address);
     unsigned char *from = emulator_box_start(map, shared);
-    emulator::background_add(emulator::BACKGROUND_STORE, [=] {
-        emulator_box(map, x, y, from, shared, [&](unsigned char *in_shared, unsigned char *in_memory) {
-            if (in_memory)
-                memcpy(in_memory, in_shared, map.element_bytes);
+    emulator::store_add([=] {
+        std::vector<unsigned char> values;
+        emulator_box(map, x, y, from, shared, [&](unsigned char *in_shared, unsigned char *) {
+            values.insert(values.end(), in_shared, in_shared + map.element_bytes);
         });
+        return [=] {
+            const unsigned char *value = values.data();
+            emulator_box(map, x, y, from, shared, [&](unsigned char *, unsigned char *in_memory) {
+                if (in_memory)
+                    write(in_memory, value);
+                value += map.element_bytes;
+            });
+        };
     });
-    emulator::background_commit(emulator::BACKGROUND_STORE);
+}
+
+static inline void ptx_store_box(const void *map_address, int32_t x, int32_t y, uint32_t shared) {
+    uint32_t bytes = static_cast<const CUtensorMap *>(map_address)->element_bytes;
+    emulator_store_box(map_address, x, y, shared, [=](unsigned char *in_memory, const unsigned char *value) {
+        memcpy(in_memory, value, bytes);
+    });
 }
 
 /* Sums that the memory computes know no subnormals. */
@@ -265,20 +283,13 @@ static inline float ptx_sum_in_memory(float x, float y) {
 }
 
 static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, uint32_t shared) {
-    CUtensorMap map = *static_cast<const CUtensorMap *>(map_address);
-    unsigned char *from = emulator_box_start(map, shared);
-    emulator::background_add(emulator::BACKGROUND_STORE, [=] {
-        emulator_box(map, x, y, from, shared, [&](unsigned char *in_shared, unsigned char *in_memory) {
-            float sum, more;
-            if (!in_memory)
-                return;
-            memcpy(&sum, in_memory, sizeof sum);
-            memcpy(&more, in_shared, sizeof more);
-            sum = ptx_sum_in_memory(sum, more);
-            memcpy(in_memory, &sum, sizeof sum);
-        });
+    emulator_store_box(map_address, x, y, shared, [](unsigned char *in_memory, const unsigned char *value) {
+        float sum, more;
+        memcpy(&sum, in_memory, sizeof sum);
+        memcpy(&more, value, sizeof more);
+        sum = ptx_sum_in_memory(sum, more);
+        memcpy(in_memory, &sum, sizeof sum);
     });
-    emulator::background_commit(emulator::BACKGROUND_STORE);
 }
 
 static inline void ptx_add(float *p, float x) {
@@ -306,11 +317,11 @@ static inline void ptx_load_shared_16(float (&x)[4], uint32_t shared) {
 }
 
 template <int N> static inline void ptx_store_wait_read() {
-    emulator::background_wait(emulator::BACKGROUND_STORE, N);
+    emulator::store_wait_read(N);
 }
 
 static inline void ptx_store_wait_all() {
-    emulator::background_wait(emulator::BACKGROUND_STORE, 0);
+    emulator::store_wait_all();
 }
 
 static inline void ptx_fence_for_copies() {}
@@ -341,7 +352,7 @@ static inline void ptx_cluster_store_counted(uint32_t address, uint4 x, uint32_t
     if (address % 16 || address >> 24 != barrier >> 24)
         emulator::fail("st.async to %08x, counted at %08x: not aligned, or of two blocks", address, barrier);
     void *to = emulator::shared_pointer(address), *counter = emulator::shared_pointer(barrier);
-    emulator::engine_add([=] {
+    emulator::engine_add(address, [=] {
         memcpy(to, &x, sizeof x);
         emulator::counter_complete(counter, sizeof x);
     });
