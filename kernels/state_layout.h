@@ -30,6 +30,8 @@ struct state_layout {
     size_t results;       /* [max_samples] struct sample_result */
     size_t top;           /* [max_samples] struct sample_top */
     size_t partials;      /* [max_decode_rows, n_heads, max_chunks, head_dim + 2] float32 */
+    size_t maxima;        /* [max(max_samples, 64), groups of 32 tokens, a multiple of 4] float32; or of 32
+                             rows the groups of 16 */
     size_t total;
     int32_t max_decode_rows; /* min(max_rows, n_slots) */
     int32_t max_chunks;      /* DECODE_CHUNK_TOKENS chunks of the longest sequence */

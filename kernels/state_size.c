@@ -30,6 +30,8 @@ bool state_layout_init(struct state_layout *layout, const struct state_limits *l
     int64_t chunks = (positions + DECODE_CHUNK_TOKENS - 1) / DECODE_CHUNK_TOKENS;
     layout->max_decode_rows = limits->max_rows < limits->n_slots ? limits->max_rows : limits->n_slots;
     layout->max_chunks = (int32_t)chunks;
+    int64_t maxima_rows = limits->max_samples > 64 ? limits->max_samples : 64;
+    int64_t groups = ((int64_t)limits->n_vocab + 127) / 128 * 4;
     struct state_layout *l = layout;
     return append(l, &l->keys, limits->n_layers, limits->n_pages, heads, head_elements, kv_bytes) &&
            append(l, &l->values, limits->n_layers, limits->n_pages, heads, head_elements, kv_bytes) &&
@@ -48,7 +50,8 @@ bool state_layout_init(struct state_layout *layout, const struct state_limits *l
            append(l, &l->results, samples, 1, 1, 1, sizeof(struct sample_result)) &&
            append(l, &l->top, samples, 1, 1, 1, sizeof(struct sample_top)) &&
            append(l, &l->partials, l->max_decode_rows, limits->n_heads, chunks, (int64_t)limits->head_dim + 2,
-                  sizeof(float));
+                  sizeof(float)) &&
+           append(l, &l->maxima, maxima_rows, groups, 1, 1, sizeof(float));
 }
 
 size_t state_bytes(const struct state_limits *limits) {

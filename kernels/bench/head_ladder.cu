@@ -1,11 +1,12 @@
 /* The head ladder: rows [n_rows, n_in] bfloat16 to one token a row, over the vocabulary of a 1B model.
  *
- *   apart   logits written by the matmul, read by sample
- *   chosen  the matmul chooses (kernels/cuda/head.cuh), sample writes the tokens down
+ *   apart   logits written by the matmul, read whole by sample
+ *   ends    the matmul chooses tokens, or lists groups of logits (kernels/cuda/head.cuh); without sample
+ *   chosen  the same, and sample writes the tokens down, or reads the groups that matter
  *
- * Beside the matmul alone, with logits written. Flat logits are those of a model that is unsure, peaked ones
- * of a model that is sure. Both must give the same tokens. A row's best candidate so far is set back before
- * every call, as every step does it. */
+ * Beside the matmul alone, with logits written: what sampling costs is the inverse of the ratio, less 1. Flat
+ * logits are those of a model that is unsure, peaked ones of a model that is sure. Both must give the same
+ * tokens. A row's best candidate so far is set back before every call, as every step does it. */
 #include <algorithm>
 
 #include "kernels/bench/bench.cuh"
@@ -13,18 +14,29 @@
 
 namespace {
 
-enum { N_IN = 2048, N_VOCAB = 128256, MOST_ROWS = 1024, N_SETTINGS = 3 };
+enum { N_IN = 2048, N_VOCAB = 128256, MOST_ROWS = 1024, N_SETTINGS = 4 };
 
 const struct {
     const char *name;
-    float temperature;
+    float temperature, top_p, min_p;
     int32_t top_k;
-} SETTINGS[N_SETTINGS] = {{"greedy", 0, 0}, {"temperature", 1, 0}, {"top_k 50 beside", 1, 50}};
+    int32_t every; /* of so many rows one has the filters, the others a temperature alone */
+} SETTINGS[N_SETTINGS] = {
+    {"greedy", 0, 1, 0, 0, 1},
+    {"temperature", 1, 1, 0, 0, 1},
+    {"top_k 50 beside", 1, 1, 0, 50, 8},
+    {"top_k 50, top_p 0.95, min_p 0.02", 0.8f, 0.95f, 0.02f, 50, 1},
+};
 
-/* Of every eight rows of the last setting one has top_k, the others a temperature alone. */
-int32_t top_k_of(int setting, int row) {
-    return row % 8 == 0 ? SETTINGS[setting].top_k : 0;
+struct slot_sampling sampling_of(int setting, int row) {
+    const auto &s = SETTINGS[setting];
+    const bool filters = row % s.every == 0;
+    return {s.temperature, filters ? s.top_p : 1, filters ? s.min_p : 0, filters ? s.top_k : 0, 1, 0, 0, -1,
+            (uint64_t)row};
 }
+
+enum variant { APART, ENDS, CHOSEN, N_VARIANTS };
+const char *const VARIANTS[N_VARIANTS] = {"apart", "ends", "chosen"};
 
 struct rig {
     struct bench own;
@@ -65,8 +77,7 @@ void rig_open(struct rig *rig, struct bench *bench, int n_rows) {
     for (int i = 0; i < n_entries; i++) {
         const int setting = i / n_rows, row = i % n_rows;
         starts[i].slot = rig->slot[i] = i;
-        starts[i].sampling = {
-            SETTINGS[setting].temperature, 1, 0, top_k_of(setting, row), 1, 0, 0, -1, (uint64_t)row};
+        starts[i].sampling = sampling_of(setting, row);
         starts[i].pages = &page;
         starts[i].n_pages = 1;
         rig->sample_row[i] = row;
@@ -143,20 +154,22 @@ void bench_rows(struct bench *bench, int n_rows) {
     for (int peaked = 0; peaked < 2; peaked++) {
         double alone = time_setting(&rig, 0, peaked, false, false, nullptr);
         for (int setting = 0; setting < N_SETTINGS; setting++) {
-            std::vector<int32_t> tokens[2];
-            for (int chosen = 0; chosen < 2; chosen++) {
+            std::vector<int32_t> tokens[N_VARIANTS];
+            for (int variant = 0; variant < N_VARIANTS; variant++) {
                 bench_row row = {};
-                row.us = time_setting(&rig, setting, peaked, chosen != 0, true, &tokens[chosen]);
+                row.us = time_setting(&rig, setting, peaked, variant != APART, variant != ENDS,
+                                      variant != ENDS ? &tokens[variant] : nullptr);
                 row.operation = "head";
-                row.variant = chosen ? "chosen" : "apart";
+                row.variant = VARIANTS[variant];
                 row.shape = std::to_string(n_rows) + "x" + std::to_string(N_VOCAB) +
                             (peaked ? " peaked " : " flat ") + SETTINGS[setting].name;
                 row.bytes = ((double)N_VOCAB + n_rows) * N_IN * sizeof(uint16_t);
                 row.flops = 2.0 * N_VOCAB * N_IN * n_rows;
                 row.baseline_us = alone;
                 row.baseline = "matmul alone";
-                for (int i = 0; i < n_rows; i++) /* the error is the number of wrong tokens */
-                    row.error += tokens[chosen][i] < 0 || tokens[chosen][i] != tokens[0][i];
+                if (variant != ENDS)
+                    for (int i = 0; i < n_rows; i++) /* the error is the number of wrong tokens */
+                        row.error += tokens[variant][i] < 0 || tokens[variant][i] != tokens[APART][i];
                 bench_report(bench, row);
             }
         }

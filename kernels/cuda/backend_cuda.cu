@@ -209,6 +209,7 @@ enum status state_init(struct backend_context *context, const struct state_limit
     state->last_token = reinterpret_cast<int32_t *>(arena + layout.last_token);
     state->fault = reinterpret_cast<unsigned long long *>(arena + layout.faults);
     state->partials = reinterpret_cast<float *>(arena + layout.partials);
+    state->maxima = reinterpret_cast<float *>(arena + layout.maxima);
     TRY_CUDA(cudaMemsetAsync(state->fault, 0xFF, ((size_t)limits->n_slots + 1) * sizeof *state->fault,
                              context->stream),
              "state_init");

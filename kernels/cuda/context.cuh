@@ -38,6 +38,8 @@ static constexpr unsigned long long NO_FAULT = ~0ull;
 /* What the head does with a row of logits (head.cuh). */
 enum head_end {
     HEAD_WRITES, /* writes it, for `sample` */
+    HEAD_LISTS,  /* the same, and the largest logit of each group of neighbouring tokens: top_k needs few of
+                    the groups */
     HEAD_GREEDY, /* chooses the largest */
     HEAD_DRAWS,  /* chooses at a temperature, with no other setting */
     HEAD_SKIPS   /* padding */
@@ -52,6 +54,28 @@ struct alignas(16) head_entry {
     int32_t position; /* of the new token */
     enum head_end end;
 };
+
+enum {
+    HEAD_GROUP = 32,        /* tokens of a group that the head takes together */
+    HEAD_NARROW_GROUP = 16, /* the same, in tiles of fewer than 64 rows, which must hold all rows */
+    HEAD_NARROW_ROWS = 32,
+    HEAD_MOST_LISTED = 256 /* largest top_k of HEAD_LISTS */
+};
+
+/* Tokens of a group, where the head ends so many rows of a tile together. */
+static __host__ __device__ constexpr int head_group_tokens(int rows) {
+    return rows > HEAD_NARROW_ROWS ? HEAD_GROUP : HEAD_NARROW_GROUP;
+}
+
+/* Groups of a row, the last of which may have fewer tokens. */
+static __host__ __device__ constexpr int head_groups(int n_vocab, int group) {
+    return (n_vocab + group - 1) / group;
+}
+
+/* Elements between the groups of two rows: whole 16-byte vectors. Twice as many for narrow groups. */
+static __host__ __device__ constexpr int head_groups_stride(int n_vocab, int group) {
+    return (head_groups(n_vocab, HEAD_GROUP) + 3) / 4 * 4 * (HEAD_GROUP / group);
+}
 
 /* The arrays of the running step, at device addresses that depend on its row, sample and tile counts alone,
  * so a recorded step finds them in place. */
@@ -69,9 +93,11 @@ struct step_view {
     const int32_t *sample_slot;   /* [n_samples] */
     const int32_t *sample_target; /* [n_samples]; NULL: all entries are sampled */
     struct head_entry *head;      /* [n_samples]; NULL: the head writes all logits */
-    bool head_writes;             /* of some entry. Always, when head is NULL */
+    bool head_writes;             /* of some entry: HEAD_WRITES. Always, when head is NULL */
+    bool head_lists;              /* of some entry: HEAD_LISTS */
     int32_t head_first;           /* the last matmul of sampled rows that ended as head says was of entries */
     int32_t head_end;             /* [head_first, head_end) */
+    int32_t head_group;           /* tokens of its groups */
     const struct segment *tiles;  /* [n_tiles] segments cut into at most prefill_tile_rows rows, those
                                      with most keys first */
 };
@@ -85,9 +111,11 @@ struct state_view {
     struct slot_sampling *sampling; /* [n_slots + 1] */
     int32_t *last_token;            /* [n_slots + 1] */
     unsigned long long *fault;      /* [n_slots + 1] smallest (position << 32 | site), or NO_FAULT */
-    float *partials;         /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
-    uint32_t *arrivals;      /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
-                                between kernels. An allocation of its own */
+    float *partials;    /* [max_decode_rows, n_heads, max_chunks, head_dim + 2]: o, maximum, sum */
+    uint32_t *arrivals; /* [max_decode_rows, n_heads] blocks of attention that have written partials; 0
+                           between kernels. An allocation of its own */
+    float *maxima;      /* [max_samples, head_groups_stride(n_vocab, HEAD_GROUP)], or as many narrow groups of
+                           HEAD_NARROW_ROWS: the largest logit of each group, of the rows of the last head */
     uint32_t *prefill_next;  /* [1] how many items of prefill attention have been taken */
     int32_t *prefill_handed; /* [n_multiprocessors, PREFILL_MAX_CONSUMERS] items that blocks are working on */
     unsigned char *step;     /* the arrays of step_view */
@@ -98,6 +126,7 @@ struct recorded_step {
     int32_t n_samples;
     bool want_logprobs;
     bool head_writes; /* of step_view */
+    bool head_lists;
     int64_t n_launches;
     cudaGraphExec_t exec; /* NULL: seen once, recorded when it comes again */
 };

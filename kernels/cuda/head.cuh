@@ -4,14 +4,19 @@
  * What becomes of a row is decided by the host, per entry and step (step_view.head), so one recorded step
  * serves every mix: rows that are greedy, or drawn at a temperature with no other setting, end here and are
  * not written; the others go to memory as ever, and `sample` reads them. It knows the former by their best
- * candidate, which is never 0.
+ * candidate, which is never 0. Beside a row with top_k the largest logit of each group of neighbouring tokens
+ * goes to memory: at least k groups reach the k-th largest of those, so `sample` reads few of the others
+ * (sample_listed.cuh).
  *
  *     stage     64 rows (or all of a narrow tile) by 64 outputs are transposed into shared memory: two halves
  *               of [rows][32 outputs], swizzled as the tensor map says
  *     write     the copy engine takes them all from there, if one of the rows is written
- *     choose    a thread takes a piece of one row (32 outputs; 16, 8, 4 in tiles of 32, 16, 8 rows): the
- *               largest, whether all are finite, and for a drawn row the best z + gumbel
- *     combine   its best candidate goes to the entry by an atomic maximum of integers, which commutes exactly
+ *     look      a thread takes a piece of one row (32 outputs; 16, 8, 4 in tiles of 32, 16, 8 rows): the
+ *               largest, and whether all are finite
+ *     choose    of a drawn row also the best z + gumbel. The best candidate goes to the entry by an atomic
+ *               maximum of integers, which commutes exactly
+ *     list      of a row with top_k the largest goes to memory, for 32 tokens; in narrow tiles pieces meet in
+ *               the lanes of a warp, for 16
  *
  * What the entry holds already, from other tiles, only saves work: a piece whose best candidate cannot beat
  * it writes nothing, and a token whose z + its gumbel cannot reach it is not computed further. With T the
@@ -20,7 +25,8 @@
  * logarithm. About 16 issue slots a token are left, nearly all of them Philox, a block for four neighbours.
  *
  * The rounds are unrolled, because registers name the sums: those staged are free for what follows. One block
- * of random words at a time leaves no register spilled; the scheduler's two warps take turns.
+ * of random words at a time leaves no register spilled; the scheduler's two warps take turns. What the next
+ * round wants to know of its rows is requested in this one.
  *
  * Numerics: the sums are those that would be written, soft cap included, and a candidate's key is computed by
  * the same functions (candidate.cuh): the token is the one that `sample` would choose. */
@@ -30,6 +36,7 @@
 #include "kernels/cuda/candidate.cuh"
 #include "kernels/cuda/context.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/tile.h"
 
 /* A thread's piece of a staged row: CHUNKS chunks of four neighbouring outputs. */
@@ -90,12 +97,15 @@ static __device__ __forceinline__ uint64_t head_draw(const head_piece<CHUNKS> &p
     return best;
 }
 
-/* The best candidate of a piece, NOT_FINITE, or 0 where none can beat `known`. */
+/* What a thread sees of a piece that begins below n_vocab. */
+struct head_seen {
+    float largest;
+    int chunk; /* of the piece, that holds it first */
+    bool finite;
+};
+
 template <int CHUNKS>
-static __device__ __forceinline__ uint64_t head_choose(const head_piece<CHUNKS> &piece,
-                                                       const head_entry &entry, uint64_t known, int n_vocab) {
-    if (piece.first >= n_vocab)
-        return 0;
+static __device__ __forceinline__ head_seen head_look(const head_piece<CHUNKS> &piece, int n_vocab) {
     /* Outputs beyond the vocabulary repeat the first of the piece: they are finite where it is, and lose. */
     for (int i = n_vocab - piece.first; i < piece.OUTPUTS; i++)
         ptx_store_shared(piece.address(i / 4) + i % 4 * 4, ptx_load_shared(piece.address(0)));
@@ -114,14 +124,37 @@ static __device__ __forceinline__ uint64_t head_choose(const head_piece<CHUNKS> 
             at = c;
         }
     }
-    if (finite != 0)
+    return {largest, at, finite == 0};
+}
+
+/* The best candidate of a piece, NOT_FINITE, or 0 where none can beat `known`. */
+template <int CHUNKS>
+static __device__ __forceinline__ uint64_t head_choose(const head_piece<CHUNKS> &piece, const head_seen &seen,
+                                                       const head_entry &entry, uint64_t known, int n_vocab) {
+    if (!seen.finite)
         return NOT_FINITE;
     if (entry.end == HEAD_DRAWS)
-        return head_draw(piece, entry, known, largest, n_vocab);
+        return head_draw(piece, entry, known, seen.largest, n_vocab);
     float y[4];
-    ptx_load_shared_16(y, piece.address(at));
-    int j = y[0] == largest ? 0 : y[1] == largest ? 1 : y[2] == largest ? 2 : 3;
-    return candidate(largest, piece.first + 4 * at + j);
+    ptx_load_shared_16(y, piece.address(seen.chunk));
+    int j = y[0] == seen.largest ? 0 : y[1] == seen.largest ? 1 : y[2] == seen.largest ? 2 : 3;
+    const uint64_t best = candidate(seen.largest, piece.first + 4 * seen.chunk + j);
+    return best > known ? best : 0;
+}
+
+/* Writes the largest of each group of a row that is listed. Pieces smaller than a group meet in the lanes of
+ * their warp. mine: of this thread's piece, INFINITY where something is not finite, -INFINITY where it has
+ * no tokens or its row is not listed. */
+template <int ROWS, int OUTPUTS>
+static __device__ __forceinline__ void head_write_maximum(const matmul_params &p, int row, int output,
+                                                          bool listed, float mine) {
+    constexpr int GROUP = head_group_tokens(ROWS);
+    static_assert(OUTPUTS >= GROUP || WARP_LANES / ROWS * OUTPUTS == GROUP, "a warp holds its groups whole");
+#pragma unroll
+    for (int lanes = ROWS; lanes < WARP_LANES; lanes *= 2)
+        mine = fmaxf(mine, __shfl_xor_sync(ALL_LANES, mine, lanes));
+    if (listed && output < p.n_out && output % GROUP == 0)
+        p.maxima[(int64_t)row * p.maxima_stride * (HEAD_GROUP / GROUP) + output / GROUP] = mine;
 }
 
 /* Ends a tile of a warpgroup: 64 outputs from `output` on of Shape::TOKENS rows from `row` on. staging:
@@ -131,6 +164,7 @@ template <typename Shape, typename Stage>
 static __device__ __forceinline__ void head_finish(const matmul_params &p, const void *map, uint32_t staging,
                                                    int row, int output, const Stage &stage) {
     constexpr int ROWS = Shape::HEAD_ROWS, PIECES = 128 / ROWS, CHUNKS = WEIGHT_BLOCK / PIECES / 4;
+    constexpr int ROUNDS = Shape::TOKENS / ROWS;
     constexpr int HALF = WEIGHT_BLOCK / 2, HALF_BYTES = ROWS * HALF * (int)sizeof(float);
     static_assert(HALF * sizeof(float) == 8 * TILE_CHUNK_BYTES, "eight chunks a row of a half");
     const int thread = (int)threadIdx.x % 128, column = thread / ROWS * CHUNKS * 4;
@@ -138,19 +172,17 @@ static __device__ __forceinline__ void head_finish(const matmul_params &p, const
     const bool leader = thread == 0;
     const head_piece<CHUNKS> piece = {staging + (uint32_t)(column / HALF * HALF_BYTES), thread % ROWS,
                                       column % HALF / 4, output + column};
+    row += piece.row;
+    enum head_end next = row < p.n_rows ? p.head[row].end : HEAD_SKIPS;
 #pragma unroll
-    for (int round = 0; round < Shape::TOKENS / ROWS; round++, row += ROWS) {
-        head_entry entry = {};
-        entry.end = HEAD_SKIPS;
-        uint64_t known = 0;
-        if (row + piece.row < p.n_rows) {
-            entry = p.head[row + piece.row];
-            known = ptx_load_relaxed(&p.head[row + piece.row].best);
-        }
+    for (int round = 0; round < ROUNDS; round++, row += ROWS) {
+        const enum head_end end = next;
+        const bool listed = end == HEAD_LISTS, chosen = end == HEAD_GREEDY || end == HEAD_DRAWS;
         if (leader)
             ptx_store_wait_read<0>();
         ptx_named_barrier(barrier, 128); /* the last round's rows have been read, by all */
         stage(round);
+        const uint64_t known = chosen ? ptx_load_relaxed(&p.head[row].best) : 0;
         if (p.softcap != 0) {
             ptx_named_barrier(barrier, 128); /* the rows are complete */
 #pragma unroll 1
@@ -163,13 +195,22 @@ static __device__ __forceinline__ void head_finish(const matmul_params &p, const
             }
         }
         ptx_fence_for_copies();
-        if (ptx_named_barrier_or(barrier, 128, entry.end == HEAD_WRITES) && leader) /* rows are complete */
+        const bool written = ptx_named_barrier_or(barrier, 128, end == HEAD_WRITES || listed); /* complete */
+        if (written && leader) /* whose row is the first of the round */
             for (int half = 0; half < 2; half++)
                 ptx_store_box(map, output + half * HALF, row, staging + half * HALF_BYTES);
-        if (entry.end == HEAD_GREEDY || entry.end == HEAD_DRAWS) {
-            uint64_t best = head_choose(piece, entry, known, p.n_out);
-            if (best > known)
-                atomicMax(&p.head[row + piece.row].best, (unsigned long long)best);
+        /* It arrives while this round's rows are looked at. */
+        next = round + 1 < ROUNDS && row + ROWS < p.n_rows ? p.head[row + ROWS].end : HEAD_SKIPS;
+        head_seen seen = {-INFINITY, 0, true};
+        if ((chosen || listed) && piece.first < p.n_out)
+            seen = head_look(piece, p.n_out);
+        head_write_maximum<ROWS, piece.OUTPUTS>(p, row, piece.first, listed,
+                                                seen.finite ? seen.largest : INFINITY);
+        if (chosen && piece.first < p.n_out) {
+            /* The entry by reference: a copy would spill. */
+            uint64_t best = head_choose(piece, seen, p.head[row], known, p.n_out);
+            if (best != 0)
+                atomicMax(&p.head[row].best, (unsigned long long)best);
         }
     }
 }

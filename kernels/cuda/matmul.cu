@@ -21,6 +21,8 @@ enum status head_entries(struct backend_context *context, const struct matmul_ar
         matmul_wgmma_has_end(*p) && p->n_out == context->limits.n_vocab && p->out_float32 && !p->accumulate &&
         !p->bias && p->activation == ACTIVATION_NONE) {
         p->head = context->step.head + args->first_sample;
+        p->maxima = context->state.maxima;
+        p->maxima_stride = head_groups_stride(p->n_out, HEAD_GROUP);
         context->step.head_first = args->first_sample;
         context->step.head_end = args->first_sample + args->n_rows;
     }

@@ -40,6 +40,8 @@ struct matmul_params {
     bool accumulate;
     bool out_float32;
     struct head_entry *head; /* [n_rows]: the rows are logits, and these say what becomes of them; or NULL */
+    float *maxima;           /* with head: [n_rows, groups] of the rows that it lists (context.cuh) */
+    int32_t maxima_stride;   /* of groups of HEAD_GROUP */
     bool starts_next_late;   /* the next kernel starts when the last weights are requested, not at once */
 };
 

@@ -578,7 +578,9 @@ const wgmma_variant VARIANTS[] = {
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 
 bool can_compute(const matmul_params &p, const wgmma_variant &v) {
-    return matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks) && v.kernels[end_of(p)];
+    bool has_groups = !p.head || v.tokens > HEAD_NARROW_ROWS || p.n_rows <= v.tokens;
+    return matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks) && v.kernels[end_of(p)] &&
+           has_groups;
 }
 
 /* Bits do not depend on the choice. */
@@ -624,6 +626,8 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
                  : v.row_sharers > 1 ? "%dx%d shared"
                                      : "%dx%d",
                  v.outputs, v.tokens);
+    if (p.head)
+        context->step.head_group = head_group_tokens(v.head_rows);
     CUtensorMap in_map, out_map;
     TRY(cuda_tensor_map(context, "matmul", p.in, DTYPE_BFLOAT16, in->rows, in->cols, p.in_stride, v.tokens,
                         WEIGHT_BLOCK, &in_map));

@@ -18,7 +18,8 @@
  *               of pure temperature
  *
  * An entry whose token the head has chosen (head.cuh) is only written down: its logits are not in memory.
- * Where all are such, a kernel of a few blocks does it.
+ * Where all are such, a kernel of a few blocks does it. An entry with top_k whose logits the head has listed
+ * is taken by a kernel that reads few of them (sample_listed.cuh), unless something else needs its whole row.
  *
  * An entry whose token is given (batch.sample_target) is scored: of all this only the scan and the
  * log-sum-exp run, and the slot stays as it is. Steps without such entries run a kernel that knows nothing of
@@ -28,7 +29,9 @@
  * combine commutes exactly, except the log-sum-exp behind the log-probabilities: a fixed tree by vocabulary
  * size, parts in ascending order. */
 #include "kernels/cuda/network.cuh"
-#include "kernels/cuda/sample.cuh"
+#include "kernels/cuda/sample_choose.cuh"
+#include "kernels/cuda/sample_entry.cuh"
+#include "kernels/cuda/sample_listed.cuh"
 
 namespace {
 
@@ -47,254 +50,6 @@ static_assert((int)LARGE_THREADS / (int)GROUP_LANES * (int)MAX_PARTS == (int)MAX
               "groups have room, and threads take bins evenly");
 
 static constexpr uint64_t KNOWN_FAULT = ~1ull; /* above every candidate, below NOT_FINITE */
-
-struct sample_params {
-    const float *logits; /* [n, n_vocab] float32 */
-    int64_t logits_stride;
-    int32_t n_vocab;
-    int32_t n_parts;
-    int32_t slice; /* logits of a part; a multiple of 4 */
-    bool resident; /* a slice fits shared memory */
-    int32_t first_sample;
-    int32_t logits_site; /* n_layers + 1 */
-    int32_t n_slots;
-    int32_t max_samples;
-    bool want_logprobs;
-    const int32_t *ring;                  /* [1] */
-    const int32_t *sample_row;            /* [n_samples] */
-    const int32_t *sample_slot;           /* [n_samples] */
-    const int32_t *sample_target;         /* [n_samples]; read when SCORES */
-    const int32_t *position;              /* [n_rows] */
-    const int32_t *slot;                  /* [n_rows] */
-    const struct slot_sampling *sampling; /* [n_slots + 1] */
-    uint32_t *counts;                     /* [n_slots + 1, n_vocab] */
-    int32_t *last_token;                  /* [n_slots + 1] */
-    unsigned long long *fault;            /* [n_slots + 1] */
-    const struct head_entry *head;        /* [n_samples], or NULL */
-    struct sample_result *results;        /* [RING_ENTRIES, max_samples] */
-    struct sample_top *top;               /* [RING_ENTRIES, max_samples] */
-};
-
-/* What a thread saw of its tokens. */
-struct scan {
-    uint64_t top;  /* its best candidate by y, or NOT_FINITE */
-    float largest; /* of its y */
-};
-
-__device__ __forceinline__ scan scan_row(const row_part &row) {
-    float largest = -INFINITY, finite = 0;
-    int at = 0;
-    for (int i = 4 * threadIdx.x; i < row.n; i += 4 * blockDim.x) {
-        float y[4];
-        row.load(y, i);
-        float most = fmaxf(fmaxf(y[0], y[1]), fmaxf(y[2], y[3]));
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            finite = fmaf(y[j], 0.0f, finite); /* NaN once one is not finite */
-        if (most > largest) {
-            largest = most;
-            at = i;
-        }
-    }
-    if (finite != 0)
-        return {NOT_FINITE, largest};
-    if (largest == -INFINITY) /* no tokens */
-        return {0, largest};
-    float y[4];
-    row.load(y, at);
-    int j = y[0] == largest ? 0 : y[1] == largest ? 1 : y[2] == largest ? 2 : 3;
-    return {candidate(largest, row.id(at + j)), largest};
-}
-
-/* A distance that holds the k best tokens of the row: at least k groups of tokens have a maximum within it.
- * k is at most the number of groups. */
-__device__ float top_k_distance(const row_part &row, const row_scale &scale, float largest_of_thread, int k,
-                                sample_shared &shared) {
-    int thread = threadIdx.x, of_block = (int)blockDim.x / GROUP_LANES, n_groups = of_block * row.n_parts;
-    float largest = lanes_max<GROUP_LANES>(largest_of_thread);
-    if (thread % GROUP_LANES == 0)
-        shared.own_group[thread / GROUP_LANES] = largest;
-    __syncthreads(); /* maxima of the block's groups */
-    for (int i = thread; i < n_groups; i += blockDim.x)
-        row_store(row, i / of_block, shared.group + row.part * of_block + i % of_block,
-                  shared.own_group[i % of_block]);
-    row_barrier(row); /* maxima of all groups */
-    /* A block ranks its own groups, the threads of each together. */
-    const int group = row.part * of_block + thread / GROUP_LANES;
-    const float mine = shared.group[group];
-    int before = 0;
-#pragma unroll 8
-    for (int other = thread % GROUP_LANES; other < n_groups; other += GROUP_LANES) {
-        float theirs = shared.group[other];
-        before += theirs > mine || (theirs == mine && other < group);
-    }
-    before = lanes_sum<GROUP_LANES>(before);
-    if (before == k - 1 && thread % GROUP_LANES == 0) /* true of one thread of the row */
-        for (int part = 0; part < row.n_parts; part++)
-            row_store(row, part, &shared.bound, mine);
-    row_barrier(row); /* the bound */
-    return scale.distance(shared.bound);
-}
-
-/* Moves all tokens within the distance to the first part's block, and makes them a row of their own there.
- * False when they are too many. */
-__device__ bool list_candidates(row_part &row, const row_scale &scale, float distance,
-                                sample_shared &shared) {
-    int count = 0;
-    row.for_each([&](float y, int) { count += scale.distance(y) <= distance; });
-    uint64_t n;
-    uint64_t before = block_scan((uint64_t)count, shared.reduce, &n);
-    if (row.n_parts > 1) {
-        const uint64_t *of_part = row_exchange(row, n, shared);
-        n = 0;
-        for (int part = 0; part < row.n_parts; part++) {
-            before += part < row.part ? of_part[part] : 0;
-            n += of_part[part];
-        }
-    }
-    if (n > LISTED)
-        return false;
-    if (count > 0)
-        row.for_each([&](float y, int i) {
-            if (scale.distance(y) > distance)
-                return;
-            row_store(row, 0, shared.list + before, y);
-            row_store(row, 0, shared.list_id + before, (int32_t)row.id(i));
-            before++;
-        });
-    row_barrier(row); /* the list is complete */
-    row.values = shared.list;
-    row.ids = shared.list_id;
-    row.counts = nullptr;
-    row.n = (int)n;
-    row.n_parts = 1;
-    return true;
-}
-
-/* Weight of the smallest prefix that top_p keeps of a total. */
-__device__ __forceinline__ uint64_t top_p_weight(float top_p, uint64_t total) {
-    double wanted = ceil((double)top_p * (double)total);
-    return wanted < 1 ? 1 : wanted < (double)total ? (uint64_t)wanted : total;
-}
-
-/* The best candidate by z + gumbel of the tokens before `end` that min_p leaves. The likeliest token is one
- * of them. */
-__device__ uint64_t best_score(row_part &row, const row_scale &scale, prefix_end end,
-                               const slot_sampling &sampling, uint32_t position, sample_shared &shared) {
-    float temperature = sampling.temperature;
-    float top = scaled_logit(scale.largest, temperature);
-    /* Scores are rounded, more coarsely the larger z is. */
-    float margin = 1e-3f + 4e-7f * fabsf(top);
-    float threshold = top + SMALLEST_GUMBEL; /* some score is at least this */
-    float reach = (LARGEST_GUMBEL - SMALLEST_GUMBEL + margin) * 1.001f * temperature;
-    if (sampling.min_p > 0)
-        reach = fminf(reach, (1e-3f - log2f(sampling.min_p)) / scale.nats_log2);
-    uint64_t best = 0;
-    for (int base = 0; base < row.n; base += 4 * blockDim.x) {
-        int i = base + 4 * threadIdx.x;
-        float y[4] = {};
-        bool near[4] = {};
-        if (i < row.n) {
-            row.load(y, i);
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                near[j] = i + j < row.n && !(scale.distance(y[j]) > reach);
-        }
-        if (!__any_sync(ALL_LANES, near[0] || near[1] || near[2] || near[3]))
-            continue;
-        float lead = (top - threshold + margin) * LOG2_E;
-        uint32_t words[4];
-        if (row.ids) {
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-                words[j] = near[j] ? philox_word(sampling.key, position, (uint32_t)row.ids[i + j]) : 0;
-        } else { /* four neighbours, from a multiple of four on */
-            philox_block(sampling.key, position, (uint32_t)(row.first + i) / 4, words);
-        }
-        float u[4];
-        bool hit = false;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            if (near[j]) {
-                u[j] = philox_uniform(words[j]);
-                /* gumbel <= -log(u), because -log1p(-u) >= u */
-                near[j] = !(u[j] > ptx_exp2(lead - scale.distance(y[j]) * scale.nats_log2));
-            }
-            hit = hit || near[j];
-        }
-        if (!__any_sync(ALL_LANES, hit))
-            continue;
-#pragma unroll 1
-        for (int j = 0; j < 4; j++) {
-            bool now = j == 0 ? near[0] : j == 1 ? near[1] : j == 2 ? near[2] : near[3];
-            if (!now)
-                continue;
-            float this_y = j == 0 ? y[0] : j == 1 ? y[1] : j == 2 ? y[2] : y[3];
-            float this_u = j == 0 ? u[0] : j == 1 ? u[1] : j == 2 ? u[2] : u[3];
-            int id = row.id(i + j);
-            if (end.holds(order_bits(this_y), id) &&
-                !(sampling.min_p > 0 && scale.probability(this_y) < sampling.min_p))
-                best = max(best, candidate(token_score(this_y, temperature, this_u), id));
-        }
-        uint32_t most = __reduce_max_sync(ALL_LANES, (uint32_t)(best >> 32));
-        if (most != 0)
-            threshold = fmaxf(threshold, order_float(most));
-    }
-    return row_max(row, best, shared);
-}
-
-/* The sampled token, temperature above 0, in the threads of the first part; the other parts' blocks may have
- * ended. */
-__device__ int choose_token(row_part &row, float largest, float largest_of_thread,
-                            const slot_sampling &sampling, uint32_t position, int n_vocab,
-                            sample_shared &shared) {
-    row_scale scale(largest, sampling.temperature);
-    bool top_k = sampling.top_k > 0 && sampling.top_k < n_vocab, top_p = sampling.top_p < 1;
-    prefix_end end = {0, INT32_MAX};
-    uint64_t total = 0;
-    bool found = false; /* the bin of the distance at which top_p's prefix ends is in shared.found_* */
-    auto add_total = [&]() {
-        row.for_each([&](float y, int i) {
-            if (end.holds(order_bits(y), row.id(i)))
-                total += token_weight<true>(scale, y);
-        });
-        total = row_sum(row, total, shared);
-    };
-    if ((top_k || top_p) && (row.n_parts > 1 || row.n > LISTED)) {
-        int n_groups = (int)blockDim.x / GROUP_LANES * row.n_parts;
-        float distance = 0;
-        if (top_k && sampling.top_k <= n_groups / 4 * 3) {
-            distance = top_k_distance(row, scale, largest_of_thread, sampling.top_k, shared);
-        } else if (top_k) {
-            find_bin<false>(
-                row, scale, [&](uint64_t) { return (uint64_t)sampling.top_k; }, shared,
-                [&](float y, int) { return scale.bin(y); });
-            distance = scale.bin_distance(shared.found_bin);
-            top_k = shared.found_bin > 0; /* else those left out have no weight and cannot win */
-        }
-        if (!top_k && top_p) {
-            total = find_bin<true>(
-                row, scale, [&](uint64_t all) { return top_p_weight(sampling.top_p, all); }, shared,
-                [&](float y, int) { return scale.bin(y); });
-            distance = scale.bin_distance(shared.found_bin);
-            found = true;
-        }
-        if ((top_k || top_p) && list_candidates(row, scale, distance, shared)) {
-            if (row.part > 0)
-                return 0;
-            found = false; /* by the list */
-        }
-    }
-    if (top_k)
-        end = select_prefix<false>(row, scale, end, (uint64_t)sampling.top_k, n_vocab, false, shared);
-    if (top_p) {
-        if (total == 0)
-            add_total();
-        end =
-            select_prefix<true>(row, scale, end, top_p_weight(sampling.top_p, total), n_vocab, found, shared);
-    }
-    return candidate_id(best_score(row, scale, end, sampling, position, shared));
-}
 
 /* The logarithm of the sum of e^logit over the row of raw logits; and its n best tokens, written by the first
  * part's first thread. */
@@ -329,48 +84,6 @@ __device__ float write_logprobs(row_part &row, uint64_t best, uint64_t own, int 
     return normaliser;
 }
 
-/* Where an entry's result goes, and who it is of. One thread writes it. */
-struct entry_place {
-    int64_t out;
-    int slot, state_row, position;
-};
-
-/* A prompt's rows note their fault in the slot that they were computed in; its other samples see it here. */
-__device__ __forceinline__ unsigned long long known_fault(const sample_params &p, const entry_place &at) {
-    return min(p.fault[at.slot], p.fault[p.slot[at.state_row]]);
-}
-
-__device__ __forceinline__ unsigned long long logits_fault(const sample_params &p, const entry_place &at) {
-    return (unsigned long long)(uint32_t)at.position << 32 | (uint32_t)p.logits_site;
-}
-
-__device__ __forceinline__ void write_fault(const sample_params &p, const entry_place &at,
-                                            unsigned long long fault, bool sampled) {
-    atomicMin(p.fault + at.slot, fault);
-    p.results[at.out] = {0, 0, (int32_t)(uint32_t)fault, (int32_t)(fault >> 32)};
-    if (sampled)
-        p.last_token[at.slot] = 0;
-}
-
-__device__ __forceinline__ void write_token(const sample_params &p, const entry_place &at, int token,
-                                            float logprob) {
-    p.results[at.out] = {token, logprob, -1, 0};
-    p.last_token[at.slot] = token;
-    p.counts[(int64_t)at.slot * p.n_vocab + token]++; /* the row's other parts have read what they need */
-}
-
-/* An entry whose token the head has chosen. */
-__device__ __forceinline__ void write_chosen(const sample_params &p, const entry_place &at,
-                                             unsigned long long chosen) {
-    unsigned long long fault = known_fault(p, at);
-    if (chosen == NOT_FINITE)
-        fault = min(fault, logits_fault(p, at));
-    if (fault != NO_FAULT)
-        write_fault(p, at, fault, true);
-    else
-        write_token(p, at, candidate_id(chosen), 0);
-}
-
 /* Entries that the head has chosen or that are padding, one thread each. */
 __global__ void __launch_bounds__(CHOSEN_THREADS) kernel_sample_chosen(const sample_params p, int n) {
     ptx_wait_for_previous_kernels();
@@ -380,10 +93,7 @@ __global__ void __launch_bounds__(CHOSEN_THREADS) kernel_sample_chosen(const sam
         return;
     int slot = p.sample_slot[entry], state_row = p.sample_row[entry];
     const entry_place at = {(int64_t)*p.ring * p.max_samples + entry, slot, state_row, p.position[state_row]};
-    if (slot == p.n_slots)
-        p.results[at.out] = {0, 0, -1, 0};
-    else
-        write_chosen(p, at, p.head[entry].best);
+    write_chosen(p, at, p.head[entry].best);
 }
 
 /* SCORES: some entries may have a target. */
@@ -411,16 +121,13 @@ __global__ void __launch_bounds__(THREADS, THREADS == LARGE_THREADS ? LARGE_BLOC
     int64_t out = (int64_t)*p.ring * p.max_samples + entry;
     const entry_place at = {out, slot, state_row, position};
     bool writes = row.part == 0 && threadIdx.x == 0;
-    if (slot == p.n_slots) { /* padding */
-        if (writes)
-            p.results[out] = {0, 0, -1, 0};
-        return;
-    }
-    if (chosen != 0) {
+    if (slot == p.n_slots || chosen != 0) {
         if (writes)
             write_chosen(p, at, chosen);
         return;
     }
+    if (p.maxima && p.head[entry].end == HEAD_LISTS)
+        return;
     int target = SCORES ? p.sample_target[entry] : -1;
     const float *logits = p.logits + (int64_t)i_entry * p.logits_stride;
     row.values = logits + row.first;
@@ -535,10 +242,21 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     p.results = context->results_device;
     p.top = context->top_device;
     const struct step_view &step = context->step;
-    if (!step.head_writes && args->first_sample >= step.head_first &&
-        args->first_sample + args->n <= step.head_end)
+    const bool ended = args->first_sample >= step.head_first && args->first_sample + args->n <= step.head_end;
+    const bool lists = ended && step.head_lists, whole_rows = !ended || step.head_writes;
+    if (lists) {
+        p.maxima = context->state.maxima +
+                   (args->first_sample - step.head_first) * head_groups_stride(p.n_vocab, step.head_group);
+        TRY(cuda_launch(context, "sample",
+                        step.head_group == HEAD_GROUP ? kernel_sample_listed<HEAD_GROUP>
+                                                      : kernel_sample_listed<HEAD_NARROW_GROUP>,
+                        dim3((unsigned)args->n), LISTED_THREADS, 0, p, !whole_rows));
+    } else if (!whole_rows) {
         return cuda_launch(context, "sample", kernel_sample_chosen,
                            dim3((unsigned)ceil_div(args->n, CHOSEN_THREADS)), CHOSEN_THREADS, 0, p, args->n);
+    }
+    if (!whole_rows)
+        return STATUS_OK;
     shape_choose(context, &p);
     bool small = p.n_vocab <= SMALL_VOCAB;
     size_t shared_bytes = sizeof(sample_shared) + (p.resident ? (size_t)p.slice * sizeof(float) : 0);

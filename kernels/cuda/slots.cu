@@ -198,6 +198,8 @@ struct head_entry cuda_head_entry(const struct slot_sampling *s, int32_t n_vocab
         entry.end = HEAD_WRITES;
     else if (!(s->temperature > 0))
         entry.end = HEAD_GREEDY;
+    else if (top_k && s->top_k <= HEAD_MOST_LISTED && !(s->min_p > 1))
+        entry.end = HEAD_LISTS;
     else
         entry.end = top_k || s->top_p < 1 || s->min_p > 0 ? HEAD_WRITES : HEAD_DRAWS;
     return entry;

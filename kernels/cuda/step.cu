@@ -4,12 +4,12 @@
  * runs, and a kernel fetches it in stream order, having read it before the kernel in front is complete. The
  * last kernel writes results to pinned memory, one ring entry per step; an event says when they are there.
  *
- * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs, whether logits are
- * written): launched operation by operation the first time (which also loads the kernels), recorded the
- * second, replayed from then on. Everything that varies between two such steps lies in device memory at fixed
- * addresses. Steps that score tokens are never recorded. Of small models all operations up to the logits are
- * one kernel (network.cu) and a step is three; those are launched, since each may then start while the one in
- * front ends, from step to step. */
+ * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs, whether the head leaves
+ * whole rows or lists to `sample`): launched operation by operation the first time (which also loads the
+ * kernels), recorded the second, replayed from then on. Everything that varies between two such steps lies in
+ * device memory at fixed addresses. Steps that score tokens are never recorded. Of small models all operations
+ * up to the logits are one kernel (network.cu) and a step is three; those are launched, since each may then
+ * start while the one in front ends, from step to step. */
 #include <algorithm>
 #include <cstring>
 #if defined(__x86_64__)
@@ -154,6 +154,7 @@ enum status step_send(struct backend_context *context, const struct batch *batch
             if (batch->sample_target && batch->sample_target[i] >= 0)
                 entries[i].end = HEAD_WRITES;
             view->head_writes = view->head_writes || entries[i].end == HEAD_WRITES;
+            view->head_lists = view->head_lists || entries[i].end == HEAD_LISTS;
         }
         used += (size_t)batch->n_samples * sizeof *entries / sizeof *ints;
     }
@@ -176,7 +177,8 @@ struct recorded_step *graph_find(struct backend_context *context, const struct b
     for (int32_t i = 0; i < context->n_graphs; i++) {
         struct recorded_step *graph = context->graphs + i;
         if (graph->n_rows == batch->n_rows && graph->n_samples == batch->n_samples &&
-            graph->want_logprobs == batch->want_logprobs && graph->head_writes == context->step.head_writes)
+            graph->want_logprobs == batch->want_logprobs && graph->head_writes == context->step.head_writes &&
+            graph->head_lists == context->step.head_lists)
             return graph;
     }
     if (context->n_graphs == MAX_GRAPHS)
@@ -187,6 +189,7 @@ struct recorded_step *graph_find(struct backend_context *context, const struct b
     graph->n_samples = batch->n_samples;
     graph->want_logprobs = batch->want_logprobs;
     graph->head_writes = context->step.head_writes;
+    graph->head_lists = context->step.head_lists;
     return graph;
 }
 

@@ -262,6 +262,9 @@ static inline uint32_t emulator_fold(unsigned mask, const char *name, uint32_t m
 struct emulator_larger {
     EMULATOR_UNSEEN uint32_t operator()(uint32_t a, uint32_t b) const { return a < b ? b : a; }
 };
+struct emulator_sum {
+    EMULATOR_UNSEEN uint32_t operator()(uint32_t a, uint32_t b) const { return a + b; }
+};
 struct emulator_or {
     EMULATOR_UNSEEN uint32_t operator()(uint32_t a, uint32_t b) const { return a | b; }
 };
@@ -270,6 +273,9 @@ struct emulator_and {
 };
 static inline uint32_t __reduce_max_sync(unsigned mask, uint32_t x) {
     return emulator_fold<emulator_larger>(mask, "__reduce_max_sync", x);
+}
+static inline uint32_t __reduce_add_sync(unsigned mask, uint32_t x) {
+    return emulator_fold<emulator_sum>(mask, "__reduce_add_sync", x);
 }
 static inline int __any_sync(unsigned mask, int x) {
     return (int)emulator_fold<emulator_or>(mask, "__any_sync", x != 0);

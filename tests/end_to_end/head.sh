@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Answers that the head of the model may choose by itself (greedy, or a temperature alone) are those that are sampled
-# from written logits: asking for log-probabilities, which need the logits, changes no token. Vocabularies of some
-# thousand tokens, records of all kinds in one batch, batches of several widths, and steps that are recorded and
-# replayed where the device does so.
+# Answers that the head of the model may choose by itself (greedy, or a temperature alone), or whose large logits it lists
+# (top_k), are those that are sampled from all logits: asking for log-probabilities, which need them, changes no token.
+# Vocabularies of some thousand tokens, records of all kinds in one batch, batches of several widths, and steps that are
+# recorded and replayed where the device does so.
 source "${BASH_SOURCE[0]%/*}/lib.sh"
 need jq
 need_device
@@ -29,9 +29,9 @@ llama='{"model_type": "llama", "hidden_size": 128, "intermediate_size": 256, "nu
 model flat "$llama" flat
 model peaked "${llama/5003/8192}" peaked
 
-# Most are chosen by the head; every fifth has a setting that is not for it.
+# Most are chosen by the head; every fifth is sampled from what it has listed, and some settings are not for it.
 jq -n -c 'range(60) | {prompt_token_ids: [range(. % 7 + 1) as $i | ($i * 37 + . * 11) % 5000], max_tokens: (5 + . % 30),
-    temperature: (if . % 3 == 0 then 0 else 0.3 + . % 4 end)} + (if . % 5 == 4 then {top_k: 20} else {} end)' \
+    temperature: (if . % 3 == 0 then 0 else 0.3 + . % 4 end)} + (if . % 5 == 4 then {top_k: 20, top_p: 0.9} elif . % 11 == 3 then {min_p: 0.1} else {} end)' \
     >"$work/prompts.jsonl"
 
 for of in flat peaked; do

@@ -6,13 +6,22 @@
 
 #include "tests/functional/operations.h"
 
-enum { N_IN = 72, N_STEPS = 2, KINDS = 8 };
+enum { N_IN = 72, N_STEPS = 2 };
 
 /* Columns of the input that are zero but for rows with one logit that is not finite. */
 enum { LAST_COLUMN = N_IN - 1, FIRST_COLUMN = N_IN - 2, MIDDLE_COLUMN = N_IN - 3 };
+/* One that is added to all logits. */
+enum { SHIFT_COLUMN = N_IN - 4 };
+
+/* Settings by slot: slot s has those of kind s % n. */
+struct kinds {
+    struct slot_sampling (*of)(struct operations *ops, int32_t kind, int32_t n_vocab, uint64_t key);
+    int32_t n;
+};
 
 struct head {
     struct operations *ops;
+    struct kinds kinds;
     int32_t n_rows, n_vocab;
     float softcap;
     bool scores; /* some entries are scored */
@@ -22,13 +31,17 @@ struct head {
     float *plain_hidden;                  /* [n_rows, N_IN] embeddings of the last tokens */
 };
 
-/* Settings by slot: three kinds that a head can finish, and what it must leave to `sample`. */
-static struct slot_sampling sampling_of(int32_t slot) {
-    struct slot_sampling s = ops_sampling((uint64_t)slot * 0x9E3779B97F4A7C15u);
-    switch (slot % KINDS) {
+/* Three that a head can finish, one that it lists, and what it must leave to `sample`. */
+static struct slot_sampling of_all_kinds(struct operations *ops, int32_t kind, int32_t n_vocab,
+                                         uint64_t key) {
+    (void)n_vocab;
+    struct slot_sampling s = ops_sampling(key);
+    switch (kind) {
     case 0:
         s.temperature = 0.0f;
         s.top_k = 3; /* without effect */
+        break;
+    case 1:
         break;
     case 2:
         s.temperature = 0.05f;
@@ -51,8 +64,41 @@ static struct slot_sampling sampling_of(int32_t slot) {
         s.top_p = 0.9f;
         s.min_p = 0.01f;
         break;
+    default:
+        OPS_FAIL(ops, "head: kind %d", kind);
     }
     return s;
+}
+static const struct kinds ALL_KINDS = {of_all_kinds, 8};
+
+/* top_k from 1 to beyond what is listed and what there is, with the other filters at their extremes. */
+static struct slot_sampling of_lists(struct operations *ops, int32_t kind, int32_t n_vocab, uint64_t key) {
+    (void)ops;
+    static const struct {
+        int32_t top_k; /* -1: more than the vocabulary */
+        float temperature, top_p, min_p;
+    } settings[] = {
+        {50, 0.8f, 0.95f, 0.02f},  {1, 1.0f, 1.0f, 0.0f},    {2, 3.0f, 1.0f, 0.0f},
+        {50, 1.0f, 1.0f, 0.0f},    {100, 1.0f, 0.9f, 0.0f},  {256, 2.0f, 0.999f, 0.0f},
+        {257, 2.0f, 1.0f, 0.0f},   {1000, 1.0f, 0.9f, 0.0f}, {-1, 1.0f, 1.0f, 0.0f},
+        {50, 1e-4f, 1.0f, 0.0f},   {50, 1e4f, 1.0f, 0.0f},   {20, 1.0f, 1e-6f, 0.0f},
+        {20, 1.0f, 1.0f, 1.0f},    {20, 1.0f, 1.0f, 1.5f},   {40, 1.0f, 0.5f, 1e-6f},
+        {256, 100.0f, 1.0f, 0.0f}, {0, 1.0f, 1.0f, 0.0f},    {0, 0.0f, 1.0f, 0.0f},
+        {7, 1.0f, 0.8f, 0.0f},     {2, 1.0f, 0.5f, 0.0f},    {256, 50.0f, 0.6f, 0.0f},
+        {130, 1.0f, 1.0f, 0.3f},
+    };
+    struct slot_sampling s = ops_sampling(key);
+    s.top_k = settings[kind].top_k < 0 ? n_vocab + 5 : settings[kind].top_k;
+    s.temperature = settings[kind].temperature;
+    s.top_p = settings[kind].top_p;
+    s.min_p = settings[kind].min_p;
+    return s;
+}
+static const struct kinds LISTS = {of_lists, 22}; /* has no factor in common with what else repeats by row */
+
+static struct slot_sampling sampling_of(const struct head *head, int32_t slot) {
+    return head->kinds.of(head->ops, slot % head->kinds.n, head->n_vocab,
+                          (uint64_t)slot * 0x9E3779B97F4A7C15u);
 }
 
 static float uniform(struct operations *ops, float size) {
@@ -60,8 +106,8 @@ static float uniform(struct operations *ops, float size) {
 }
 
 /* Rows of the weight repeat, so that logits tie within a tile and far apart. */
-static void head_init(struct head *head, struct operations *ops, int32_t n_rows, int32_t n_vocab,
-                      int32_t n_distinct, float softcap) {
+static void head_init(struct head *head, struct operations *ops, struct kinds kinds, int32_t n_rows,
+                      int32_t n_vocab, int32_t n_distinct, float softcap) {
     ops_open(ops);
     struct state_limits limits = {
         .n_slots = n_rows,
@@ -78,7 +124,8 @@ static void head_init(struct head *head, struct operations *ops, int32_t n_rows,
         .kv_dtype = DTYPE_BFLOAT16,
     };
     OPS_OK(ops, ops_state(ops, &limits));
-    *head = (struct head){.ops = ops, .n_rows = n_rows, .n_vocab = n_vocab, .softcap = softcap};
+    *head =
+        (struct head){.ops = ops, .kinds = kinds, .n_rows = n_rows, .n_vocab = n_vocab, .softcap = softcap};
     float *weight = ops_alloc(ops, (size_t)n_vocab * N_IN, sizeof *weight);
     for (int32_t o = 0; o < n_vocab; o++) {
         float *row = weight + (size_t)o * N_IN;
@@ -88,6 +135,8 @@ static void head_init(struct head *head, struct operations *ops, int32_t n_rows,
         else
             memcpy(row, weight + (size_t)ops_below(ops, n_distinct) * N_IN, N_IN * sizeof *row);
     }
+    for (int32_t o = 0; o < n_vocab; o++)
+        weight[(size_t)o * N_IN + SHIFT_COLUMN] = 1.0f;
     for (int32_t o = 0; o < n_vocab; o++)
         for (int32_t column = MIDDLE_COLUMN; column <= LAST_COLUMN; column++)
             weight[(size_t)o * N_IN + (size_t)column] = 0.0f;
@@ -108,8 +157,8 @@ static void head_init(struct head *head, struct operations *ops, int32_t n_rows,
     /* Of each kind of slot one row in the last step with NaN, and with one infinite logit in each place. */
     static const int32_t columns[] = {0, LAST_COLUMN, FIRST_COLUMN, MIDDLE_COLUMN};
     for (int32_t place = 0; place < 4; place++)
-        for (int32_t kind = 0; kind < KINDS; kind++) {
-            int32_t row = KINDS * (2 + 3 * place) + kind;
+        for (int32_t kind = 0; kind < kinds.n; kind++) {
+            int32_t row = kinds.n * (2 + 3 * place) + kind;
             if (row < n_rows)
                 head->rows[N_STEPS - 1][row * N_IN + columns[place]] = place == 0 ? NAN : 0x1.fep127f;
         }
@@ -128,7 +177,7 @@ static void start_slots(struct head *head, int32_t n) {
     struct slot_start *starts = ops_alloc(head->ops, (size_t)n, sizeof *starts);
     for (int32_t slot = 0; slot < n; slot++)
         starts[slot] = (struct slot_start){.slot = slot,
-                                           .sampling = sampling_of(slot),
+                                           .sampling = sampling_of(head, slot),
                                            .pages = page,
                                            .n_pages = 1,
                                            .prompt = prompt,
@@ -222,7 +271,7 @@ static void compare(struct head *head, const int32_t *counts, int n_counts) {
                     OPS_FAIL(ops, "head: row %d of %d, step %d has fault %d at %d, expected %d at %d", i, n,
                              step, got->fault_layer, got->fault_position, expected->fault_layer,
                              expected->fault_position);
-                bool has_logprob = i % KINDS == 6 || (head->scores && i % 5 == 0);
+                bool has_logprob = sampling_of(head, i).n_logprobs >= 0 || (head->scores && i % 5 == 0);
                 if (!fault && (got->token != expected->token ||
                                (has_logprob && i % 19 != 18 && got->logprob != expected->logprob)))
                     OPS_FAIL(ops, "head: row %d of %d, step %d took %d (%.9g), expected %d (%.9g)", i, n,
@@ -243,7 +292,7 @@ static void compare(struct head *head, const int32_t *counts, int n_counts) {
 void case_head(struct operations *ops) {
     static const int32_t counts[] = {1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 96, 128, 129, 256, 300};
     struct head head;
-    head_init(&head, ops, 300, 2309, 700, 0.0f);
+    head_init(&head, ops, ALL_KINDS, 300, 2309, 700, 0.0f);
     compare(&head, counts, sizeof counts / sizeof counts[0]);
     head_free(&head);
 }
@@ -252,7 +301,7 @@ void case_head(struct operations *ops) {
 void case_head_softcap(struct operations *ops) {
     static const int32_t counts[] = {1, 20, 70, 140};
     struct head head;
-    head_init(&head, ops, 140, 2304, 2304, 3.0f);
+    head_init(&head, ops, ALL_KINDS, 140, 2304, 2304, 3.0f);
     head.scores = true;
     compare(&head, counts, sizeof counts / sizeof counts[0]);
     head_free(&head);
@@ -262,15 +311,53 @@ void case_head_softcap(struct operations *ops) {
 void case_head_large_vocabulary(struct operations *ops) {
     static const int32_t counts[] = {1, 5, 24};
     struct head head;
-    head_init(&head, ops, 24, 40001, 20000, 0.0f);
+    head_init(&head, ops, ALL_KINDS, 24, 40001, 20000, 0.0f);
     compare(&head, counts, sizeof counts / sizeof counts[0]);
     head_free(&head);
+}
+
+/* Rows of lists_init() that repeat: logits of spread 1, all equal, near each other, far apart. */
+static const float LIST_SIZES[] = {1.0f, 0.0f, 0.03125f, 16.0f, 1.0f};
+
+static void lists_compare(struct operations *ops, int32_t n_rows, int32_t n_vocab, int32_t n_distinct,
+                          const int32_t *counts, int n_counts) {
+    struct head head;
+    head_init(&head, ops, LISTS, n_rows, n_vocab, n_distinct, 0.0f);
+    const int n_sizes = sizeof LIST_SIZES / sizeof LIST_SIZES[0];
+    for (int step = 0; step < N_STEPS; step++)
+        for (int32_t row = 0; row < n_rows; row++) {
+            float *values = head.rows[step] + row * N_IN;
+            for (int32_t i = 0; i < SHIFT_COLUMN; i++)
+                values[i] *= LIST_SIZES[row % n_sizes];
+            values[SHIFT_COLUMN] = row % 3 == 1 ? -64.0f : 0.0f; /* all below what pads a row */
+        }
+    compare(&head, counts, n_counts);
+    head_free(&head);
+}
+
+/* Groups of a narrow tile and of wide ones, more than the threads of a block have registers for. */
+void case_head_lists(struct operations *ops) {
+    static const int32_t counts[] = {7, 24, 48, 65, 285};
+    lists_compare(ops, 285, 20001, 15000, counts, sizeof counts / sizeof counts[0]);
+}
+
+/* Many tokens share the k-th largest logit: few of them in few groups, too many tokens, too many groups. */
+void case_head_lists_ties(struct operations *ops) {
+    static const int32_t counts[] = {19, 95}, distinct[] = {1500, 100, 20, 3};
+    for (size_t i = 0; i < sizeof distinct / sizeof distinct[0]; i++)
+        lists_compare(ops, 95, 33011, distinct[i], counts, 2);
+}
+
+/* Fewer groups than top_k. */
+void case_head_lists_small(struct operations *ops) {
+    static const int32_t counts[] = {32, 95};
+    lists_compare(ops, 95, 2049, 2049, counts, 2);
 }
 
 /* Entries that the step does not have. */
 void case_head_refused(struct operations *ops) {
     struct head head;
-    head_init(&head, ops, 4, 2100, 100, 0.0f);
+    head_init(&head, ops, ALL_KINDS, 4, 2100, 100, 0.0f);
     int32_t zero[4] = {0}, slot[4] = {0, 1, 2, 3};
     start_slots(&head, 4);
     struct batch batch = {.n_rows = 4,

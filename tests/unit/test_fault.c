@@ -130,7 +130,7 @@ static void state_parts_do_not_overlap(void **state) {
     const size_t offsets[] = {l.keys,       l.values,     l.page_table,  l.token_counts,  l.sampling,
                               l.last_token, l.faults,     l.token,       l.position,      l.slot,
                               l.segments,   l.sample_row, l.sample_slot, l.sample_target, l.results,
-                              l.top,        l.partials,   l.total};
+                              l.top,        l.partials,   l.maxima,      l.total};
     const size_t sizes[] = {kv,
                             kv,
                             4u * 10 * 4,
@@ -147,7 +147,8 @@ static void state_parts_do_not_overlap(void **state) {
                             3 * 4,
                             3 * sizeof(struct sample_result),
                             3 * sizeof(struct sample_top),
-                            3u * 2 * 2 * 6 * 4};
+                            3u * 2 * 2 * 6 * 4,
+                            64u * 4 * ((VOCAB + 127) / 128) * 4};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         assert_int_equal(offsets[i] % STATE_ALIGNMENT, 0);
         assert_true(offsets[i + 1] - offsets[i] >= sizes[i]);
