@@ -24,9 +24,11 @@
  * reaches T - z, so if u <= e^(z - T): the random word is compared with one bound, no conversion, no
  * logarithm. About 16 issue slots a token are left, nearly all of them Philox, a block for four neighbours.
  *
- * The rounds are unrolled, because registers name the sums: those staged are free for what follows. One block
- * of random words at a time leaves no register spilled; the scheduler's two warps take turns. What the next
- * round wants to know of its rows is requested in this one.
+ * A tile ends in rounds of 64 rows. They are a loop, because code that is executed once costs several times
+ * what it computes; only the stores to the stage, whose registers name the sums, are there for each round.
+ * All sums stay where wgmma leaves them (moving them makes the compiler wait for each product), and so that
+ * none is spilled, the producer's warpgroup gives registers to the consumers (HEAD_RAISES in
+ * matmul_wgmma.cu). What a round wants to know of its rows is requested in the one before it.
  *
  * Numerics: the sums are those that would be written, soft cap included, and a candidate's key is computed by
  * the same functions (candidate.cuh): the token is the one that `sample` would choose. */
@@ -173,16 +175,25 @@ static __device__ __forceinline__ void head_finish(const matmul_params &p, const
     const head_piece<CHUNKS> piece = {staging + (uint32_t)(column / HALF * HALF_BYTES), thread % ROWS,
                                       column % HALF / 4, output + column};
     row += piece.row;
-    enum head_end next = row < p.n_rows ? p.head[row].end : HEAD_SKIPS;
-#pragma unroll
+    enum head_end next_end = HEAD_SKIPS;
+    uint64_t next_known = 0;
+    auto read_entry = [&](int i) {
+        next_end = HEAD_SKIPS;
+        if (i >= p.n_rows)
+            return;
+        next_end = p.head[i].end;
+        next_known = ptx_load_relaxed(&p.head[i].best);
+    };
+    read_entry(row);
+#pragma unroll 1
     for (int round = 0; round < ROUNDS; round++, row += ROWS) {
-        const enum head_end end = next;
+        const enum head_end end = next_end;
+        const uint64_t known = next_known;
         const bool listed = end == HEAD_LISTS, chosen = end == HEAD_GREEDY || end == HEAD_DRAWS;
         if (leader)
             ptx_store_wait_read<0>();
         ptx_named_barrier(barrier, 128); /* the last round's rows have been read, by all */
         stage(round);
-        const uint64_t known = chosen ? ptx_load_relaxed(&p.head[row].best) : 0;
         if (p.softcap != 0) {
             ptx_named_barrier(barrier, 128); /* the rows are complete */
 #pragma unroll 1
@@ -199,16 +210,16 @@ static __device__ __forceinline__ void head_finish(const matmul_params &p, const
         if (written && leader) /* whose row is the first of the round */
             for (int half = 0; half < 2; half++)
                 ptx_store_box(map, output + half * HALF, row, staging + half * HALF_BYTES);
-        /* It arrives while this round's rows are looked at. */
-        next = round + 1 < ROUNDS && row + ROWS < p.n_rows ? p.head[row + ROWS].end : HEAD_SKIPS;
+        if (round + 1 < ROUNDS)
+            read_entry(row + ROWS); /* it arrives while this round's rows are looked at */
         head_seen seen = {-INFINITY, 0, true};
         if ((chosen || listed) && piece.first < p.n_out)
             seen = head_look(piece, p.n_out);
         head_write_maximum<ROWS, piece.OUTPUTS>(p, row, piece.first, listed,
                                                 seen.finite ? seen.largest : INFINITY);
         if (chosen && piece.first < p.n_out) {
-            /* The entry by reference: a copy would spill. */
-            uint64_t best = head_choose(piece, seen, p.head[row], known, p.n_out);
+            const head_entry entry = p.head[row];
+            uint64_t best = head_choose(piece, seen, entry, known, p.n_out);
             if (best != 0)
                 atomicMax(&p.head[row].best, (unsigned long long)best);
         }

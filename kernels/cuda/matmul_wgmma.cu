@@ -50,8 +50,13 @@ enum {
     BOX_ALIGNMENT = 1024,
     STAGED_ROWS = 64, /* rows of a tile that are transposed at a time */
     STAGING_BYTES = STAGED_ROWS * ROW_BYTES,
-    STAGING_BUFFERS = 2 /* per warpgroup */
+    STAGING_BUFFERS = 2, /* per warpgroup */
+    /* Of a thread, where HEAD_RAISES. */
+    RAISED_PRODUCER_REGISTERS = 24,
+    RAISED_CONSUMER_REGISTERS = 240
 };
+static_assert(128 * (RAISED_PRODUCER_REGISTERS + 2 * RAISED_CONSUMER_REGISTERS) <= 65536,
+              "a multiprocessor's registers");
 
 template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1>
 struct wgmma_shape {
@@ -62,6 +67,10 @@ struct wgmma_shape {
     static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
+    /* Behind the head of 256 rows all sums are in registers until the last is staged: three idle warps beside
+     * the producer let its warpgroup give registers to the consumers. */
+    static constexpr bool HEAD_RAISES = CONSUMERS == 2 && TOKENS == 256;
+    static constexpr int HEAD_THREADS = HEAD_RAISES ? CONSUMER_THREADS + 128 : THREADS;
     static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * WEIGHT_BLOCK_BYTES;
     static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
     static constexpr int STAGE_BYTES = WEIGHT_BYTES + K_BLOCKS * BOX_BYTES;
@@ -297,6 +306,17 @@ __device__ __forceinline__ void stage_float32(const destination &d, int round,
         ptx_store_shared(at[i % 4] + i / 4 * (TILE_SWIZZLE_ROWS * ROW_BYTES), sum[round * (ROWS / 2) + i]);
 }
 
+/* The same of a round that is counted while the kernel runs: registers name the sums, so each has its own
+ * stores. */
+template <typename Shape, int ROUND = 0>
+__device__ __forceinline__ void stage_round(const destination &d, int round,
+                                            const float (&sum)[Shape::TOKENS / 2]) {
+    if (round == ROUND)
+        stage_float32<Shape, Shape::HEAD_ROWS>(d, ROUND, sum);
+    else if constexpr (ROUND + 1 < Shape::TOKENS / Shape::HEAD_ROWS)
+        stage_round<Shape, ROUND + 1>(d, round, sum);
+}
+
 /* float32 results of wide tiles: [64 rows][32 outputs] twice, as above, stored or added. */
 template <typename Shape, tile_end END>
 __device__ __forceinline__ void write_staged_float32(const destination &d,
@@ -337,7 +357,7 @@ __device__ __forceinline__ void finish(const matmul_params &p, const destination
     constexpr int N = Shape::TOKENS / 2;
     if constexpr (END == END_HEAD) {
         head_finish<Shape>(p, d.map, d.staging, d.row, d.output,
-                           [&](int round) { stage_float32<Shape, Shape::HEAD_ROWS>(d, round, sum); });
+                           [&](int round) { stage_round<Shape>(d, round, sum); });
         return;
     }
     if (END != END_GATED && p.bias && !second) {
@@ -385,7 +405,7 @@ __device__ __forceinline__ void finish(const matmul_params &p, const destination
 }
 
 template <typename Shape, tile_end END>
-__global__ void __launch_bounds__(Shape::THREADS, 1)
+__global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape::THREADS, 1)
     kernel_matmul_wgmma(const __grid_constant__ CUtensorMap in_map,
                         const __grid_constant__ CUtensorMap out_map, const matmul_params p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -411,7 +431,13 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     if (!p.starts_next_late)
         ptx_allow_next_kernel();
 
-    if (warp == Shape::CONSUMER_THREADS / WARP_LANES) {
+    constexpr bool RAISES = END == END_HEAD && Shape::HEAD_RAISES;
+    if (warp >= Shape::CONSUMER_THREADS / WARP_LANES) {
+        if (RAISES) {
+            ptx_registers_lower<RAISED_PRODUCER_REGISTERS>();
+            if (warp > Shape::CONSUMER_THREADS / WARP_LANES)
+                return;
+        }
         if (lane == 0)
             produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
         if (lane == 0 && p.starts_next_late)
@@ -424,6 +450,8 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         return;
     }
 
+    if (RAISES)
+        ptx_registers_raise<RAISED_CONSUMER_REGISTERS>();
     int group = warp / 4;
     walk<Shape> w;
     w.begin(p, n_tiles);
@@ -507,18 +535,25 @@ struct wgmma_variant {
     int32_t cluster;
     int32_t row_sharers;
     int32_t threads;
+    int32_t head_threads; /* with END_HEAD, as what follows */
     int32_t shared_bytes;
-    int32_t head_shared_bytes; /* with END_HEAD */
-    int32_t head_rows;         /* that it stages at a time */
+    int32_t head_shared_bytes;
+    int32_t head_rows; /* that it stages at a time */
     void (*kernels[N_ENDS])(const CUtensorMap, const CUtensorMap, const matmul_params); /* NULL: none */
 };
 
 template <typename Shape> wgmma_variant variant() {
-    wgmma_variant v = {Shape::OUTPUTS,      Shape::TOKENS,
-                       Shape::PARTS,        Shape::CLUSTER,
-                       Shape::ROW_SHARERS,  Shape::THREADS,
-                       Shape::SHARED_BYTES, Shape::HEAD_SHARED_BYTES,
-                       Shape::HEAD_ROWS,    {}};
+    wgmma_variant v = {Shape::OUTPUTS,
+                       Shape::TOKENS,
+                       Shape::PARTS,
+                       Shape::CLUSTER,
+                       Shape::ROW_SHARERS,
+                       Shape::THREADS,
+                       Shape::HEAD_THREADS,
+                       Shape::SHARED_BYTES,
+                       Shape::HEAD_SHARED_BYTES,
+                       Shape::HEAD_ROWS,
+                       {}};
     v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
     if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
         v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
@@ -638,10 +673,10 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
     int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens * v.row_sharers);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors / v.cluster;
-    return cuda_launch_clusters(context, "matmul", v.kernels[end_of(p)],
-                                dim3((tiles < most ? tiles : most) * v.cluster), (unsigned)v.threads,
-                                (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.cluster,
-                                in_map, out_map, p);
+    return cuda_launch_clusters(
+        context, "matmul", v.kernels[end_of(p)], dim3((tiles < most ? tiles : most) * v.cluster),
+        (unsigned)(p.head ? v.head_threads : v.threads),
+        (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.cluster, in_map, out_map, p);
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {
