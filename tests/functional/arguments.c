@@ -6,13 +6,16 @@
 #include <string.h>
 
 struct arguments arguments_read(int argc, char **argv) {
-    struct arguments arguments = {.device = argc > 1 ? argv[1] : "cpu",
-                                  .patterns = argc > 2 ? argv[2] : "*",
-                                  .is_small = argc > 3 && strcmp(argv[3], "small") == 0,
-                                  .is_list = argc > 3 && strcmp(argv[3], "list") == 0};
-    if (argc > 4 || (argc > 3 && !arguments.is_small && !arguments.is_list)) {
-        fprintf(stderr, "usage: %s [cpu|cuda [PATTERNS [small|list]]]\n", argv[0]);
-        exit(ARGUMENTS_WRONG);
+    struct arguments arguments = {.device = argc > 1 ? argv[1] : "cpu", .patterns = argc > 2 ? argv[2] : "*"};
+    for (int i = 3; i < argc; i++) {
+        bool *word = strcmp(argv[i], "small") == 0  ? &arguments.is_small
+                     : strcmp(argv[i], "list") == 0 ? &arguments.is_list
+                                                    : NULL;
+        if (!word || *word) {
+            fprintf(stderr, "usage: %s [cpu|cuda [PATTERNS [small] [list]]]\n", argv[0]);
+            exit(ARGUMENTS_WRONG);
+        }
+        *word = true;
     }
     /* What a sanitizer says of a case stands behind the case's name, and what a killed program said is there.
      */

@@ -123,9 +123,12 @@ static void bench_open(const char *device, const struct invariance_model *model,
                  model->folder);
 }
 
-static bool takes_part(const struct invariance_variant *variant, const struct record *record) {
+/* n_before: how many do, of those before it. */
+static bool takes_part(const struct invariance_variant *variant, const struct record *record,
+                       int32_t n_before) {
     int32_t index = (int32_t)record->request.index;
-    return (variant->every == 0 || index % variant->every == 0) &&
+    return (variant->most_records == 0 || n_before < variant->most_records) &&
+           (variant->every == 0 || index % variant->every == 0) &&
            (variant->longest_prompt == 0 || record->n_prompt_tokens <= variant->longest_prompt);
 }
 
@@ -145,13 +148,14 @@ static void run_shard(struct bench *bench, const struct invariance_model *model,
     golden_check(
         engine_open(&bench->rig.backend, bench->rig.model, &bench->rig.config, NULL, &options, &engine),
         "engine_open");
-    int32_t n_shards = variant->n_shards ? variant->n_shards : 1;
+    int32_t n_shards = variant->n_shards ? variant->n_shards : 1, n_submitted = 0;
     for (int32_t i = 0; i < INVARIANCE_RECORDS; i++) {
         /* 7 * i + 113 mod 300 passes through all of them. */
         int32_t index = variant->is_permuted ? (7 * i + 113) % INVARIANCE_RECORDS : i;
         struct record *record = make_record(model, &bench->rig.config, index);
-        if (index % n_shards == shard && takes_part(variant, record)) {
+        if (index % n_shards == shard && takes_part(variant, record, n_submitted)) {
             submit(engine, bench, variant, record);
+            n_submitted++;
         } else {
             record_free(record);
             free(record);

@@ -24,7 +24,8 @@ struct invariance_variant {
     int32_t n_shards;     /* record i runs with those of the same i mod n_shards; 0: 1 */
     int32_t every;        /* only each n-th record runs, of those only prompts up to longest_prompt; 0: all */
     int32_t longest_prompt;
-    int32_t most_tokens; /* that an answer has; 0: what its record asks for */
+    int32_t most_records; /* the first of those; 0: no limit */
+    int32_t most_tokens;  /* that an answer has; 0: what its record asks for */
     bool is_permuted;
     struct backend_options options;
     struct relay_options relay;

@@ -230,7 +230,7 @@ static void run_attention(struct bench *bench, int64_t n_tokens, int64_t width, 
     }
 }
 
-enum { SMALL_STEPS = 40 }; /* of a small case, with each way of cutting a prompt */
+enum { SMALL_STEPS = 5 }; /* of a small case, with each way of cutting a prompt */
 static const int64_t attention_chunks[] = {MAX_TOKENS, 64, 7, 1, CHUNK_DECODE};
 enum { N_ATTENTION_CHUNKS = sizeof attention_chunks / sizeof attention_chunks[0] };
 
@@ -331,7 +331,7 @@ static void softmax_row(int index, int64_t width, const float *x, const float *e
 static void softmax_case(struct safetensors *files, int index, enum dtype dtype) {
     enum { MAX_ROWS = 4 }; /* of a case: each takes several backends */
     int64_t shape[2];
-    const int64_t most_columns = golden_arguments.is_small ? 300 : MAX_TOKENS;
+    const int64_t most_columns = golden_arguments.is_small ? 70 : MAX_TOKENS;
     const int64_t most_rows = golden_arguments.is_small ? 1 : MAX_ROWS;
     if (dtype != DTYPE_FLOAT32)
         return;

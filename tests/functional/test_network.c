@@ -17,6 +17,8 @@ enum {
     MAX_CUTS = 310, /* steps that one prompt is cut into at most: 300 positions one by one pass a KV chunk */
     SMALL_TOKENS = 2, /* of small cases: generated */
     SMALL_CUTS = 7,   /* of small cases: steps that a prompt is cut into at most */
+    SMALL_CUT_PROMPT =
+        8, /* of small cases in float32: of a prompt that is cut; as many rows as one kernel takes */
     N_SLOTS = 3,
     SLOT = 1,
 };
@@ -62,6 +64,7 @@ enum { N_MODELS = sizeof models / sizeof models[0] };
 struct network {
     struct backend backend;
     struct model_config config;
+    enum dtype dtype;
     struct model *model;
     int32_t n_slot_pages;
     int32_t *pages; /* [n_slot_pages] */
@@ -69,6 +72,7 @@ struct network {
 
 static void network_open(struct network *network, const char *folder, enum dtype dtype) {
     struct sampling defaults;
+    network->dtype = dtype;
     golden_open_backend(&network->backend);
     struct backend *backend = &network->backend;
     golden_check(model_config_load(folder, &network->config, &defaults), folder);
@@ -201,20 +205,17 @@ static struct sample_result decode(struct network *network, int32_t position, in
     return results[0];
 }
 
-/* Everything about one golden case with one way of cutting the prompt. first_logits [n_vocab] gets the logits
- * at the prompt's end, tokens [n_greedy] what was generated. */
-static void run_case(struct network *network, struct safetensors *files, int index, int32_t chunk,
-                     int32_t n_tokens, float *first_logits, struct sample_result *tokens) {
-    int64_t n_prompt;
-    int32_t *prompt = golden_ints(files, index, "prompt", &n_prompt);
-    begin_sequence(network, prompt, (int32_t)n_prompt);
-    struct sample_result result = prefill(network, prompt, (int32_t)n_prompt, chunk, -1, 1, first_logits);
+/* Everything about one prompt with one way of cutting it. first_logits [n_vocab] gets the logits at the
+ * prompt's end, tokens [n_tokens] what was generated. */
+static void run_prompt(struct network *network, const int32_t *prompt, int32_t n_prompt, int32_t chunk,
+                       int32_t n_tokens, float *first_logits, struct sample_result *tokens) {
+    begin_sequence(network, prompt, n_prompt);
+    struct sample_result result = prefill(network, prompt, n_prompt, chunk, -1, 1, first_logits);
     for (int32_t i = 0; i < n_tokens; i++) {
         tokens[i] = result;
         if (i + 1 < n_tokens)
-            result = decode(network, (int32_t)n_prompt + i, -1, -1);
+            result = decode(network, n_prompt + i, -1, -1);
     }
-    free(prompt);
 }
 
 static void check_logits(struct network *network, struct safetensors *files, int index, double tolerance) {
@@ -234,6 +235,12 @@ static void check_logits(struct network *network, struct safetensors *files, int
     free(prompt);
 }
 
+/* Whether it is a small case in float32: its matmuls read shared memory for every k, however few the rows,
+ * and race detection pays for each read. */
+static bool is_least(const struct network *network) {
+    return golden_arguments.is_small && network->dtype == DTYPE_FLOAT32;
+}
+
 /* How many of n tokens are generated. */
 static int64_t at_most(int64_t n) {
     return golden_arguments.is_small && n > SMALL_TOKENS ? SMALL_TOKENS : n;
@@ -248,7 +255,7 @@ static void check_greedy(struct network *network, struct safetensors *files, int
     float *logprobs = golden_floats(files, index, "greedy_logprobs", NULL);
     struct sample_result *tokens = malloc((size_t)n_greedy * sizeof *tokens);
     n_greedy = at_most(n_greedy);
-    run_case(network, files, index, MAX_CHUNK, (int32_t)n_greedy, logits, tokens);
+    run_prompt(network, prompt, (int32_t)n_prompt, MAX_CHUNK, (int32_t)n_greedy, logits, tokens);
     for (int64_t i = 0; i < n_greedy; i++) {
         if (tokens[i].token != greedy[i])
             fail_msg("case %d: greedy token %lld is %d, expected %d", index, (long long)i,
@@ -295,18 +302,28 @@ static void check_given(struct network *network, struct safetensors *files, int 
 }
 
 /* However the prompt is cut, the bits of the logits and all tokens are the same. */
-static void check_cuts(struct network *network, struct safetensors *files, int index, int32_t n_tokens) {
+static void check_cuts(struct network *network, struct safetensors *files, int index) {
     static const int32_t chunks[] = {64, 7, 1};
+    int64_t n_prompt;
+    int32_t *prompt = golden_ints(files, index, "prompt", &n_prompt);
+    int32_t n_tokens = (int32_t)at_most((int64_t)golden_find(files, index, "greedy")->n);
+    if (n_tokens > MAX_CUT_TOKENS)
+        n_tokens = MAX_CUT_TOKENS;
+    if (is_least(network)) {
+        n_prompt = SMALL_CUT_PROMPT;
+        n_tokens = 1;
+    }
+    int n_cut = 0;
     size_t n_vocab = (size_t)network->config.n_vocab;
     float *whole = malloc(n_vocab * sizeof *whole), *cut = malloc(n_vocab * sizeof *cut);
     struct sample_result whole_tokens[MAX_CUT_TOKENS], cut_tokens[MAX_CUT_TOKENS];
-    run_case(network, files, index, MAX_CHUNK, n_tokens, whole, whole_tokens);
-    int64_t n_prompt = (int64_t)golden_find(files, index, "prompt")->n;
+    run_prompt(network, prompt, (int32_t)n_prompt, MAX_CHUNK, n_tokens, whole, whole_tokens);
     for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
         if (n_prompt / chunks[i] > (golden_arguments.is_small ? SMALL_CUTS : MAX_CUTS) ||
             (golden_arguments.is_small && n_prompt <= chunks[i]))
             continue;
-        run_case(network, files, index, chunks[i], n_tokens, cut, cut_tokens);
+        n_cut++;
+        run_prompt(network, prompt, (int32_t)n_prompt, chunks[i], n_tokens, cut, cut_tokens);
         if (memcmp(whole, cut, n_vocab * sizeof *whole) != 0)
             fail_msg("case %d: logits of the prompt in chunks of %d differ from those of the prompt whole",
                      index, (int)chunks[i]);
@@ -316,8 +333,10 @@ static void check_cuts(struct network *network, struct safetensors *files, int i
                 fail_msg("case %d: generated token %d depends on the prompt's chunks of %d", index, (int)t,
                          (int)chunks[i]);
     }
+    assert_true(n_cut > 0);
     free(whole);
     free(cut);
+    free(prompt);
 }
 
 /* ---- the cases ---- */
@@ -345,16 +364,23 @@ static void run_check(struct network *network, struct safetensors *files, int in
     } else if (it->check == CHECK_GREEDY) {
         check_given(network, files, index, tolerance);
     } else {
-        int32_t n_tokens = (int32_t)at_most((int64_t)golden_find(files, index, "greedy")->n);
-        check_cuts(network, files, index, n_tokens < MAX_CUT_TOKENS ? n_tokens : MAX_CUT_TOKENS);
+        check_cuts(network, files, index);
     }
 }
 
-/* Small cases have a prompt of a few tokens, and those that end around the border of a KV chunk. */
-static bool takes_part(struct safetensors *files, int index) {
+/* Small cases in bfloat16 have a prompt of a few tokens, which is not cut, and those that end around the
+ * border of a KV chunk; in float32 one prompt, as short as shows something. */
+static bool takes_part(const struct network_case *it, struct safetensors *files, int index) {
     size_t n_prompt = golden_find(files, index, "prompt")->n;
-    return !golden_arguments.is_small || (n_prompt > 1 && n_prompt < 10) ||
-           (n_prompt >= DECODE_CHUNK_TOKENS - 1 && n_prompt <= DECODE_CHUNK_TOKENS + 1);
+    bool is_short = n_prompt > 1 && n_prompt <= SMALL_CUT_PROMPT;
+    bool is_around_border = n_prompt >= DECODE_CHUNK_TOKENS - 1 && n_prompt <= DECODE_CHUNK_TOKENS + 1;
+    if (!golden_arguments.is_small)
+        return true;
+    if (it->dtype == DTYPE_BFLOAT16)
+        return is_around_border || (is_short && it->check != CHECK_CUTS);
+    return it->check == CHECK_LOGITS   ? is_short
+           : it->check == CHECK_GREEDY ? n_prompt == 1
+                                       : is_around_border;
 }
 
 static void test_network(void **state) {
@@ -366,13 +392,20 @@ static void test_network(void **state) {
     network_open(&network, it->model->folder, it->dtype);
     int n = 0;
     for (int index = 0; golden_find(files, index, "prompt"); index++)
-        if (takes_part(files, index)) {
+        if (takes_part(it, files, index)) {
             run_check(&network, files, index, it);
             n++;
         }
-    assert_true(n > 1);
+    assert_true(n > (golden_arguments.is_small ? 0 : 1));
     network_close(&network);
     safetensors_close(files);
+}
+
+/* Small cases leave out all but the logits of the shipped model in float32: a step takes race detection the
+ * better part of a minute, with kernels that the tiny models' cases launch. */
+static bool is_left_out(const struct network_case *it) {
+    return golden_arguments.is_small && it->dtype == DTYPE_FLOAT32 && it->check != CHECK_LOGITS &&
+           strcmp(it->model->name, "shakespeare") == 0;
 }
 
 int main(int argc, char **argv) {
@@ -380,6 +413,7 @@ int main(int argc, char **argv) {
         return ARGUMENTS_SKIPPED;
     static struct network_case cases[N_CASES];
     struct CMUnitTest tests[N_CASES];
+    size_t n = 0;
     for (size_t i = 0; i < N_CASES; i++) {
         struct network_case *it = &cases[i];
         it->model = &models[i / (N_DTYPES * N_CHECKS)];
@@ -387,7 +421,9 @@ int main(int argc, char **argv) {
         it->check = (enum check)(i % N_CHECKS);
         snprintf(it->name, sizeof it->name, "%s_%s_%s", it->model->name,
                  it->dtype == DTYPE_FLOAT32 ? "float32" : "bfloat16", check_names[it->check]);
-        tests[i] = (struct CMUnitTest){.name = it->name, .test_func = test_network, .initial_state = it};
+        if (!is_left_out(it))
+            tests[n++] =
+                (struct CMUnitTest){.name = it->name, .test_func = test_network, .initial_state = it};
     }
-    return run_cases(&golden_arguments, "network", tests, N_CASES);
+    return run_cases(&golden_arguments, "network", tests, n);
 }

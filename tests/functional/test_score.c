@@ -17,11 +17,23 @@ enum {
     KV_PAGES = 600,
 };
 
-/* Of small cases. */
-enum { N_SMALL_GOLDEN = 3, N_SMALL_RANDOM = 6, N_SMALL_GENERATED = 3, N_SMALL_TOKENS = 2 };
+/* Of small cases. In float32, whose products race detection is slow with, they are the beginning of one
+ * golden prompt; in bfloat16 some prompts, whose bits are compared. */
+enum {
+    N_SMALL_GOLDEN = 1,
+    N_SMALL_RANDOM = 4,
+    N_SMALL_GENERATED = 3,
+    N_SMALL_TOKENS = 2,
+    SMALL_PROMPT = 70, /* tokens of a golden prompt: beyond two pages */
+    LEAST_PROMPT = 9,  /* eight rows are scored */
+};
 
-static int32_t n_random(void) {
-    return golden_arguments.is_small ? N_SMALL_RANDOM : N_RANDOM;
+static bool is_least(enum dtype dtype) {
+    return golden_arguments.is_small && dtype == DTYPE_FLOAT32;
+}
+
+static int32_t n_random(enum dtype dtype) {
+    return is_least(dtype) ? 0 : golden_arguments.is_small ? N_SMALL_RANDOM : N_RANDOM;
 }
 
 static int32_t n_generated(void) {
@@ -71,20 +83,24 @@ struct run {
 /* ---- records ---- */
 
 /* The golden prompts, then random ones. */
-static int32_t submit_scored(struct engine *engine, struct safetensors *golden, int32_t n_vocab) {
+static int32_t submit_scored(struct engine *engine, struct safetensors *golden, enum dtype dtype,
+                             int32_t n_vocab) {
+    const int32_t longest = is_least(dtype) ? LEAST_PROMPT : SMALL_PROMPT;
     int32_t n = 0;
     for (; golden_find(golden, n, "ids"); n++) {
         int64_t n_ids;
         if (golden_arguments.is_small && n >= N_SMALL_GOLDEN)
             continue;
         int32_t *ids = golden_ints(golden, n, "ids", &n_ids);
+        if (golden_arguments.is_small && n_ids > longest)
+            n_ids = longest;
         struct record *record = record_of_ids(n, ids, (int32_t)n_ids);
         record->is_scored = true;
         golden_check(engine_submit(engine, record, 1), "engine_submit");
         free(ids);
     }
     assert_true(n >= 5);
-    for (int32_t i = 0; i < n_random(); i++, n++) {
+    for (int32_t i = 0; i < n_random(dtype); i++, n++) {
         struct record *record = record_of_random_ids(n, 1 + i % 41, n_vocab);
         record->is_scored = true;
         golden_check(engine_submit(engine, record, 1), "engine_submit");
@@ -144,7 +160,7 @@ static void run_variant(const char *name, const char *folder, enum dtype dtype, 
         char file[80];
         snprintf(file, sizeof file, "score_%s", name);
         struct safetensors *golden = golden_open(file);
-        run->n_scored = submit_scored(engine, golden, config->n_vocab);
+        run->n_scored = submit_scored(engine, golden, dtype, config->n_vocab);
         safetensors_close(golden);
     }
     while (!engine_is_idle(engine)) {
@@ -180,7 +196,7 @@ static void compare_golden(const char *name, const struct run *run) {
             free(expected);
             continue;
         }
-        assert_int_equal(record->n_scored, shape[0]);
+        assert_int_equal(record->n_scored, golden_arguments.is_small ? LEAST_PROMPT - 1 : shape[0]);
         double sum = 0;
         for (int32_t i = 0; i < record->n_scored; i++) {
             double difference = fabs((double)record->prompt_logprobs[i + 1] - expected[i]);
@@ -242,6 +258,8 @@ static void check_model(const char *name, const char *folder, enum dtype dtype) 
     const struct variant *chosen = golden_arguments.is_small ? small_variants : variants;
     size_t n = golden_arguments.is_small ? sizeof small_variants / sizeof small_variants[0]
                                          : sizeof variants / sizeof variants[0];
+    if (is_least(dtype))
+        n = 0;
     for (const struct variant *variant = chosen; variant < chosen + n; variant++) {
         run_variant(name, folder, dtype, variant, false, &run);
         compare_runs(&baseline, &run, variant->name);
@@ -282,17 +300,25 @@ static void test_score(void **state) {
     check_model(it->model->name, it->model->folder, it->dtype);
 }
 
+/* Small cases leave out the shipped model in float32: a step takes race detection the better part of a
+ * minute, with kernels that the tiny models' cases launch. */
+static bool is_left_out(const struct score_case *it) {
+    return is_least(it->dtype) && strcmp(it->model->name, "shakespeare") == 0;
+}
+
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
         return ARGUMENTS_SKIPPED;
     static struct score_case cases[N_CASES];
     struct CMUnitTest tests[N_CASES];
+    size_t n = 0;
     for (size_t i = 0; i < N_CASES; i++) {
         struct score_case *it = &cases[i];
         it->model = &models[i / 2];
         it->dtype = i % 2 == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
         snprintf(it->name, sizeof it->name, "%s_%s", it->model->name, i % 2 == 0 ? "float32" : "bfloat16");
-        tests[i] = (struct CMUnitTest){.name = it->name, .test_func = test_score, .initial_state = it};
+        if (!is_left_out(it))
+            tests[n++] = (struct CMUnitTest){.name = it->name, .test_func = test_score, .initial_state = it};
     }
-    return run_cases(&golden_arguments, "score", tests, N_CASES);
+    return run_cases(&golden_arguments, "score", tests, n);
 }
