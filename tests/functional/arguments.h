@@ -20,8 +20,8 @@ struct arguments {
     const char *patterns; /* "*" when absent */
     /* The same cases with less in them, and operations launched one by one: for sanitizers, which slow a
      * kernel down a thousand times and lose track of recorded steps. Least is in float32: its products read
-     * shared memory for every k, which race detection pays for, and a few cases of the shipped model in
-     * float32 are left out. Every kernel is launched by some case all the same. */
+     * shared memory for every k, which race detection pays for, and of the shipped model's cases only
+     * the logits are left there. Every kernel is launched by some case all the same. */
     bool is_small;
     bool is_list; /* names of cases are printed, a line each, and none runs */
 };

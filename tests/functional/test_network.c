@@ -401,8 +401,8 @@ static void test_network(void **state) {
     safetensors_close(files);
 }
 
-/* Small cases leave out what takes several steps of the shipped model in float32: each takes race detection
- * the better part of a minute, with kernels that the tiny models' cases launch. */
+/* Small cases leave out all but the logits of the shipped model in float32: a step takes race detection the
+ * better part of a minute, with kernels that the tiny models' cases launch. */
 static bool is_left_out(const struct network_case *it) {
     return golden_arguments.is_small && it->dtype == DTYPE_FLOAT32 && it->check != CHECK_LOGITS &&
            strcmp(it->model->name, "shakespeare") == 0;

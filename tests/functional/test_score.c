@@ -25,7 +25,7 @@ enum {
     N_SMALL_GENERATED = 3,
     N_SMALL_TOKENS = 2,
     SMALL_PROMPT = 70, /* tokens of a golden prompt: beyond two pages */
-    LEAST_PROMPT = 9, /* eight rows are scored */
+    LEAST_PROMPT = 9,  /* eight rows are scored */
 };
 
 static bool is_least(enum dtype dtype) {
@@ -300,17 +300,25 @@ static void test_score(void **state) {
     check_model(it->model->name, it->model->folder, it->dtype);
 }
 
+/* Small cases leave out the shipped model in float32: a step takes race detection the better part of a
+ * minute, with kernels that the tiny models' cases launch. */
+static bool is_left_out(const struct score_case *it) {
+    return is_least(it->dtype) && strcmp(it->model->name, "shakespeare") == 0;
+}
+
 int main(int argc, char **argv) {
     if (!golden_choose_backend(argc, argv))
         return ARGUMENTS_SKIPPED;
     static struct score_case cases[N_CASES];
     struct CMUnitTest tests[N_CASES];
+    size_t n = 0;
     for (size_t i = 0; i < N_CASES; i++) {
         struct score_case *it = &cases[i];
         it->model = &models[i / 2];
         it->dtype = i % 2 == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
         snprintf(it->name, sizeof it->name, "%s_%s", it->model->name, i % 2 == 0 ? "float32" : "bfloat16");
-        tests[i] = (struct CMUnitTest){.name = it->name, .test_func = test_score, .initial_state = it};
+        if (!is_left_out(it))
+            tests[n++] = (struct CMUnitTest){.name = it->name, .test_func = test_score, .initial_state = it};
     }
-    return run_cases(&golden_arguments, "score", tests, N_CASES);
+    return run_cases(&golden_arguments, "score", tests, n);
 }
