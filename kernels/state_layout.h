@@ -10,7 +10,11 @@
 extern "C" {
 #endif
 
-enum { STATE_ALIGNMENT = 256 };
+enum {
+    STATE_ALIGNMENT = 256,
+    MAXIMA_GROUP = 32, /* tokens that share a maximum */
+    MAXIMA_LEAST_ROWS = 64
+};
 
 struct state_layout {
     size_t keys;          /* [n_layers, n_pages, n_kv_heads, PAGE_TOKENS * head_dim] kv dtype */
@@ -30,8 +34,8 @@ struct state_layout {
     size_t results;       /* [max_samples] struct sample_result */
     size_t top;           /* [max_samples] struct sample_top */
     size_t partials;      /* [max_decode_rows, n_heads, max_chunks, head_dim + 2] float32 */
-    size_t maxima;        /* [max(max_samples, 64), groups of 32 tokens, a multiple of 4] float32; or of 32
-                             rows the groups of 16 */
+    size_t maxima; /* [max(max_samples, MAXIMA_LEAST_ROWS), groups of MAXIMA_GROUP tokens, a multiple of
+                      4] float32; or of half as many rows groups of half as many tokens */
     size_t total;
     int32_t max_decode_rows; /* min(max_rows, n_slots) */
     int32_t max_chunks;      /* DECODE_CHUNK_TOKENS chunks of the longest sequence */

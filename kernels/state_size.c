@@ -30,8 +30,10 @@ bool state_layout_init(struct state_layout *layout, const struct state_limits *l
     int64_t chunks = (positions + DECODE_CHUNK_TOKENS - 1) / DECODE_CHUNK_TOKENS;
     layout->max_decode_rows = limits->max_rows < limits->n_slots ? limits->max_rows : limits->n_slots;
     layout->max_chunks = (int32_t)chunks;
-    int64_t maxima_rows = limits->max_samples > 64 ? limits->max_samples : 64;
-    int64_t groups = ((int64_t)limits->n_vocab + 127) / 128 * 4;
+    int64_t maxima_rows =
+        limits->max_samples > MAXIMA_LEAST_ROWS ? limits->max_samples : (int64_t)MAXIMA_LEAST_ROWS;
+    int64_t vectors = (limits->n_vocab + 4 * (int64_t)MAXIMA_GROUP - 1) / (4 * MAXIMA_GROUP);
+    int64_t groups = 4 * vectors;
     struct state_layout *l = layout;
     return append(l, &l->keys, limits->n_layers, limits->n_pages, heads, head_elements, kv_bytes) &&
            append(l, &l->values, limits->n_layers, limits->n_pages, heads, head_elements, kv_bytes) &&

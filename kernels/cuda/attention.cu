@@ -233,10 +233,8 @@ __global__ void __launch_bounds__(DECODE_THREADS, decode_tiles<HEAD_DIM>::BLOCKS
                 int from_n = last_unit ? next_n : own - tiles::UNIT_KEYS;
                 if (own < tiles::UNIT_KEYS) {
                     const bfloat16 *own_k = shared.row[MMA_HEADS + 2 * now.kv_head];
-                    {
-                        unit.insert_k(own_k, own, lane);
-                        unit.insert_v(own_k + tiles::ROW_STRIDE, own, lane);
-                    }
+                    unit.insert_k(own_k, own, lane);
+                    unit.insert_v(own_k + tiles::ROW_STRIDE, own, lane);
                 }
 
                 float score[tiles::KEY_TILES][4] = {};

@@ -29,6 +29,7 @@ enum status device_allocate(struct backend_context *context, size_t bytes, const
                            what, bytes, free_bytes, total_bytes, context->device);
     }
     TRY_CUDA(error, what);
+    context->chained = false;
     error = cudaMemsetAsync(*out, 0, bytes, context->stream);
     if (error != cudaSuccess) {
         cudaFree(*out);

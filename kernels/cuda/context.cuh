@@ -20,6 +20,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/kv_layout.h"
+#include "kernels/state_layout.h"
 #include "kernels/tensor.h"
 
 enum {
@@ -61,6 +62,10 @@ enum {
     HEAD_NARROW_ROWS = 32,
     HEAD_MOST_LISTED = 256 /* largest top_k of HEAD_LISTS */
 };
+
+static_assert((int)HEAD_GROUP == (int)MAXIMA_GROUP &&
+                  (int)HEAD_NARROW_ROWS * (int)HEAD_GROUP <= (int)MAXIMA_LEAST_ROWS * (int)HEAD_NARROW_GROUP,
+              "the state has room for what a head lists");
 
 /* Tokens of a group, where the head ends so many rows of a tile together. */
 static __host__ __device__ constexpr int head_group_tokens(int rows) {
@@ -185,7 +190,7 @@ struct backend_context {
     struct recorded_step graphs[MAX_GRAPHS];
     int32_t n_graphs;
     struct profile *profile; /* profile.cu; NULL: operations are not timed */
-    bool chained;            /* the last thing queued is a kernel that the next one may follow at once */
+    bool chained;            /* the last thing queued, but for a step's event, is a kernel of a step */
     int64_t n_launches;      /* kernels of the running step */
     int64_t n_launches_last;
 };
@@ -261,6 +266,7 @@ static cudaError_t cuda_start(struct backend_context *context, void (*kernel)(Pa
     config.gridDim = dim3((unsigned)blocks);
     config.blockDim = dim3((unsigned)threads);
     config.stream = context->stream;
+    context->chained = false;
     return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 

@@ -55,8 +55,8 @@ enum {
     RAISED_PRODUCER_REGISTERS = 24,
     RAISED_CONSUMER_REGISTERS = 240
 };
-static_assert(128 * (RAISED_PRODUCER_REGISTERS + 2 * RAISED_CONSUMER_REGISTERS) <= 65536,
-              "a multiprocessor's registers");
+static_assert(RAISED_PRODUCER_REGISTERS + 2 * RAISED_CONSUMER_REGISTERS <= 3 * (65536 / 384 / 8 * 8),
+              "what three warpgroups are launched with");
 
 template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1>
 struct wgmma_shape {

@@ -39,7 +39,9 @@
  * it. empty[s]: completed by that warp when it has read the slot; warp 8 waits for it before it fills s
  * again. A slot's use u (0, 1, ...) waits for full[s] with parity u % 2 and for the empty[s] of use u - 1.
  * Parities name one use because no warp is N slots ahead of another: the ring holds a block's part of any
- * one matrix, and the first pieces of the next one are waited for early only where it holds these, too.
+ * one matrix, whose operand comes only when all of the matrix in front has been multiplied (what has been
+ * exchanged contains it), so what lay in its slots before has been read; and the first pieces of the next one
+ * are waited for early only where the ring holds these, too.
  *
  * Waits are spent on what does not need the awaited rows: a tile's place in the ring, its bias and first
  * weights, pages of K and V, weights of norms.

@@ -257,7 +257,8 @@ enum status network_plan_flush(struct backend_context *context) {
     struct network_params p;
     const bool is_network = plan_read(context, &p);
     plan->takes = false; /* what is queued below is not taken in again */
-    plan->was_network = is_network;
+    if (plan->n > 0)     /* a replayed step takes nothing in */
+        plan->was_network = is_network;
     if (is_network)
         return network_launch(context, &p);
     for (int32_t i = 0; i < plan->n; i++)

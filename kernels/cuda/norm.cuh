@@ -45,9 +45,10 @@ template <int VECTORS>
 __device__ __forceinline__ float row_sum_of_warp(const float4 (&v)[VECTORS], int n_groups) {
     float partial[VECTORS], other[VECTORS], group[2 * VECTORS];
 #pragma unroll
-    for (int j = 0; j < VECTORS; j++)
+    for (int j = 0; j < VECTORS; j++) {
         partial[j] = (v[j].x + v[j].y) + (v[j].z + v[j].w);
-        /* lanes_sum of each. The compiler keeps shuffles in this order: side by side they hide each other. */
+    }
+    /* lanes_sum of each. The compiler keeps shuffles in this order: side by side they hide each other. */
 #pragma unroll
     for (int offset = NORM_GROUP_LANES / 2; offset > 0; offset /= 2) {
 #pragma unroll

@@ -34,6 +34,7 @@ enum status timed(struct backend_context *context, enum operation operation, Cal
     context->chained = false;
     TRY(call());
     TRY_CUDA(cudaEventCreate(&entry.end), "profile");
+    context->chained = false;
     return cuda_check(cudaEventRecord(entry.end, context->stream), "profile");
 }
 

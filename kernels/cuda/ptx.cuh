@@ -20,10 +20,10 @@ static __device__ __forceinline__ uint32_t ptx_shared_address(const void *pointe
     unsigned char name[]
 
 /* Waits until all kernels launched before this one are complete and their writes are visible. Every kernel of
- * the backend executes it in every thread before it touches anything that a kernel writes, so completion is
- * transitive: when a kernel is complete, all before it are. PTX ISA, "Parallel Synchronization and
- * Communication Instructions: griddepcontrol". Nothing to wait for on code that is launched without the
- * attribute. */
+ * the backend executes it in each thread that touches anything that a kernel writes, before it does, and in
+ * some thread of every block, so completion is transitive: when a kernel is complete, all before it are. PTX
+ * ISA, "Parallel Synchronization and Communication Instructions: griddepcontrol". Nothing to wait for on code
+ * that is launched without the attribute. */
 static __device__ __forceinline__ void ptx_wait_for_previous_kernels() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

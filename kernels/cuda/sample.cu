@@ -244,6 +244,9 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
     const struct step_view &step = context->step;
     const bool ended = args->first_sample >= step.head_first && args->first_sample + args->n <= step.head_end;
     const bool lists = ended && step.head_lists, whole_rows = !ended || step.head_writes;
+    if (!lists && !whole_rows)
+        return cuda_launch(context, "sample", kernel_sample_chosen,
+                           dim3((unsigned)ceil_div(args->n, CHOSEN_THREADS)), CHOSEN_THREADS, 0, p, args->n);
     if (lists) {
         p.maxima = context->state.maxima +
                    (args->first_sample - step.head_first) * head_groups_stride(p.n_vocab, step.head_group);
@@ -251,9 +254,6 @@ enum status cuda_sample(struct backend_context *context, const struct sample_arg
                         step.head_group == HEAD_GROUP ? kernel_sample_listed<HEAD_GROUP>
                                                       : kernel_sample_listed<HEAD_NARROW_GROUP>,
                         dim3((unsigned)args->n), LISTED_THREADS, 0, p, !whole_rows));
-    } else if (!whole_rows) {
-        return cuda_launch(context, "sample", kernel_sample_chosen,
-                           dim3((unsigned)ceil_div(args->n, CHOSEN_THREADS)), CHOSEN_THREADS, 0, p, args->n);
     }
     if (!whole_rows)
         return STATUS_OK;

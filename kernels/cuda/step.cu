@@ -7,9 +7,9 @@
  * Steps that only decode are recorded as a CUDA graph per (rows, samples, logprobs, whether the head leaves
  * whole rows or lists to `sample`): launched operation by operation the first time (which also loads the
  * kernels), recorded the second, replayed from then on. Everything that varies between two such steps lies in
- * device memory at fixed addresses. Steps that score tokens are never recorded. Of small models all operations
- * up to the logits are one kernel (network.cu) and a step is three; those are launched, since each may then
- * start while the one in front ends, from step to step. */
+ * device memory at fixed addresses. Steps that score tokens are never recorded. Of small models all
+ * operations up to the logits are one kernel (network.cu) and a step is three; those are launched, since each
+ * may then start while the one in front ends, from step to step. */
 #include <algorithm>
 #include <cstring>
 #if defined(__x86_64__)
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(FETCH_THREADS) kernel_step_fetch(uint4 *to, co
     const int i = (int)(blockIdx.x * FETCH_THREADS + threadIdx.x);
     uint4 x = make_uint4(0, 0, 0, 0);
     if (i < n)
-        x = from[i];
+        x = __ldcv(from + i);        /* the host writes there, step after step */
     ptx_wait_for_previous_kernels(); /* they read the arrays of their step */
     ptx_allow_next_kernel();
     if (i < n)
@@ -216,14 +216,18 @@ void cuda_graphs_drop(struct backend_context *context) {
 }
 
 void cuda_step_abandon(struct backend_context *context) {
+    const bool is_open = context->mode != STEP_NONE;
     network_plan_abandon(context);
     if (context->mode == STEP_RECORD) {
         cudaGraph_t graph = nullptr;
         cudaStreamEndCapture(context->stream, &graph);
         if (graph)
             cudaGraphDestroy(graph);
+        cudaGetLastError(); /* of a recording that had ended: forget it */
         context->chained = false;
     }
+    if (is_open) /* the next step's arrays go where these come from */
+        cudaStreamSynchronize(context->stream);
     context->mode = STEP_NONE;
 }
 
@@ -287,7 +291,6 @@ enum status cuda_step_end(struct backend_context *context, uint64_t *ticket) {
     enum step_mode mode = context->mode;
     RETURN_IF(mode == STEP_NONE, STATUS_INTERNAL, "step_end: called without step_begin");
     TRY(network_plan_flush(context));
-    context->mode = STEP_NONE;
     if (mode == STEP_RECORD)
         TRY(graph_finish(context));
     if (mode == STEP_RECORD || mode == STEP_REPLAY) {
@@ -295,6 +298,7 @@ enum status cuda_step_end(struct backend_context *context, uint64_t *ticket) {
         context->n_launches = context->recorded->n_launches;
         context->chained = false;
     }
+    context->mode = STEP_NONE;
     context->n_launches_last = context->n_launches;
     *ticket = ++context->n_steps;
     TRY_CUDA(cudaEventRecord(context->step_done[*ticket % RING_ENTRIES], context->stream), "step_end");

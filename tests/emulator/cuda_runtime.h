@@ -204,6 +204,9 @@ static inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) {
     emulator::warp_meet(mask, "__syncwarp", nullptr, nullptr);
 }
 static inline void __threadfence() {}
+template <typename T> static inline T __ldcv(const T *from) {
+    return *from;
+}
 
 /* Each lane gives a value and the lane that it wants to hear. */
 struct emulator_shuffle {

@@ -1,6 +1,8 @@
-/* Every tile shape of matmul on Hopper, with every kind of end, beside the portable kernel: equal bits. A
- * device takes the shape that it is fastest with, so tests of whole products reach some of them alone.
+/* Every tile shape of matmul on Hopper, with every kind of end, beside the portable kernel: equal bits; of a
+ * head that samples, what it leaves of each kind of row. A device takes the shape that it is fastest with, so
+ * tests of whole products reach some of them alone.
  * A case is a product, and says what cmocka would. */
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +18,7 @@ struct product {
     bool accumulate, out_float32, has_bias;
     enum activation activation;
     float softcap;
+    bool is_head = false;
 };
 
 static const product products[] = {
@@ -30,6 +33,8 @@ static const product products[] = {
     {"float32, gelu: no kernel", 100, 71, false, true, false, ACTIVATION_GELU_TANH, 0},
     {"add", 200, 520, true, true, true, ACTIVATION_NONE, 0},
     {"add, two parts", 72, 4300, true, true, true, ACTIVATION_NONE, 0},
+    {"head", 650, 71, false, true, false, ACTIVATION_NONE, 0, true},
+    {"head, soft cap", 330, 130, false, true, false, ACTIVATION_NONE, 30, true},
 };
 static const int32_t row_counts[] = {1, 300, 33, 128};
 enum { N_ROW_COUNTS = 4, N_SMALL_ROW_COUNTS = 2, MOST_ROWS = 300 };
@@ -80,6 +85,89 @@ static std::vector<unsigned char> result(const product &p, struct tensor *out,
     return bytes;
 }
 
+/* ---- the head ---- */
+
+/* Device memory that the head writes beside the logits. */
+struct head_state {
+    struct tensor *entries; /* [MOST_ROWS] of struct head_entry */
+    struct tensor *maxima;  /* [MOST_ROWS, groups of 32 tokens] */
+};
+
+enum { ENTRY_FLOATS = sizeof(struct head_entry) / sizeof(float), N_HEAD_ENDS = HEAD_SKIPS + 1 };
+
+static struct head_entry entry_of(int32_t row) {
+    struct head_entry entry = {};
+    entry.key = 0x9E3779B97F4A7C15u * (uint64_t)(row + 1);
+    entry.temperature = 0.75f + (float)(row % 7);
+    entry.position = row;
+    entry.end = (enum head_end)(row * 7 / 3 % N_HEAD_ENDS);
+    return entry;
+}
+
+/* A finite value and its token as the head compares them (candidate.cuh). */
+static uint64_t candidate_of(float value, int32_t token) {
+    uint32_t bits;
+    value += 0.0f;
+    memcpy(&bits, &value, sizeof bits);
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (uint64_t)bits << 32 | (0xFFFFFFFFu - (uint32_t)token);
+}
+
+static void head_state_begin(const head_state &state) {
+    std::vector<struct head_entry> entries;
+    for (int32_t row = 0; row < MOST_ROWS; row++)
+        entries.push_back(entry_of(row));
+    std::vector<float> junk((size_t)state.maxima->rows * state.maxima->cols, NAN);
+    must(backend.tensor_write(backend.context, state.entries, MOST_ROWS, entries.data()));
+    must(backend.tensor_write(backend.context, state.maxima, state.maxima->rows, junk.data()));
+}
+
+/* Whether what the head left of the rows is right. logits: of the portable kernel. drawn: what the shape
+ * before found for drawn rows, or 0. */
+static bool head_is_right(const product &p, int32_t n_rows, int32_t group, const head_state &state,
+                          const std::vector<unsigned char> &logits, const std::vector<unsigned char> &got,
+                          std::vector<uint64_t> *drawn) {
+    const float *expected = reinterpret_cast<const float *>(logits.data());
+    std::vector<struct head_entry> entries((size_t)MOST_ROWS);
+    std::vector<float> maxima((size_t)state.maxima->rows * state.maxima->cols);
+    must(backend.tensor_read(backend.context, state.entries, MOST_ROWS, entries.data()));
+    must(backend.tensor_read(backend.context, state.maxima, state.maxima->rows, maxima.data()));
+    const int64_t row_groups = state.maxima->cols * (HEAD_GROUP / group);
+    for (int32_t row = 0; row < n_rows; row++) {
+        const enum head_end end = entry_of(row).end;
+        const float *values = expected + (int64_t)row * p.n_out;
+        uint64_t best = 0;
+        for (int32_t token = 0; token < p.n_out; token++)
+            best = candidate_of(values[token], token) > best ? candidate_of(values[token], token) : best;
+        const bool is_written = end == HEAD_WRITES || end == HEAD_LISTS;
+        if (is_written && memcmp(got.data() + (size_t)row * p.n_out * 4, values, (size_t)p.n_out * 4) != 0) {
+            printf("row %d has other logits\n", row);
+            return false;
+        }
+        for (int32_t g = 0; end == HEAD_LISTS && g * group < p.n_out; g++) {
+            float largest = -INFINITY;
+            for (int32_t token = g * group; token < (g + 1) * group && token < p.n_out; token++)
+                largest = fmaxf(largest, values[token]);
+            if (maxima[(size_t)(row * row_groups + g)] != largest) {
+                printf("row %d lists %g for group %d, expected %g\n", row,
+                       (double)maxima[(size_t)(row * row_groups + g)], g, (double)largest);
+                return false;
+            }
+        }
+        uint64_t chosen = entries[(size_t)row].best;
+        if (end == HEAD_DRAWS) {
+            best = (*drawn)[(size_t)row] != 0 ? (*drawn)[(size_t)row] : chosen;
+            (*drawn)[(size_t)row] = chosen;
+        }
+        if (end == HEAD_GREEDY || end == HEAD_DRAWS ? chosen != best || chosen == 0 : chosen != 0) {
+            printf("row %d chose %016llx, expected %016llx\n", row, (unsigned long long)chosen,
+                   (unsigned long long)best);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Returns how many shapes were compared, or -1. */
 static int compare(const product &p, int n_row_counts) {
     const bool gated = p.activation == ACTIVATION_SILU_GATED || p.activation == ACTIVATION_GELU_TANH_GATED;
@@ -103,6 +191,13 @@ static int compare(const product &p, int n_row_counts) {
     must(backend.tensor_new(context, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, MOST_ROWS, p.n_out, &y));
     if (p.has_bias)
         must(backend.vector_new(context, p.n_out, bias.data(), &b));
+    head_state state = {};
+    if (p.is_head) {
+        must(backend.tensor_new(context, DTYPE_FLOAT32, MOST_ROWS, ENTRY_FLOATS, &state.entries));
+        must(backend.tensor_new(context, DTYPE_FLOAT32, MOST_ROWS, head_groups_stride(p.n_out, HEAD_GROUP),
+                                &state.maxima));
+    }
+    std::vector<uint64_t> drawn((size_t)MOST_ROWS, 0);
     int n_compared = 0;
     for (int count = 0; count < n_row_counts; count++) {
         const int32_t n_rows = row_counts[count];
@@ -119,20 +214,35 @@ static int compare(const product &p, int n_row_counts) {
         must(matmul_params_for(&args, &params));
         std::vector<unsigned char> expected =
             result(p, y, before, [&] { return matmul_mma(context, params); });
+        if (p.is_head) {
+            params.head = static_cast<struct head_entry *>(state.entries->data);
+            params.maxima = static_cast<float *>(state.maxima->data);
+            params.maxima_stride = (int32_t)state.maxima->cols;
+        }
         for (int i = 0; i < matmul_wgmma_variants(); i++) {
             if (!matmul_wgmma_can(params, i))
                 continue;
             char name[64];
+            if (p.is_head)
+                head_state_begin(state);
             std::vector<unsigned char> got = result(
                 p, y, before, [&] { return matmul_wgmma_launch(context, params, x, i, name, sizeof name); });
             n_compared++;
+            int32_t n_tokens = 0;
+            if (p.is_head && sscanf(name, "%*dx%d", &n_tokens) == 1) {
+                const int32_t group = head_group_tokens(n_tokens < 64 ? n_tokens : 64);
+                if (head_is_right(p, n_rows, group, state, expected, got, &drawn))
+                    continue;
+                printf("%s, %d rows: %s\n", p.name, n_rows, name);
+                return -1;
+            }
             if (got != expected) {
                 printf("%s, %d rows: %s differs from the portable kernel\n", p.name, n_rows, name);
                 return -1;
             }
         }
     }
-    for (struct tensor *tensor : {w, x, y, b})
+    for (struct tensor *tensor : {w, x, y, b, state.entries, state.maxima})
         backend.tensor_free(context, tensor);
     return n_compared;
 }
@@ -154,7 +264,7 @@ static int run(const struct arguments *arguments) {
         printf("%d products\n%s %s\n", n, ok ? "[       OK ]" : "[  FAILED  ]", p.name);
         n_failed += !ok;
     }
-    return n_run == 0 ? arguments_matched_nothing(arguments, "matmul_tiles") : n_failed;
+    return n_run == 0 ? arguments_matched_nothing(arguments, "matmul_tiles") : n_failed != 0;
 }
 
 int main(int argc, char **argv) {
