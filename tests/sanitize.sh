@@ -15,8 +15,9 @@
 # a process that failed, the end of what it said. The last lines count, by tool, also where the script is stopped by
 # SIGTERM or SIGINT. A case is clean where it ran and passed, the tool reported nothing in it, nor between the cases,
 # and its process ended well, or failed in another case. Where a process does not end, the case at which it stood has
-# failed, and those behind it did not run. Exit code: 0; 1 when a case was not clean, or there was none; 64 usage, 66
-# not built, 69 no compute-sanitizer or taskset, 77 no GPU.
+# failed, and those behind it did not run. What racecheck cannot follow (RACECHECK_CANNOT) is named and left out. Exit
+# code: 0; 1 when a case was not clean, or there was none; 64 usage, 66 not built, 69 no compute-sanitizer or taskset, 77
+# no GPU.
 set -euo pipefail
 
 SHOWN_LINES=30  # of a process that failed
@@ -57,6 +58,12 @@ COSTS=(
     '10 test_operations *network*'
     '5 *'
 )
+
+# Cases whose kernel racecheck reports without a race. In network.cu a row that has been read is written again when what
+# was computed from it has come back from other blocks by st.async, and a slot of the ring is filled again when one lane
+# has arrived for its warp, behind __syncwarp: it sees neither. The thread sanitizer of the emulator, which follows both,
+# runs these cases (tests/README.md).
+RACECHECK_CANNOT='test_operations cuda: network: *'
 
 usage() {
     echo "usage: tests/sanitize.sh BUILD [all|memcheck|initcheck|racecheck [PROGRAM [PATTERN]]]" >&2
@@ -253,8 +260,19 @@ if [[ $n_cases == 0 ]]; then
 fi
 for tool in "${tools[@]}"; do
     while IFS=$'\t' read -r _ g; do
-        { echo "$tool" && cat "$folder/group$g"; } >"$folder/$tool$g"
-        printf '%s\0' "$folder/$tool$g" >>"$folder/queue"
+        {
+            echo "$tool" && read -r program && echo "$program"
+            while IFS= read -r name; do
+                # shellcheck disable=SC2053 # a pattern is meant
+                if [[ $tool == racecheck && "$(basename "$program") $name" == $RACECHECK_CANNOT ]]; then
+                    printf '%-9s %-18s %-64s       left out: RACECHECK_CANNOT\n' "$tool" \
+                        "$(basename "$program")" "$name" | tee -a "$folder/results" >&2
+                else
+                    echo "$name"
+                fi
+            done
+        } <"$folder/group$g" >"$folder/$tool$g"
+        [[ $(wc -l <"$folder/$tool$g") -le 2 ]] || printf '%s\0' "$folder/$tool$g" >>"$folder/queue"
     done < <(sort -t $'\t' -k 1,1nr -s "$folder/groups")
 done
 
@@ -269,8 +287,10 @@ all_clean=1
 for tool in "${tools[@]}"; do
     n=$(grep -cE "^$tool +[^ ].* s  ok\$" "$folder/results" || true)
     n_failed=$(grep -cE "^$tool +[^ ].* s  FAILED" "$folder/results" || true)
-    echo "$tool: $n of $n_cases cases clean, $n_failed failed, $((n_cases - n - n_failed)) not run"
-    [[ $n -gt 0 && $n == "$n_cases" ]] || all_clean=0
+    n_out=$(grep -cE "^$tool +[^ ].* left out" "$folder/results" || true)
+    n_not=$((n_cases - n_out - n - n_failed))
+    echo "$tool: $n of $((n_cases - n_out)) cases clean, $n_failed failed, $n_not not run, $n_out left out"
+    [[ $n -gt 0 && $n == $((n_cases - n_out)) ]] || all_clean=0
 done
 echo "$SECONDS s"
 [[ $all_clean == 1 ]]

@@ -108,7 +108,8 @@ struct head_seen {
 
 template <int CHUNKS>
 static __device__ __forceinline__ head_seen head_look(const head_piece<CHUNKS> &piece, int n_vocab) {
-    /* Outputs beyond the vocabulary repeat the first of the piece: they are finite where it is, and lose. */
+    /* Outputs beyond the vocabulary repeat the first of the piece: they are finite where it is, and lose. The
+     * copy engine may be reading the row meanwhile, but stores none of these. */
     for (int i = n_vocab - piece.first; i < piece.OUTPUTS; i++)
         ptx_store_shared(piece.address(i / 4) + i % 4 * 4, ptx_load_shared(piece.address(0)));
     float largest = -INFINITY, finite = 0;

@@ -31,7 +31,8 @@ bool golden_choose_backend(int argc, char **argv) {
 }
 
 void golden_open_backend(struct backend *backend) {
-    struct backend_options options = {.no_graphs = golden_arguments.is_small};
+    struct backend_options options = {.no_graphs = golden_arguments.is_small,
+                                      .no_network = golden_arguments.is_small};
     golden_check(backend_open(golden_backend, &options, backend), golden_backend);
 }
 

@@ -64,7 +64,9 @@ static void run(bool is_late, bool reserves_expected, struct outcome *outcome) {
     struct engine_rig rig = {0};
     struct tokenizer *tokenizer;
     OK(backend_open(golden_backend,
-                    &(struct backend_options){.n_threads = 1, .no_graphs = golden_arguments.is_small},
+                    &(struct backend_options){.n_threads = 1,
+                                              .no_graphs = golden_arguments.is_small,
+                                              .no_network = golden_arguments.is_small},
                     &inner));
     OK(relay_open(&inner, &(struct relay_options){.is_late = is_late}, &rig.backend));
     OK(tokenizer_open(folder, &tokenizer));

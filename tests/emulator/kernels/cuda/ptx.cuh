@@ -252,8 +252,11 @@ static inline void emulator_store_box(const void *map_address, int32_t x, int32_
     unsigned char *from = emulator_box_start(map, shared);
     emulator::store_add([=] {
         std::vector<unsigned char> values;
-        emulator_box(map, x, y, from, shared, [&](unsigned char *in_shared, unsigned char *) {
-            values.insert(values.end(), in_shared, in_shared + map.element_bytes);
+        emulator_box(map, x, y, from, shared, [&](unsigned char *in_shared, unsigned char *in_memory) {
+            if (in_memory)
+                values.insert(values.end(), in_shared, in_shared + map.element_bytes);
+            else /* is not stored, so what it is does not matter */
+                values.insert(values.end(), map.element_bytes, 0);
         });
         return [=] {
             const unsigned char *value = values.data();
