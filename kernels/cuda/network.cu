@@ -113,26 +113,16 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
     }
 
     /* A tile's results, as fragments hold them, into this warp's scratch: [ROWS] of 16 outputs. */
-    __device__ __forceinline__ void stage(const float (&sum)[ROW_TILES][4]) const {
+    template <typename T> __device__ __forceinline__ void stage(const float (&sum)[ROW_TILES][4]) const {
+        constexpr int ROW_BYTES = sizeof(T) == sizeof(float) ? STAGED_FLOATS : STAGED_HALVES;
         __syncwarp(); /* all lanes have read what was there */
 #pragma unroll
         for (int j = 0; j < ROW_TILES; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int row = j * 8 + (int)tile_c_column(lane, i), output = (int)tile_c_row(lane, i);
-                *reinterpret_cast<float *>(scratch() + row * STAGED_FLOATS + output * 4) = sum[j][i];
-            }
-        __syncwarp();
-    }
-    __device__ __forceinline__ void stage_bfloat16(const float (&sum)[ROW_TILES][4]) const {
-        __syncwarp(); /* all lanes have read what was there */
-#pragma unroll
-        for (int j = 0; j < ROW_TILES; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int row = j * 8 + (int)tile_c_column(lane, i), output = (int)tile_c_row(lane, i);
-                *reinterpret_cast<bfloat16 *>(scratch() + row * STAGED_HALVES + output * 2) =
-                    from_float<bfloat16>(sum[j][i]);
+                *reinterpret_cast<T *>(scratch() + row * ROW_BYTES + output * (int)sizeof(T)) =
+                    from_float<T>(sum[j][i]);
             }
         __syncwarp();
     }
@@ -257,7 +247,7 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
 
     /* q, k, v of rows to the blocks that attend to them. */
     __device__ __forceinline__ void send_qkv(int first, const float (&sum)[ROW_TILES][4]) const {
-        stage_bfloat16(sum);
+        stage<bfloat16>(sum);
         const int part = (first >= p.width) + (first >= 2 * p.width);
         const int head = (first - part * p.width) / HEAD_DIM, column = first % HEAD_DIM;
         const int row = lane / 2, chunk = lane % 2;
@@ -283,7 +273,7 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
                 int row = j * 8 + (int)tile_c_column(lane, i), output = first + (int)tile_c_row(lane, i);
                 sum[j][i] = ptx_sum_in_memory(hidden_row(row)[output], sum[j][i]);
             }
-        stage(sum);
+        stage<float>(sum);
         send(n_rows, NETWORK_TILE * 4 / TILE_CHUNK_BYTES, STAGED_FLOATS, p.space.hidden + first * 4,
              (int)hidden_row_bytes(), EXCHANGE_HIDDEN);
     }
@@ -294,13 +284,13 @@ template <int ROWS, int NORM_VECTORS> struct network_block {
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 sum[j][i] = gelu_tanh(sum[j][i]);
-        stage_bfloat16(sum);
+        stage<bfloat16>(sum);
         send(n_rows, NETWORK_TILE * 2 / TILE_CHUNK_BYTES, STAGED_HALVES, p.space.inner + first * 2,
              (int)inner_row_bytes(), EXCHANGE_INNER);
     }
 
     __device__ __forceinline__ void write_logits(int first, const float (&sum)[ROW_TILES][4]) const {
-        stage(sum);
+        stage<float>(sum);
         const int output = first + lane % NETWORK_TILE;
         for (int i = lane / NETWORK_TILE; i < rows.n_entries; i += WARP_LANES / NETWORK_TILE)
             if (output < p.n_vocab)

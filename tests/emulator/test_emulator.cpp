@@ -117,19 +117,25 @@ static void kernel_leaves_copy() {
     ptx_copy_bulk(ptx_shared_address(shared), source, sizeof source, ptx_shared_address(&barrier));
 }
 
-static void kernel_leaves_store() {
-    PTX_DYNAMIC_SHARED(shared, 128);
-    static unsigned char matrix[64 * 8] __align__(128);
+/* Of a matrix [8, 32] that is one box. */
+static CUtensorMap box_map(unsigned char *matrix) {
     const cuuint64_t sizes[2] = {32, 8}, stride = 64;
     const cuuint32_t box[2] = {32, 8}, steps[2] = {1, 1};
-    uint32_t aligned = (ptx_shared_address(shared) + 511) / 512 * 512;
     CUtensorMap map;
-    if (threadIdx.x != 0)
-        return;
     expect(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix, sizes, &stride, box,
                                   steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_64B,
                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
            CUDA_SUCCESS);
+    return map;
+}
+
+static void kernel_leaves_store() {
+    PTX_DYNAMIC_SHARED(shared, 128);
+    static unsigned char matrix[64 * 8] __align__(128);
+    uint32_t aligned = (ptx_shared_address(shared) + 511) / 512 * 512;
+    if (threadIdx.x != 0)
+        return;
+    const CUtensorMap map = box_map(matrix);
     ptx_store_box(&map, 0, 0, aligned);
 }
 
@@ -137,17 +143,11 @@ static void kernel_leaves_store() {
 static void store(bool is_written) {
     PTX_DYNAMIC_SHARED(shared, 128);
     static unsigned char matrix[64 * 8] __align__(128);
-    const cuuint64_t sizes[2] = {32, 8}, stride = 64;
-    const cuuint32_t box[2] = {32, 8}, steps[2] = {1, 1};
     uint32_t aligned = (ptx_shared_address(shared) + 511) / 512 * 512;
-    CUtensorMap map;
     if (threadIdx.x != 0)
         return;
+    const CUtensorMap map = box_map(matrix);
     ptx_store_shared(aligned, 3.5f);
-    expect(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, matrix, sizes, &stride, box,
-                                  steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_64B,
-                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-           CUDA_SUCCESS);
     ptx_store_box(&map, 0, 0, aligned);
     if (is_written)
         ptx_store_wait_all();
