@@ -164,11 +164,11 @@ static void test_automatic_width_follows_weights(void **state) {
     (void)state;
     const struct {
         struct model_config model;
-        int32_t on_gpu;
+        int32_t on_gpu, rows_on_gpu;
     } cases[] = {
-        {make_model(6, 6, 64, 256, 65), 4096},        /* 20 MiB */
-        {make_model(12, 12, 64, 1024, 50257), 2048},  /* 236 MiB */
-        {make_model(16, 32, 64, 1024, 128256), 1024}, /* 2 GiB */
+        {make_model(6, 6, 64, 256, 65), 4096, 8192},        /* 20 MiB */
+        {make_model(12, 12, 64, 1024, 50257), 2048, 4096},  /* 236 MiB */
+        {make_model(16, 32, 64, 1024, 128256), 1024, 4096}, /* 2 GiB */
     };
     struct job job = make_job();
     struct config config;
@@ -179,6 +179,8 @@ static void test_automatic_width_follows_weights(void **state) {
             struct plan plan;
             assert_int_equal(plan_make(&job, &config, &cases[i].model, &device, &plan), STATUS_OK);
             assert_int_equal(plan.max_num_seqs, is_gpu ? cases[i].on_gpu : 64);
+            /* Room for prompts beside all sequences; on a GPU whole multiples of 4,096 rows. */
+            assert_int_equal(plan.max_num_batched_tokens, is_gpu ? cases[i].rows_on_gpu : 64 + 256);
         }
     config_free(&config);
 }

@@ -6,7 +6,10 @@ enum {
     AUTO_SEQS_CPU = 64, /* beyond this a CPU step is bound by arithmetic, not by reading weights */
     AUTO_PROMPT_TOKENS =
         512, /* a prompt longer than most: half of an automatic width must have room for it */
-    AUTO_PREFILL_ROWS_GPU = 4096,
+    /* Rows of a step on a GPU are a multiple of this: a matrix's tiles of 128 outputs by 256 rows then fill
+     * whole waves of multiprocessors (kernels/README.md). */
+    AUTO_ROWS_GPU = 4096,
+    AUTO_PREFILL_ROWS_GPU = 1024, /* of them at least */
     AUTO_PREFILL_ROWS_CPU = 256,
     LOGIT_ROWS_BYTES = 256 << 20, /* logits of one LM head slice */
     LOGIT_ROWS_STEP = 256,        /* whole tiles of the widest matmul kernels */
@@ -20,6 +23,13 @@ static const double MIB = 1 << 20;
  * small, what a step takes whatever its width is shared by more. */
 static int32_t auto_seqs_gpu(size_t weight_bytes) {
     return weight_bytes < (size_t)64 << 20 ? 4096 : weight_bytes < (size_t)1 << 30 ? 2048 : 1024;
+}
+
+/* Rows of a step of so many sequences. */
+static int32_t auto_rows(bool is_gpu, int32_t seqs) {
+    if (!is_gpu)
+        return seqs + AUTO_PREFILL_ROWS_CPU;
+    return (int32_t)ceil_divide(seqs + AUTO_PREFILL_ROWS_GPU, AUTO_ROWS_GPU) * AUTO_ROWS_GPU;
 }
 
 static size_t kv_page_bytes(const struct state_limits *state) {
@@ -116,10 +126,10 @@ enum status plan_make(const struct job *job, const struct config *config, const 
     int32_t seqs = config->max_num_seqs ? config->max_num_seqs
                    : device->is_gpu     ? auto_seqs_gpu(plan.weight_bytes)
                                         : AUTO_SEQS_CPU;
-    int32_t prefill = device->is_gpu ? AUTO_PREFILL_ROWS_GPU : AUTO_PREFILL_ROWS_CPU;
     int64_t pages = 0, per_slot = plan.state.max_pages_per_slot;
     for (;;) {
-        int32_t rows = config->max_num_batched_tokens ? config->max_num_batched_tokens : seqs + prefill;
+        int32_t rows =
+            config->max_num_batched_tokens ? config->max_num_batched_tokens : auto_rows(device->is_gpu, seqs);
         if (!config->max_num_seqs && rows <= seqs && seqs > 1) {
             seqs /= 2; /* the step is as narrow as it was asked to be: fewer sequences share it */
             continue;
