@@ -337,8 +337,11 @@ static void lists_compare(struct operations *ops, int32_t n_rows, int32_t n_voca
 
 /* Groups of a narrow tile and of wide ones, more than the threads of a block have registers for. */
 void case_head_lists(struct operations *ops) {
-    static const int32_t counts[] = {7, 24, 48, 65, 285};
-    lists_compare(ops, 285, 20001, 15000, counts, sizeof counts / sizeof counts[0]);
+    static const int32_t counts[] = {7, 24, 48, 65, 285}, small_counts[] = {7, 65};
+    if (ops->is_small)
+        lists_compare(ops, 65, 9001, 7000, small_counts, 2);
+    else
+        lists_compare(ops, 285, 20001, 15000, counts, sizeof counts / sizeof counts[0]);
 }
 
 /* Many tokens share the k-th largest logit: few of them in few groups, too many tokens, too many groups. */

@@ -174,7 +174,7 @@ static void check_small(const struct invariance_model *model, enum dtype dtype) 
         .longest_prompt = is_least ? LEAST_PROMPT : SMALL_PROMPT,
         .most_records = is_least ? LEAST_RECORDS : SMALL_RECORDS,
         .most_tokens = SMALL_TOKENS,
-        .options.no_graphs = true,
+        .options = {.no_graphs = true, .no_network = true},
     };
     struct invariance_variant apart = together, cut = together;
     apart.name = "few apart";

@@ -69,8 +69,7 @@ static const struct variant variants[] = {
 };
 
 static const struct variant small_variants[] = {
-    {"7 sequences, chunks of 33 rows, heads of 50", 7, 0, 33, 50, false},
-    {"7 sequences, of which some generate", 7, 100, 0, 0, true},
+    {"7 sequences, of which some generate, chunks of 33 rows, heads of 50", 7, 100, 33, 50, true},
 };
 
 struct run {
