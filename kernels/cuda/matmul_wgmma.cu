@@ -10,6 +10,10 @@
  *      64 outputs  |  group 1  |     rows    [K_BLOCKS] boxes of TOKENS x 128 bytes, all 128-byte-swizzled.
  *                  +-----------+
  *
+ * Where outputs are few, a group's tile is a slice of 16 or 32 outputs (GROUP_OUTPUTS), so that more
+ * multiprocessors take weights in. Products are of 64 outputs all the same: what they read behind the slice
+ * is some other operand, whose sums belong to warps that write nothing.
+ *
  * The pipeline. One thread (the producer warp's first) fills a ring of STAGES stages; CONSUMERS warpgroups
  * multiply, each its 64 outputs. Blocks are persistent: each takes tiles blockIdx.x, + gridDim.x, ... and its
  * ring runs on from one tile into the next, so the copy engine never waits for an epilogue. Weights, which no
@@ -58,23 +62,28 @@ enum {
 static_assert(RAISED_PRODUCER_REGISTERS + 2 * RAISED_CONSUMER_REGISTERS <= 3 * (65536 / 384 / 8 * 8),
               "what three warpgroups are launched with");
 
-template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1>
+template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1,
+          int GROUP_OUTPUTS_ = WEIGHT_BLOCK>
 struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
                          PARTS = PARTS_;
     static constexpr int ROW_SHARERS = ROW_SHARERS_; /* blocks of different rows with the same weights */
     static constexpr int CLUSTER = ROW_SHARERS * PARTS;
-    static constexpr int OUTPUTS = CONSUMERS * WEIGHT_BLOCK; /* of a block */
+    static constexpr int GROUP_OUTPUTS = GROUP_OUTPUTS_; /* of a warpgroup: WEIGHT_BLOCK, or a slice of one */
+    static constexpr bool SLICED = GROUP_OUTPUTS < WEIGHT_BLOCK;
+    static constexpr int OUTPUTS = CONSUMERS * GROUP_OUTPUTS; /* of a block */
     static constexpr int CONSUMER_THREADS = CONSUMERS * 128;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
     /* Behind the head of 256 rows all sums are in registers until the last is staged: three idle warps beside
      * the producer let its warpgroup give registers to the consumers. */
     static constexpr bool HEAD_RAISES = CONSUMERS == 2 && TOKENS == 256;
     static constexpr int HEAD_THREADS = HEAD_RAISES ? CONSUMER_THREADS + 128 : THREADS;
-    static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * WEIGHT_BLOCK_BYTES;
+    static constexpr int GROUP_BLOCK_BYTES = GROUP_OUTPUTS * ROW_BYTES; /* of a block of k */
+    static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * GROUP_BLOCK_BYTES;
     static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
     static constexpr int STAGE_BYTES = WEIGHT_BYTES + K_BLOCKS * BOX_BYTES;
-    static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
+    /* Products of the last stage read as many rows of its last slice as of a whole block. */
+    static constexpr int RING_BYTES = STAGES * STAGE_BYTES + (WEIGHT_BLOCK_BYTES - GROUP_BLOCK_BYTES);
     static constexpr bool STAGED = TOKENS >= STAGED_ROWS; /* bfloat16 results go through shared memory */
     static constexpr int SHARED_BYTES =
         RING_BYTES + BOX_ALIGNMENT + (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0);
@@ -82,6 +91,8 @@ struct wgmma_shape {
     static constexpr int HEAD_STAGING_BYTES = HEAD_ROWS * WEIGHT_BLOCK * (int)sizeof(float);
     static constexpr int HEAD_SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT + CONSUMERS * HEAD_STAGING_BYTES;
     static_assert(PARTS == 1 || ROW_SHARERS == 1, "a cluster is for one of the two");
+    static_assert(!SLICED || (CONSUMERS == 1 && ROW_SHARERS == 1 && !STAGED),
+                  "slices are written from registers, by one warpgroup");
     static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
@@ -144,7 +155,14 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
         auto block_of = [&](int consumer) {
             return weight + ((int64_t)min(first + consumer, last) * p.k_blocks + w.k) * WEIGHT_BLOCK_BYTES;
         };
-        if constexpr (Shape::ROW_SHARERS == 1) {
+        if constexpr (Shape::SLICED) {
+            const unsigned char *slice =
+                block_of(0) + w.first_output(row_clusters) % WEIGHT_BLOCK * ROW_BYTES;
+#pragma unroll
+            for (int b = 0; b < Shape::K_BLOCKS; b++)
+                ptx_copy_bulk(to + b * Shape::GROUP_BLOCK_BYTES, slice + b * WEIGHT_BLOCK_BYTES,
+                              Shape::GROUP_BLOCK_BYTES, barrier);
+        } else if constexpr (Shape::ROW_SHARERS == 1) {
 #pragma unroll
             for (int c = 0; c < Shape::CONSUMERS; c++)
                 ptx_copy_bulk(to + c * Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES, block_of(c),
@@ -355,6 +373,8 @@ template <typename Shape, tile_end END>
 __device__ __forceinline__ void finish(const matmul_params &p, const destination &d,
                                        float (&sum)[Shape::TOKENS / 2], output_bias bias, bool second) {
     constexpr int N = Shape::TOKENS / 2;
+    if (Shape::SLICED && d.warp * 16 >= Shape::GROUP_OUTPUTS)
+        return; /* its sums are not of the slice */
     if constexpr (END == END_HEAD) {
         head_finish<Shape>(p, d.map, d.staging, d.row, d.output,
                            [&](int round) { stage_round<Shape>(d, round, sum); });
@@ -486,15 +506,16 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
         for (int k = w.k; k < w.k_end; k += Shape::K_BLOCKS, at.next()) {
             ptx_barrier_wait(full + 8 * at.stage, at.parity, "matmul full");
             uint32_t weights =
-                ring + at.stage * Shape::STAGE_BYTES + group * Shape::K_BLOCKS * WEIGHT_BLOCK_BYTES;
+                ring + at.stage * Shape::STAGE_BYTES + group * Shape::K_BLOCKS * Shape::GROUP_BLOCK_BYTES;
             uint32_t rows = ring + at.stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
             wgmma_begin();
 #pragma unroll
             for (int b = 0; b < Shape::K_BLOCKS; b++)
 #pragma unroll
                 for (int k16 = 0; k16 < WEIGHT_BLOCK / 16; k16++)
-                    wgmma<Shape::TOKENS>(sum, wgmma_operand(weights + b * WEIGHT_BLOCK_BYTES + k16 * 32),
-                                         wgmma_operand(rows + b * Shape::BOX_BYTES + k16 * 32));
+                    wgmma<Shape::TOKENS, true, Shape::GROUP_OUTPUTS>(
+                        sum, wgmma_operand(weights + b * Shape::GROUP_BLOCK_BYTES + k16 * 32),
+                        wgmma_operand(rows + b * Shape::BOX_BYTES + k16 * 32));
             wgmma_commit();
             wgmma_wait<1>(); /* the products of the stage before this one are complete */
             if (previous >= 0)
@@ -504,7 +525,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
         wgmma_wait<0>();
         release(previous);
         d.row = w.first_row(row_clusters);
-        d.output = w.first_output(row_clusters) + group * WEIGHT_BLOCK;
+        d.output = w.first_output(row_clusters) + group * Shape::GROUP_OUTPUTS;
         if (Shape::STAGED && p.bias)
             bias = bias_here();
         if (Shape::PARTS == 2 && w.part == 1)
@@ -558,9 +579,10 @@ template <typename Shape> wgmma_variant variant() {
     if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
         v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
         v.kernels[END_GATED] = kernel_matmul_wgmma<Shape, END_GATED>;
-        v.kernels[END_FLOAT32] = kernel_matmul_wgmma<Shape, END_FLOAT32>;
     }
-    if constexpr (Shape::CLUSTER == 1)
+    if constexpr (Shape::PARTS == 1 && !Shape::SLICED) /* heads have outputs enough */
+        v.kernels[END_FLOAT32] = kernel_matmul_wgmma<Shape, END_FLOAT32>;
+    if constexpr (Shape::CLUSTER == 1 && !Shape::SLICED)
         v.kernels[END_HEAD] = kernel_matmul_wgmma<Shape, END_HEAD>;
     return v;
 }
@@ -589,7 +611,7 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
     double waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
     double from_l2 = k_blocks * ROW_BYTES * ((double)v.outputs / v.row_sharers + v.tokens);
     double into_sm = k_blocks * ROW_BYTES * (v.outputs + v.tokens);
-    double products = k_blocks * (WEIGHT_BLOCK / 16) * (v.outputs / WEIGHT_BLOCK);
+    double products = k_blocks * (WEIGHT_BLOCK / 16) * ceil_div(v.outputs, WEIGHT_BLOCK);
     double cycles = v.tokens / 2.0 > least_cycles ? v.tokens / 2.0 : least_cycles;
     double ns = from_l2 * at_once / all_bytes_per_ns;
     ns = into_sm / sm_bytes_per_ns > ns ? into_sm / sm_bytes_per_ns : ns;
@@ -600,15 +622,35 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
            (v.row_sharers > 1 ? sharing_ns : 0);
 }
 
+template <int OUTPUTS, int TOKENS, int STAGES, int PARTS = 1>
+using slices = wgmma_shape<1, TOKENS, 2, STAGES, PARTS, 1, OUTPUTS>;
+
 const wgmma_variant VARIANTS[] = {
-    variant<wgmma_shape<1, 8, 2, 6>>(),      variant<wgmma_shape<1, 16, 2, 6>>(),
-    variant<wgmma_shape<1, 32, 2, 6>>(),     variant<wgmma_shape<1, 64, 2, 5>>(),
-    variant<wgmma_shape<2, 64, 1, 8>>(),     variant<wgmma_shape<2, 64, 1, 8, 1, 2>>(),
-    variant<wgmma_shape<2, 128, 1, 6>>(),    variant<wgmma_shape<2, 128, 1, 6, 1, 2>>(),
-    variant<wgmma_shape<2, 256, 1, 4>>(),    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 16, 2, 6, 2>>(),  variant<wgmma_shape<1, 32, 2, 6, 2>>(),
-    variant<wgmma_shape<1, 64, 2, 5, 2>>(),  variant<wgmma_shape<2, 64, 1, 8, 2>>(),
-    variant<wgmma_shape<2, 128, 1, 6, 2>>(), variant<wgmma_shape<2, 256, 1, 4, 2>>(),
+    variant<wgmma_shape<1, 8, 2, 6>>(),
+    variant<wgmma_shape<1, 16, 2, 6>>(),
+    variant<wgmma_shape<1, 32, 2, 6>>(),
+    variant<wgmma_shape<1, 64, 2, 5>>(),
+    variant<wgmma_shape<2, 64, 1, 8>>(),
+    variant<wgmma_shape<2, 64, 1, 8, 1, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 1, 2>>(),
+    variant<wgmma_shape<2, 256, 1, 4>>(),
+    variant<wgmma_shape<1, 8, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 16, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 32, 2, 6, 2>>(),
+    variant<wgmma_shape<1, 64, 2, 5, 2>>(),
+    variant<wgmma_shape<2, 64, 1, 8, 2>>(),
+    variant<wgmma_shape<2, 128, 1, 6, 2>>(),
+    variant<wgmma_shape<2, 256, 1, 4, 2>>(),
+    variant<slices<16, 8, 12>>(),
+    variant<slices<16, 16, 12>>(),
+    variant<slices<16, 32, 8>>(),
+    variant<slices<32, 8, 10>>(),
+    variant<slices<32, 16, 10>>(),
+    variant<slices<32, 32, 8>>(),
+    variant<slices<32, 8, 10, 2>>(),
+    variant<slices<32, 16, 10, 2>>(),
+    variant<slices<32, 32, 8, 2>>(),
 };
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 
