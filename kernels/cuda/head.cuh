@@ -37,6 +37,7 @@
 
 #include "kernels/cuda/candidate.cuh"
 #include "kernels/cuda/context.cuh"
+#include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/tile.h"

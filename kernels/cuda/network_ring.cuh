@@ -3,9 +3,9 @@
 #ifndef PRESSRUN_KERNELS_CUDA_NETWORK_RING_CUH
 #define PRESSRUN_KERNELS_CUDA_NETWORK_RING_CUH
 
+#include "kernels/cuda/fragments.cuh"
 #include "kernels/cuda/network.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/tile.h"
 
 namespace {
 
@@ -108,35 +108,6 @@ __device__ __forceinline__ void produce(const network_params &p, const ring &r, 
 
 /* ---- products ---- */
 
-/* Operands of 64 columns of k. */
-template <int ROW_TILES> struct fragments {
-    uint32_t a[4][4];
-    uint32_t b[ROW_TILES][2][4]; /* 32 columns each */
-
-    /* slice: the address of this lane's chunk of its first 16 columns; that of others is two, four, six
-     * chunks on, which swizzled in 128 aligned bytes is an exclusive or (tile.h). */
-    __device__ __forceinline__ void load_weights(uint32_t slice) {
-#pragma unroll
-        for (int k16 = 0; k16 < 4; k16++)
-            ptx_load_matrix_x4(a[k16], slice ^ (uint32_t)(k16 * 2 * TILE_CHUNK_BYTES));
-    }
-    /* rows: this lane's of the operand. */
-    __device__ __forceinline__ void load_rows(uint32_t rows, uint32_t eight_rows) {
-#pragma unroll
-        for (int j = 0; j < ROW_TILES; j++)
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                ptx_load_matrix_x4(b[j][half], rows + (uint32_t)j * eight_rows + (uint32_t)half * 64);
-    }
-    template <int FIRST, int END> __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][4]) const {
-#pragma unroll
-        for (int k16 = FIRST; k16 < END; k16++)
-#pragma unroll
-            for (int j = 0; j < ROW_TILES; j++)
-                ptx_mma_bf16(sum[j], a[k16], b[j][k16 / 2][k16 % 2 * 2], b[j][k16 / 2][k16 % 2 * 2 + 1]);
-    }
-};
-
 /* The products of a tile, in two calls: all that can be done before the operand is there, then the chain. */
 template <int ROW_TILES> struct tile_products {
     ring_piece at;
@@ -175,7 +146,7 @@ template <int ROW_TILES> struct tile_products {
             sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0;
         if (!r.reaches_next)
             load_first(r);
-        low.load_rows(rows, eight_rows);
+        low.load_rows(rows, rows + FRAGMENT_HALF_BYTES, eight_rows);
         static_assert((int)NETWORK_MAX_OUTPUTS <= WARP_LANES * 2 * (int)WEIGHT_BLOCK,
                       "a lane for every piece");
         if (lane < n_pairs)
@@ -186,12 +157,13 @@ template <int ROW_TILES> struct tile_products {
             const uint32_t from = r.slot(at.slot) + chunk, empty = r.empty + 8 * at.slot;
             at.advance(step, r.n_slots);
             low.template multiply<0, 1>(sum);
-            high.load_rows(rows + WEIGHT_BLOCK * 2, eight_rows);
+            high.load_rows(rows + WEIGHT_BLOCK * 2, rows + WEIGHT_BLOCK * 2 + FRAGMENT_HALF_BYTES,
+                           eight_rows);
             high.load_weights(from + SLICE_BYTES);
             low.template multiply<1, 4>(sum);
             if (left > 0) {
                 rows += 2 * WEIGHT_BLOCK * 2;
-                low.load_rows(rows, eight_rows);
+                low.load_rows(rows, rows + FRAGMENT_HALF_BYTES, eight_rows);
                 low.load_weights(r.slot(at.slot) + chunk);
             }
             high.template multiply<0, 1>(sum);

@@ -181,6 +181,20 @@ static __device__ __forceinline__ void ptx_barrier_wait(uint32_t barrier, uint32
     (void)name;
 }
 
+/* Whether the phase of the given parity is complete, without waiting for it (PTX ISA, mbarrier.test_wait). */
+static __device__ __forceinline__ bool ptx_barrier_is_complete(uint32_t barrier, uint32_t parity) {
+    uint32_t complete;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}\n"
+                 : "=r"(complete)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+    return complete != 0;
+}
+
 /* A value that the compiler must keep in a register: it knows nothing of how to compute it again. */
 static __device__ __forceinline__ void ptx_keep(uint32_t &x) {
     asm volatile("" : "+r"(x));

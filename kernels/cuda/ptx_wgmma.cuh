@@ -22,9 +22,8 @@ template <int N> static __device__ __forceinline__ void wgmma_wait() {
 
 #define WGMMA_4(c, i) "+f"((c)[i]), "+f"((c)[i + 1]), "+f"((c)[i + 2]), "+f"((c)[i + 3])
 
-/* c += a . b, or c = a . b when !ACCUMULATE (c need not be set then); a, b from wgmma_operand(). Of a the
- * first ROWS rows are an operand; the others may be anything, and so may theirs of c. */
-template <int N, bool ACCUMULATE = true, int ROWS = 64>
+/* c += a . b, or c = a . b when !ACCUMULATE (c need not be set then); a, b from wgmma_operand(). */
+template <int N, bool ACCUMULATE = true>
 static __device__ __forceinline__ void wgmma(float (&c)[N / 2], uint64_t a, uint64_t b) {
     static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128 || N == 256,
                   "a width that has its instruction here");

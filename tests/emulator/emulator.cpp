@@ -542,6 +542,14 @@ void counter_wait(void *at, uint32_t parity, const char *name) {
     order_acquire(reinterpret_cast<char *>(c) + 4 * parity);
 }
 
+bool counter_is_complete(void *at, uint32_t parity) {
+    counter *c = static_cast<counter *>(at);
+    if ((c->state & 1) == parity)
+        return false;
+    order_acquire(reinterpret_cast<char *>(c) + 4 * parity);
+    return true;
+}
+
 /* ---- background ---- */
 
 /* Completes what the thread has requested so far; its groups stay. */

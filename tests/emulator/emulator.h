@@ -79,6 +79,8 @@ void counter_init(void *counter, uint32_t arrivals);
 void counter_arrive(void *counter, uint32_t bytes);
 void counter_complete(void *counter, uint32_t bytes);
 void counter_wait(void *counter, uint32_t parity, const char *name);
+/* Without waiting. */
+bool counter_is_complete(void *counter, uint32_t parity);
 
 /* ---- what runs in the background ---- */
 

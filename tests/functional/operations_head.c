@@ -346,10 +346,12 @@ void case_head_lists(struct operations *ops) {
 
 /* Many tokens share the k-th largest logit: few of them in few groups, too many tokens, too many groups. */
 void case_head_lists_ties(struct operations *ops) {
-    static const int32_t counts[] = {19, 95, 64}, distinct[] = {1500, 100, 20, 3};
+    static const int32_t counts[] = {19, 95, 64}, small_count = 48, distinct[] = {1500, 100, 20, 3};
     for (size_t i = 0; i < sizeof distinct / sizeof distinct[0]; i++)
-        if (!ops->is_small || i % 2 == 1)
-            lists_compare(ops, ops->is_small ? 64 : 95, 33011, distinct[i], counts, 3);
+        if (!ops->is_small)
+            lists_compare(ops, 95, 33011, distinct[i], counts, 3);
+        else if (i % 2 == 1)
+            lists_compare(ops, small_count, 9011, distinct[i], &small_count, 1);
 }
 
 /* Fewer groups than top_k. */

@@ -36,7 +36,7 @@ static const product products[] = {
     {"head", 650, 71, false, true, false, ACTIVATION_NONE, 0, true},
     {"head, soft cap", 330, 130, false, true, false, ACTIVATION_NONE, 30, true},
 };
-static const int32_t row_counts[] = {1, 300, 33, 128};
+static const int32_t row_counts[] = {1, 33, 300, 128};
 enum { N_ROW_COUNTS = 4, N_SMALL_ROW_COUNTS = 2, MOST_ROWS = 300 };
 
 static struct backend backend;

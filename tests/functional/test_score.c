@@ -21,10 +21,10 @@ enum {
  * golden prompt; in bfloat16 some prompts, whose bits are compared. */
 enum {
     N_SMALL_GOLDEN = 1,
-    N_SMALL_RANDOM = 4,
-    N_SMALL_GENERATED = 3,
+    N_SMALL_RANDOM = 2,
+    N_SMALL_GENERATED = 2,
     N_SMALL_TOKENS = 2,
-    SMALL_PROMPT = 70, /* tokens of a golden prompt: beyond two pages */
+    SMALL_PROMPT = 40, /* tokens of a golden prompt: beyond a page */
     LEAST_PROMPT = 9,  /* eight rows are scored */
 };
 

@@ -179,6 +179,10 @@ static inline void ptx_barrier_wait(uint32_t barrier, uint32_t parity, const cha
     emulator::counter_wait(emulator::shared_pointer(barrier), parity, name);
 }
 
+static inline bool ptx_barrier_is_complete(uint32_t barrier, uint32_t parity) {
+    return emulator::counter_is_complete(emulator::shared_pointer(barrier), parity);
+}
+
 static inline void ptx_keep(uint32_t &) {}
 
 /* ---- the copy engine ---- */

@@ -101,8 +101,7 @@ static inline void emulator_products(float *c, bool accumulate, const float (&a)
         }
 }
 
-/* Sums of rows of a that are no operand become NaN, as anything may: nobody may use them. */
-template <int N, bool ACCUMULATE = true, int ROWS = 64>
+template <int N, bool ACCUMULATE = true>
 static inline void wgmma(float (&c)[N / 2], uint64_t a_descriptor, uint64_t b_descriptor) {
     emulator_converge("wgmma");
     const unsigned char *base = emulator_operand_base(a_descriptor);
@@ -111,10 +110,6 @@ static inline void wgmma(float (&c)[N / 2], uint64_t a_descriptor, uint64_t b_de
     emulator::background_add(emulator::BACKGROUND_PRODUCT, [=] {
         emulator_operand a_operand(a_descriptor), b_operand(b_descriptor);
         unsigned thread = threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
-        if ((int)row >= ROWS) {
-            std::fill(sums, sums + N / 2, NAN);
-            return;
-        }
         float a[2][16];
         a_operand.row(a[0], base, row);
         a_operand.row(a[1], base, row + 8);
