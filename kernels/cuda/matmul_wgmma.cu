@@ -65,6 +65,13 @@ struct wgmma_shape {
     static constexpr int OUTPUTS = CONSUMERS * GROUP_OUTPUTS; /* of a block */
     static constexpr bool BY_WARPS = TOKENS <= 32;
     static constexpr int CONSUMER_THREADS = CONSUMERS * GROUP_OUTPUTS / 16 * WARP_LANES;
+#ifdef ONE_LANE
+    static constexpr bool ALL_LANES = false;
+#else
+    static constexpr bool ALL_LANES = BY_WARPS;
+#endif
+    static constexpr int RELEASES =
+        ALL_LANES ? CONSUMER_THREADS : CONSUMER_THREADS / WARP_LANES * ROW_SHARERS; /* of a stage */
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
     /* Behind the head of 256 rows all sums are in registers until the last is staged: three idle warps beside
      * the producer let its warpgroup give registers to the consumers. */
@@ -90,10 +97,10 @@ struct wgmma_shape {
 };
 
 /* Where a block stands in its sequence of (tile, part, stage of k): the same walk for producer and consumers.
- */
+ * Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. */
 template <typename Shape> struct walk {
-    int tile, n_tiles, step;
-    int k, k_end; /* blocks */
+    int tile, n_tiles, step; /* of clusters; row_clusters of them take all rows */
+    int k, k_end;            /* blocks */
     int part;
 
     __device__ __forceinline__ void part_begin(const matmul_params &p) {
@@ -108,6 +115,14 @@ template <typename Shape> struct walk {
         part_begin(p);
     }
     __device__ __forceinline__ bool active() const { return tile < n_tiles; }
+    /* Of the tile, of this block. They divide: not for every stage. */
+    __device__ __forceinline__ int first_output(int row_clusters) const {
+        return tile / row_clusters * Shape::OUTPUTS;
+    }
+    __device__ __forceinline__ int first_row(int row_clusters) const {
+        return (tile % row_clusters * Shape::ROW_SHARERS + (int)(blockIdx.x % Shape::ROW_SHARERS)) *
+               Shape::TOKENS;
+    }
     /* To the next part, or tile. */
     __device__ __forceinline__ void next_part(const matmul_params &p) {
         if (Shape::PARTS == 1 && part == 0 && p.split < p.k_blocks) {
@@ -123,14 +138,22 @@ template <typename Shape> struct walk {
         if (k >= k_end)
             next_part(p);
     }
-    /* Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. `tile`
-     * counts clusters: row_clusters of them take all rows. */
-    __device__ __forceinline__ int first_output(int row_clusters) const {
-        return tile / row_clusters * Shape::OUTPUTS;
+};
+
+/* A walk of the producer's, and where its tile lies. */
+template <typename Shape> struct producer_walk : walk<Shape> {
+    int row_clusters, output, row;
+
+    __device__ __forceinline__ producer_walk(const matmul_params &p, int n_tiles, int row_clusters_)
+        : row_clusters(row_clusters_) {
+        this->begin(p, n_tiles);
+        output = this->first_output(row_clusters), row = this->first_row(row_clusters);
     }
-    __device__ __forceinline__ int first_row(int row_clusters) const {
-        return (tile % row_clusters * Shape::ROW_SHARERS + (int)(blockIdx.x % Shape::ROW_SHARERS)) *
-               Shape::TOKENS;
+    __device__ __forceinline__ void next_stage(const matmul_params &p) {
+        const int before = this->tile;
+        this->next(p);
+        if (this->tile != before)
+            output = this->first_output(row_clusters), row = this->first_row(row_clusters);
     }
 };
 
@@ -138,17 +161,16 @@ template <typename Shape>
 __device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
                                         uint32_t full, uint32_t empty, int n_tiles, int row_clusters) {
     const unsigned char *weight = static_cast<const unsigned char *>(p.weight);
-    auto copy_weights = [&](const walk<Shape> &w, int stage) {
+    auto copy_weights = [&](const producer_walk<Shape> &w, int stage) {
         uint32_t barrier = full + 8 * stage, to = ring + stage * Shape::STAGE_BYTES;
         ptx_barrier_expect(barrier, Shape::STAGE_BYTES);
         /* Outputs beyond the weight read its last row of blocks again; nothing is written for them. */
-        int first = w.first_output(row_clusters) / WEIGHT_BLOCK, last = (int)weight_row_blocks(p.n_out) - 1;
+        int first = w.output / WEIGHT_BLOCK, last = (int)weight_row_blocks(p.n_out) - 1;
         auto block_of = [&](int consumer) {
             return weight + ((int64_t)min(first + consumer, last) * p.k_blocks + w.k) * WEIGHT_BLOCK_BYTES;
         };
         if constexpr (Shape::SLICED) {
-            const unsigned char *slice =
-                block_of(0) + w.first_output(row_clusters) % WEIGHT_BLOCK * ROW_BYTES;
+            const unsigned char *slice = block_of(0) + w.output % WEIGHT_BLOCK * ROW_BYTES;
 #pragma unroll
             for (int b = 0; b < Shape::K_BLOCKS; b++)
                 ptx_copy_bulk(to + b * Shape::GROUP_BLOCK_BYTES, slice + b * WEIGHT_BLOCK_BYTES,
@@ -170,24 +192,22 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
             }
         }
     };
-    auto copy_rows = [&](const walk<Shape> &w, int stage) {
+    auto copy_rows = [&](const producer_walk<Shape> &w, int stage) {
         uint32_t to = ring + stage * Shape::STAGE_BYTES + Shape::WEIGHT_BYTES;
 #pragma unroll
         for (int b = 0; b < Shape::K_BLOCKS; b++)
-            ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK,
-                         w.first_row(row_clusters), full + 8 * stage);
+            ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, w.row,
+                         full + 8 * stage);
     };
-    walk<Shape> ahead, behind;
-    ahead.begin(p, n_tiles);
-    behind.begin(p, n_tiles);
+    producer_walk<Shape> ahead(p, n_tiles, row_clusters), behind(p, n_tiles, row_clusters);
     int n_first = 0;
-    for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next(p))
+    for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next_stage(p))
         copy_weights(ahead, n_first);
     ptx_wait_for_previous_kernels();
-    for (int stage = 0; stage < n_first; stage++, behind.next(p))
+    for (int stage = 0; stage < n_first; stage++, behind.next_stage(p))
         copy_rows(behind, stage);
     ring_position<Shape::STAGES> at;
-    for (; ahead.active(); ahead.next(p), at.next()) {
+    for (; ahead.active(); ahead.next_stage(p), at.next()) {
         ptx_barrier_wait(empty + 8 * at.stage, at.parity, "matmul empty");
         copy_weights(ahead, at.stage);
         copy_rows(ahead, at.stage);
@@ -239,7 +259,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {
             ptx_barrier_init(full + 8 * stage, 1);
-            ptx_barrier_init(empty + 8 * stage, Shape::CONSUMER_THREADS / WARP_LANES * Shape::ROW_SHARERS);
+            ptx_barrier_init(empty + 8 * stage, Shape::RELEASES);
         }
         ptx_barrier_init_done();
     }
@@ -295,7 +315,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
                             ? ptx_cluster_address(empty, (uint32_t)lane)
                             : empty;
     auto release = [&](int stage) {
-        if (lane >= Shape::ROW_SHARERS)
+        if (!Shape::ALL_LANES && lane >= Shape::ROW_SHARERS)
             return;
         if (Shape::ROW_SHARERS > 1)
             ptx_cluster_arrive(released + 8 * stage);
