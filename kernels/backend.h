@@ -61,6 +61,7 @@ enum {
     PAGE_TOKENS = 32,          /* positions per KV page */
     DECODE_CHUNK_TOKENS = 256, /* a decode row reduces KV in chunks of this many absolute positions */
     MAX_LOGPROBS = 20,         /* most alternatives a record may ask for */
+    MAX_GAPS = 200,            /* most gaps between steps that are kept to be read */
     SCRATCH_PAGE = 0           /* page that padding rows use; never given to a sequence */
 };
 
@@ -373,6 +374,13 @@ struct backend {
      * waited for; goes_on: keep measuring. The first call begins. Steps may be slower meanwhile (operations
      * are launched one by one and timed), but compute the same. NULL where the backend cannot tell. */
     enum status (*profile)(struct backend_context *context, bool goes_on, double *seconds);
+
+    /* Device seconds between two steps: from the end of the last kernel of one until a kernel has fetched the
+     * arrays of the other, whose first operation may then start. Of the steps since the last call that only
+     * decode, without the very first, oldest first: seconds [MAX_GAPS], of which *n are written; later ones
+     * are not kept. All steps are waited for; goes_on: keep measuring. The first call begins. Steps run as
+     * they do otherwise. NULL where the backend cannot tell. */
+    enum status (*gaps)(struct backend_context *context, bool goes_on, double *seconds, int32_t *n);
 
     /* Counters since open, for tests and the summary: kernel launches (graph nodes included) of the last step
      * queued; 0 on backends without launches. */

@@ -239,6 +239,7 @@ void context_close(struct backend_context *context) {
     cuda_graphs_drop(context);
     cuda_weights_done(context);
     cuda_profile_close(context);
+    cuda_gaps_close(context);
     network_plan_close(context);
     while (context->tensors)
         cuda_tensor_free(context, context->tensors);
@@ -415,6 +416,7 @@ enum status backend_open_cuda(const struct backend_options *options, struct back
     out->step_wait = cuda_step_wait;
     out->measure_limits = cuda_measure_limits;
     out->profile = cuda_profile;
+    out->gaps = cuda_gaps;
     out->launches_per_step = launches_per_step;
     return STATUS_OK;
 }

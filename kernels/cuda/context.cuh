@@ -190,6 +190,7 @@ struct backend_context {
     struct recorded_step graphs[MAX_GRAPHS];
     int32_t n_graphs;
     struct profile *profile; /* profile.cu; NULL: operations are not timed */
+    struct gaps *gaps;       /* gaps.cu; NULL: the time between steps is not measured */
     bool chained;            /* the last thing queued, but for a step's event, is a kernel of a step */
     int64_t n_launches;      /* kernels of the running step */
     int64_t n_launches_last;
@@ -305,6 +306,13 @@ void cuda_tensor_free(struct backend_context *context, struct tensor *tensor);
 enum status cuda_profile(struct backend_context *context, bool goes_on, double *seconds);
 void cuda_profile_wrap(struct backend *backend);
 void cuda_profile_close(struct backend_context *context);
+
+/* gaps.cu: device time between steps. Told when the fetch of a step's arrays is queued, and when a step came
+ * back; nothing happens unless it is measured. */
+enum status cuda_gaps(struct backend_context *context, bool goes_on, double *seconds, int32_t *n);
+enum status cuda_gaps_fetched(struct backend_context *context, int entry, bool only_decodes);
+enum status cuda_gaps_add(struct backend_context *context, uint64_t ticket);
+void cuda_gaps_close(struct backend_context *context);
 
 /* slots.cu: sequences take slots, pages are copied. */
 enum status cuda_slots_begin(struct backend_context *context, const struct slot_start *starts, int32_t n);

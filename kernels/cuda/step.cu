@@ -265,6 +265,7 @@ enum status cuda_step_begin(struct backend_context *context, const struct batch 
     int entry = (int)((context->n_steps + 1) % RING_ENTRIES);
     context->n_launches = 0;
     TRY(step_send(context, batch, entry));
+    TRY(cuda_gaps_fetched(context, entry, batch->n_segments == 0));
     context->ring_samples[entry] = batch->n_samples;
     context->ring_logprobs[entry] = batch->want_logprobs;
     context->mode = STEP_LAUNCH;
@@ -316,6 +317,7 @@ enum status cuda_step_wait(struct backend_context *context, uint64_t ticket, str
         pause_briefly();
     TRY_CUDA(error, "step_wait");
     context->n_waited = ticket;
+    TRY(cuda_gaps_add(context, ticket));
     size_t n = (size_t)context->ring_samples[entry],
            first = (size_t)entry * (size_t)context->limits.max_samples;
     if (n > 0)

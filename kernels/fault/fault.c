@@ -209,6 +209,16 @@ static enum status fault_measure_limits(struct backend_context *context, enum dt
     return context->inner.measure_limits(context->inner.context, dtype, limits);
 }
 
+static enum status fault_profile(struct backend_context *context, bool goes_on, double *seconds) {
+    TRY(check_alive(context));
+    return context->inner.profile(context->inner.context, goes_on, seconds);
+}
+
+static enum status fault_gaps(struct backend_context *context, bool goes_on, double *seconds, int32_t *n) {
+    TRY(check_alive(context));
+    return context->inner.gaps(context->inner.context, goes_on, seconds, n);
+}
+
 static int64_t fault_launches_per_step(struct backend_context *context) {
     return context->inner.launches_per_step(context->inner.context);
 }
@@ -250,6 +260,8 @@ enum status backend_open_fault(const struct backend *inner, const struct fault_p
     out->step_end = fault_step_end;
     out->step_wait = fault_step_wait;
     out->measure_limits = fault_measure_limits;
+    out->profile = inner->profile ? fault_profile : NULL;
+    out->gaps = inner->gaps ? fault_gaps : NULL;
     out->launches_per_step = fault_launches_per_step;
     return STATUS_OK;
 }

@@ -24,6 +24,7 @@ struct emulator_stream {
 };
 
 struct emulator_event {
+    bool is_timed, is_recorded;
     std::chrono::steady_clock::time_point time;
 };
 
@@ -79,6 +80,8 @@ const char *cudaGetErrorName(cudaError_t error) {
         return "cudaErrorInsufficientDriver";
     case cudaErrorNoDevice:
         return "cudaErrorNoDevice";
+    case cudaErrorInvalidResourceHandle:
+        return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady:
         return "cudaErrorNotReady";
     }
@@ -213,12 +216,13 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t *out) {
-    *out = new emulator_event();
-    return cudaSuccess;
+    return cudaEventCreateWithFlags(out, cudaEventDefault);
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
-    return cudaEventCreate(out);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
+    *out = new emulator_event();
+    (*out)->is_timed = !(flags & cudaEventDisableTiming);
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -226,7 +230,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+/* What the stream is given is done at once, so this is when all of it was. Not while it is captured. */
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    if (stream->capture)
+        return noted(cudaErrorInvalidValue);
+    event->is_recorded = true;
     event->time = std::chrono::steady_clock::now();
     return cudaSuccess;
 }
@@ -240,6 +248,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t) {
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
+    for (cudaEvent_t event : {from, to})
+        if (!event->is_timed || !event->is_recorded)
+            return noted(cudaErrorInvalidResourceHandle);
     *ms = std::chrono::duration<float, std::milli>(to->time - from->time).count();
     return cudaSuccess;
 }

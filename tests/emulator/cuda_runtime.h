@@ -305,6 +305,7 @@ enum cudaError_t {
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
+    cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
@@ -321,6 +322,7 @@ enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEn
 enum {
     cudaHostAllocDefault = 0,
     cudaHostAllocMapped = 2,
+    cudaEventDefault = 0,
     cudaEventDisableTiming = 2,
     cudaStreamNonBlocking = 1,
     cudaEnableDefault = 0

@@ -258,7 +258,8 @@ expect 0 "$pressrun" bench "$work/run/job.yaml" --batch-sizes 3 --prompts 12 --l
     --new-tokens 9 --sampled --repeats 2 --json "$work/bench.jsonl"
 jq -e --arg device "$device" '.batch_size == 3 and .prompts == 12 and .lengths == "mixed" and .sampling == "job" and
     .logits == "trained" and .decode_steps > 8 and .prefill_steps > 1 and .useful_rows_share > 0 and
-    .useful_rows_share <= 1 and .gap_us >= 0 and .host_us_per_token > 0 and .job_floor_tokens_per_s > 0 and
+    .useful_rows_share <= 1 and has("gap_us") and (if $device == "cpu" then .gap_us == null else .gap_us >= 0 end) and
+    .host_gap_us >= 0 and .host_us_per_token > 0 and .job_floor_tokens_per_s > 0 and
     .job_floor_batch == 12 and .prefill_step_us > 0 and has("job_floor_share") and has("steps_floor_share") and
     ($device != "cpu" or (.operation_s | .matmul > 0 and .head > 0 and .attention_decode > 0 and .sample > 0))' \
     "$work/bench.jsonl" >/dev/null || fail "a bench row: $(cat "$work/bench.jsonl")"

@@ -77,6 +77,12 @@ static void passes_through(void **state) {
         assert_int_equal(results[s].fault_layer, -1);
         assert_int_equal(results[s].token, 5);
     }
+    double seconds[OPERATION_COUNT];
+    assert_int_equal(backend.profile(backend.context, true, seconds), STATUS_OK);
+    assert_int_equal(run_step(&backend, results), STATUS_OK);
+    assert_int_equal(backend.profile(backend.context, false, seconds), STATUS_OK);
+    assert_true(seconds[OPERATION_SAMPLE] > 0);
+    assert_null(backend.gaps); /* as in the cpu backend */
     backend.close(backend.context);
 }
 

@@ -1,7 +1,7 @@
 /* pressrun bench: throughput of a model at different batch sizes, through the same engine as a run, and why
- * it is what it is: random prompts, stop conditions ignored, one warm-up, the repeat of median time, one
- * further pass for the time of each operation where the backend can tell. The model is the job's, or one of
- * random weights made for a config.json. */
+ * it is what it is: random prompts, stop conditions ignored, one warm-up, the repeat of median time, further
+ * passes for the gaps between steps and for the time of each operation, where the backend can tell. The model
+ * is the job's, or one of random weights made for a config.json. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +83,15 @@ static enum status make_record(const struct session *session, const struct job *
 
 /* ---- measuring ---- */
 
+static int compare_reals(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static int compare_points(const void *a, const void *b) {
+    return compare_reals(&((const struct point *)a)->total_s, &((const struct point *)b)->total_s);
+}
+
 /* What the steps of one pass are added to. */
 struct pass {
     const struct floor *floor;
@@ -123,10 +132,11 @@ static enum status submit_all(struct engine *engine, const struct session *sessi
     return STATUS_OK;
 }
 
-/* One pass of all prompts through a fresh engine, at most batch_size at a time. */
+/* One pass of all prompts through a fresh engine, at most batch_size at a time; it ends early behind
+ * most_decode_steps of those. */
 static enum status run_once(struct session *session, const struct job *job,
                             const struct command_options *options, const struct floor *floor,
-                            int32_t batch_size, struct point *point) {
+                            int32_t batch_size, int64_t most_decode_steps, struct point *point) {
     *point = (struct point){.batch_size = batch_size};
     struct pass pass = {floor, point};
     struct engine_options engine_options = {.limits = session_scheduler_limits(&session->plan),
@@ -149,7 +159,7 @@ static enum status run_once(struct session *session, const struct job *job,
     int32_t n_prompts = options->n_prompts > 0 ? options->n_prompts : batch_size;
     result = submit_all(engine, session, job, options, n_prompts, point);
     double began = clock_seconds() - engine_options.start_s, last = began;
-    while (result == STATUS_OK && !engine_is_idle(engine)) {
+    while (result == STATUS_OK && !engine_is_idle(engine) && point->decode.n_steps < most_decode_steps) {
         result = engine_step(engine, false, true, metrics);
         for (struct record *record; (record = engine_take(engine)) != NULL;) {
             if (record->completions && record->completions[0].last_token_s > last)
@@ -171,6 +181,27 @@ static enum status run_once(struct session *session, const struct job *job,
     return result;
 }
 
+/* A further pass, which is short, in which the device times what is between its steps. */
+static enum status measure_gaps(struct session *session, const struct job *job,
+                                const struct command_options *options, const struct floor *floor,
+                                struct point *point) {
+    struct backend *backend = &session->backend;
+    if (!backend->gaps)
+        return STATUS_OK;
+    struct point scratch;
+    double seconds[MAX_GAPS];
+    int32_t n;
+    TRY(backend->gaps(backend->context, true, seconds, &n));
+    TRY(run_once(session, job, options, floor, point->batch_size, MAX_GAPS, &scratch));
+    TRY(backend->gaps(backend->context, false, seconds, &n));
+    point->has_gaps = n > 0;
+    if (n > 0) {
+        qsort(seconds, (size_t)n, sizeof *seconds, compare_reals);
+        point->gap_s = seconds[(n - 1) / 2];
+    }
+    return STATUS_OK;
+}
+
 /* A further pass, in which operations are timed. */
 static enum status measure_operations(struct session *session, const struct job *job,
                                       const struct command_options *options, const struct floor *floor,
@@ -180,15 +211,10 @@ static enum status measure_operations(struct session *session, const struct job 
         return STATUS_OK;
     struct point scratch;
     TRY(backend->profile(backend->context, true, point->operation_s));
-    TRY(run_once(session, job, options, floor, point->batch_size, &scratch));
+    TRY(run_once(session, job, options, floor, point->batch_size, INT64_MAX, &scratch));
     TRY(backend->profile(backend->context, false, point->operation_s));
     point->has_operations = true;
     return STATUS_OK;
-}
-
-static int compare_points(const void *a, const void *b) {
-    double x = ((const struct point *)a)->total_s, y = ((const struct point *)b)->total_s;
-    return (x > y) - (x < y);
 }
 
 static enum status measure_point(struct session *session, const struct job *job,
@@ -196,16 +222,18 @@ static enum status measure_point(struct session *session, const struct job *job,
                                  int32_t batch_size, struct point *point) {
     struct point *repeats = calloc((size_t)options->repeats, sizeof *repeats);
     RETURN_IF(!repeats, STATUS_INTERNAL, "out of host memory");
-    enum status result = run_once(session, job, options, floor, batch_size, point); /* warms up */
+    enum status result = run_once(session, job, options, floor, batch_size, INT64_MAX, point); /* warms up */
     for (int32_t i = 0; result == STATUS_OK && i < options->repeats; i++)
-        result = run_once(session, job, options, floor, batch_size, &repeats[i]);
+        result = run_once(session, job, options, floor, batch_size, INT64_MAX, &repeats[i]);
     if (result == STATUS_OK) {
         qsort(repeats, (size_t)options->repeats, sizeof *repeats, compare_points);
         *point = repeats[(options->repeats - 1) / 2];
         point->job_floor_s = floor_of_job(floor, &point->work);
         point->best_batch = floor_best_batch(floor, &point->work);
-        result = measure_operations(session, job, options, floor, point);
+        result = measure_gaps(session, job, options, floor, point);
     }
+    if (result == STATUS_OK)
+        result = measure_operations(session, job, options, floor, point);
     free(repeats);
     return result;
 }

@@ -14,7 +14,7 @@ struct step_sums {
     int64_t n_rows;     /* without padding */
     int64_t n_launched; /* with it */
     double seconds;     /* steps, and the gaps before them */
-    double gap_s;
+    double gap_s;       /* in which the host had nothing queued though there was work */
     double floor_s;
     double floor_bytes;
 };
@@ -32,6 +32,8 @@ struct point {
     int64_t launches_per_decode_step;
     int64_t n_restarts;
     int64_t replayed_rows;
+    bool has_gaps;
+    double gap_s; /* median device time between steps that decode, of a pass of its own; when has_gaps */
     bool has_operations;
     double operation_s[OPERATION_COUNT]; /* of a pass of its own */
 };

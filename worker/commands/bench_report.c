@@ -60,16 +60,17 @@ void bench_print_head(const struct session *session, const struct command_option
 
 void bench_print_point(const struct point *point) {
     const struct step_sums *decode = &point->decode, *prompt = &point->prompt;
-    char job[SHARE_BYTES], prompt_share[SHARE_BYTES], decode_share[SHARE_BYTES];
+    char job[SHARE_BYTES], prompt_share[SHARE_BYTES], decode_share[SHARE_BYTES], gap[32] = "-";
     int64_t useful = decode->n_rows + prompt->n_rows - point->replayed_rows;
+    if (point->has_gaps)
+        snprintf(gap, sizeof gap, "%.1f", 1e6 * point->gap_s);
     printf(
-        "%6d %12.0f %8s %12.0f %10.2f %8s %12.0f %10.1f %8s %8.1f %8.1f %9.2f %9lld\n", point->batch_size,
+        "%6d %12.0f %8s %12.0f %10.2f %8s %12.0f %10.1f %8s %8s %8.1f %9.2f %9lld\n", point->batch_size,
         rate((double)point->new_tokens, point->total_s), show_share(point->job_floor_s, point->total_s, job),
         rate((double)prompt->n_rows, prompt->seconds), 1e3 * rate(prompt->seconds, (double)prompt->n_steps),
         show_share(prompt->floor_s, prompt->seconds, prompt_share),
         rate((double)decode->n_rows, decode->seconds), 1e6 * rate(decode->seconds, (double)decode->n_steps),
-        show_share(decode->floor_s, decode->seconds, decode_share),
-        1e6 * rate(decode->gap_s + prompt->gap_s, (double)(decode->n_steps + prompt->n_steps)),
+        show_share(decode->floor_s, decode->seconds, decode_share), gap,
         100 * rate((double)useful, (double)(decode->n_launched + prompt->n_launched)),
         1e6 * rate(point->host_s, (double)point->new_tokens), (long long)point->launches_per_decode_step);
     double sum = 0;
@@ -152,7 +153,8 @@ static void set_times(json_t *row, const struct point *point) {
     set_count(row, "decode_steps", decode->n_steps);
     set_real(row, "prefill_step_us", 1e6 * rate(prompt->seconds, (double)prompt->n_steps));
     set_real(row, "decode_step_us", 1e6 * rate(decode->seconds, (double)decode->n_steps));
-    set_real(row, "gap_us", 1e6 * rate(decode->gap_s + prompt->gap_s, n_steps));
+    json_object_set_new(row, "gap_us", point->has_gaps ? json_real(1e6 * point->gap_s) : json_null());
+    set_real(row, "host_gap_us", 1e6 * rate(decode->gap_s + prompt->gap_s, n_steps));
     set_count(row, "launches_per_decode_step", point->launches_per_decode_step);
     set_real(row, "decode_gb_per_s", rate(decode->floor_bytes, decode->seconds) / 1e9);
     set_share(row, "floor_share", decode->floor_s, decode->seconds);
