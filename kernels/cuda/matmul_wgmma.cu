@@ -19,9 +19,9 @@
  * kernel writes, are requested before the previous kernel is complete, the rows of in after it.
  *
  * The barriers. full[s]: completed by the bytes of stage s; consumers wait for it. empty[s]: completed by one
- * arrival of every consumer warp, when the products that read stage s are complete; the producer waits for it
- * before it fills s again. A stage's use u (0, 1, ...) waits for full[s] with parity u % 2 and for the
- * empty[s] of use u - 1.
+ * arrival of every consumer warp, when the products that read stage s are complete (BY_WARPS: of every lane,
+ * when it has read its part); the producer waits for it before it fills s again. A stage's use u (0, 1, ...)
+ * waits for full[s] with parity u % 2 and for the empty[s] of use u - 1.
  *
  * Sharing. ROW_SHARERS == 2: a cluster of two blocks takes neighbouring rows of the same outputs; each
  * fetches half of the weights for both. A block's stage is then free when the consumers of both have released
