@@ -384,7 +384,7 @@ template <typename Shape> wgmma_variant variant() {
     }
     if constexpr (Shape::PARTS == 1 && !Shape::SLICED) /* heads have outputs enough */
         v.kernels[END_FLOAT32] = kernel_matmul_wgmma<Shape, END_FLOAT32>;
-    if constexpr (Shape::CLUSTER == 1 && !Shape::SLICED)
+    if constexpr (Shape::CLUSTER == 1 && !Shape::SLICED && Shape::CONSUMERS < 3)
         v.kernels[END_HEAD] = kernel_matmul_wgmma<Shape, END_HEAD>;
     return v;
 }
@@ -436,6 +436,7 @@ const wgmma_variant VARIANTS[] = {
     variant<wgmma_shape<2, 64, 1, 8, 1, 2>>(),
     variant<wgmma_shape<2, 128, 1, 6>>(),
     variant<wgmma_shape<2, 128, 1, 6, 1, 2>>(),
+    variant<wgmma_shape<3, 128, 1, 4>>(),
     variant<wgmma_shape<2, 256, 1, 4>>(),
     variant<wgmma_shape<1, 8, 2, 6, 2>>(),
     variant<wgmma_shape<1, 16, 2, 6, 2>>(),
