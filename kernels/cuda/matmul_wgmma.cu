@@ -13,7 +13,7 @@
  * Few rows (BY_WARPS) are multiplied by warps, each its 16 outputs (matmul_warp.cuh), and where outputs are
  * few, too, a tile is a slice of 16 or 32 of them, so that more multiprocessors take weights in.
  *
- * The pipeline. One thread (the producer warp's first) fills a ring of STAGES stages; CONSUMERS warpgroups
+ * The pipeline. One warp (the producer) fills a ring of STAGES stages; CONSUMERS warpgroups
  * multiply, each its 64 outputs. Blocks are persistent: each takes tiles blockIdx.x, + gridDim.x, ... and its
  * ring runs on from one tile into the next, so the copy engine never waits for an epilogue. Weights, which no
  * kernel writes, are requested before the previous kernel is complete, the rows of in after it.
@@ -157,9 +157,11 @@ template <typename Shape> struct producer_walk : walk<Shape> {
     }
 };
 
+/* By a whole warp, of which one lane copies: addresses are then the warp's, as the copies want them. */
 template <typename Shape>
 __device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
                                         uint32_t full, uint32_t empty, int n_tiles, int row_clusters) {
+    const bool copies = ptx_elect();
     const unsigned char *weight = static_cast<const unsigned char *>(p.weight);
     auto copy_weights = [&](const producer_walk<Shape> &w, int stage) {
         uint32_t barrier = full + 8 * stage, to = ring + stage * Shape::STAGE_BYTES;
@@ -202,15 +204,19 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
     producer_walk<Shape> ahead(p, n_tiles, row_clusters), behind(p, n_tiles, row_clusters);
     int n_first = 0;
     for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next_stage(p))
-        copy_weights(ahead, n_first);
+        if (copies)
+            copy_weights(ahead, n_first);
     ptx_wait_for_previous_kernels();
     for (int stage = 0; stage < n_first; stage++, behind.next_stage(p))
-        copy_rows(behind, stage);
+        if (copies)
+            copy_rows(behind, stage);
     ring_position<Shape::STAGES> at;
     for (; ahead.active(); ahead.next_stage(p), at.next()) {
         ptx_barrier_wait(empty + 8 * at.stage, at.parity, "matmul empty");
-        copy_weights(ahead, at.stage);
-        copy_rows(ahead, at.stage);
+        if (copies) {
+            copy_weights(ahead, at.stage);
+            copy_rows(ahead, at.stage);
+        }
     }
 }
 
@@ -281,8 +287,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
             if (warp > Shape::CONSUMER_THREADS / WARP_LANES)
                 return;
         }
-        if (lane == 0)
-            produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
+        produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
         if (lane == 0 && p.starts_next_late)
             ptx_allow_next_kernel();
         __syncwarp(); /* the cluster's barriers below are for whole warps */

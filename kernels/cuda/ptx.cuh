@@ -195,6 +195,20 @@ static __device__ __forceinline__ bool ptx_barrier_is_complete(uint32_t barrier,
     return complete != 0;
 }
 
+/* True in one lane of a warp whose lanes are all here; the compiler knows that it is one (PTX ISA,
+ * elect.sync).
+ */
+static __device__ __forceinline__ bool ptx_elect() {
+    uint32_t is_leader;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "elect.sync _|p, 0xffffffff;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}\n"
+                 : "=r"(is_leader));
+    return is_leader != 0;
+}
+
 /* A value that the compiler must keep in a register: it knows nothing of how to compute it again. */
 static __device__ __forceinline__ void ptx_keep(uint32_t &x) {
     asm volatile("" : "+r"(x));

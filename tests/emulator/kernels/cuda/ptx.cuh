@@ -183,6 +183,10 @@ static inline bool ptx_barrier_is_complete(uint32_t barrier, uint32_t parity) {
     return emulator::counter_is_complete(emulator::shared_pointer(barrier), parity);
 }
 
+static inline bool ptx_elect() {
+    return threadIdx.x % 32 == 0;
+}
+
 static inline void ptx_keep(uint32_t &) {}
 
 /* ---- the copy engine ---- */
