@@ -50,7 +50,6 @@ enum status tensor_copy(struct backend_context *context, const struct tensor *te
         return STATUS_OK;
     TRY_CUDA(cudaSetDevice(context->device), operation);
     TRY(network_plan_flush(context)); /* the tensor may be of a step's operations that were taken in */
-    TRY(cuda_norm_flush(context));
     context->chained = false;
     size_t width = (size_t)tensor->cols * dtype_bytes(tensor->dtype);
     size_t pitch = (size_t)tensor_stride(tensor) * dtype_bytes(tensor->dtype);
@@ -353,7 +352,7 @@ void cuda_tensor_free(struct backend_context *context, struct tensor *tensor) {
     cudaSetDevice(context->device);
     if (context->mode == STEP_RECORD || context->mode == STEP_REPLAY)
         cuda_step_abandon(context); /* its operations may use this tensor: step_end will refuse */
-    if (network_plan_flush(context) != STATUS_OK || cuda_norm_flush(context) != STATUS_OK)
+    if (network_plan_flush(context) != STATUS_OK)
         cuda_step_abandon(context);
     cuda_graphs_drop(context);
     for (struct tensor **link = &context->tensors; *link; link = &(*link)->next)

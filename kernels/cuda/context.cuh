@@ -189,13 +189,10 @@ struct backend_context {
     struct recorded_step *recorded; /* entry of graphs that the running step uses */
     struct recorded_step graphs[MAX_GRAPHS];
     int32_t n_graphs;
-    struct profile *profile;       /* profile.cu; NULL: operations are not timed */
-    struct gaps *gaps;             /* gaps.cu; NULL: the time between steps is not measured */
-    struct norm_args pending_norm; /* norm.cu: when norm_is_pending, an operation of the running step that is
-                                      not queued: the next one may compute it */
-    bool norm_is_pending;
-    bool chained;       /* the last thing queued, but for a step's event, is a kernel of a step */
-    int64_t n_launches; /* kernels of the running step */
+    struct profile *profile; /* profile.cu; NULL: operations are not timed */
+    struct gaps *gaps;       /* gaps.cu; NULL: the time between steps is not measured */
+    bool chained;            /* the last thing queued, but for a step's event, is a kernel of a step */
+    int64_t n_launches;      /* kernels of the running step */
     int64_t n_launches_last;
 };
 
@@ -221,16 +218,11 @@ struct head_entry cuda_head_entry(const struct slot_sampling *sampling, int32_t 
  * itself. */
 enum status cuda_operation_begin(struct backend_context *context, const char *operation);
 
-/* Queues the norm that waits for the operation behind it. Every launch of a step begins with it, and so does
- * whatever else looks at tensors or ends the step. */
-enum status cuda_norm_flush(struct backend_context *context);
-
 /* Launches a kernel of a step on the stream, in clusters of `cluster` neighbouring blocks. */
 template <typename... Parameters, typename... Arguments>
 static enum status cuda_launch_clusters(struct backend_context *context, const char *operation,
                                         void (*kernel)(Parameters...), dim3 grid, unsigned block,
                                         size_t shared_bytes, unsigned cluster, Arguments &&...arguments) {
-    TRY(cuda_norm_flush(context));
     if (shared_bytes > 48 * 1024)
         TRY_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                       cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes),

@@ -97,8 +97,6 @@ enum status cuda_matmul(struct backend_context *context, const struct matmul_arg
     TRY(head_entries(context, args, &p)); /* of what is launched here: a whole network writes its logits */
     if (args->weight->dtype == DTYPE_FLOAT32)
         return matmul_fma(context, p);
-    if (in_step && context->has_wgmma && matmul_wgmma_norms(p))
-        p.norms = cuda_norm_take(context, args, &p.norm);
     return context->has_wgmma && matmul_wgmma_has_end(p) ? matmul_wgmma(context, p, args->in)
                                                          : matmul_mma(context, p);
 }

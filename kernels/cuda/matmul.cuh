@@ -5,7 +5,6 @@
 
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/context.cuh"
-#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tile.h"
 #include "kernels/cuda/vector.cuh"
@@ -43,9 +42,7 @@ struct matmul_params {
     struct head_entry *head; /* [n_rows]: the rows are logits, and these say what becomes of them; or NULL */
     float *maxima;           /* with head: [n_rows, groups] of the rows that it lists (context.cuh) */
     int32_t maxima_stride;   /* of groups of HEAD_GROUP */
-    bool norms;              /* `in` is computed by the kernel itself, as norm says (matmul_norm.cuh) */
-    norm_params norm;
-    bool starts_next_late; /* the next kernel starts when the last weights are requested, not at once */
+    bool starts_next_late;   /* the next kernel starts when the last weights are requested, not at once */
 };
 
 static __device__ __forceinline__ float matmul_softcap(const matmul_params &p, float sum) {
@@ -123,8 +120,6 @@ enum status matmul_fma(struct backend_context *context, const matmul_params &p);
 enum status matmul_mma(struct backend_context *context, const matmul_params &p);
 /* For context->has_wgmma, where matmul_wgmma_has_end(p). in: the tensor behind p.in. */
 bool matmul_wgmma_has_end(const matmul_params &p);
-/* Whether it has a kernel for p that computes the norm of `in`, too. */
-bool matmul_wgmma_norms(const matmul_params &p);
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in);
 
 /* matmul_wgmma's tile shapes by number, for the sandbox: how many there are, whether one can compute p, and

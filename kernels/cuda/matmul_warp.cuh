@@ -26,15 +26,14 @@ __device__ __forceinline__ void warp_multiply(float (&flat)[Shape::TOKENS / 2], 
     float(&sum)[ROW_TILES][4] = reinterpret_cast<float(&)[ROW_TILES][4]>(flat);
     uint32_t weights = ring + (uint32_t)warp * (16 * WEIGHT_BLOCK * 2) +
                        tile_offset(tile_a_row((uint32_t)lane), tile_a_chunk((uint32_t)lane), 8);
-    /* Where the block norms the rows, they lie behind the ring, all of k. */
-    uint32_t rows = ring + (uint32_t)(Shape::NORMS ? Shape::RING_BYTES : Shape::WEIGHT_BYTES) +
-                    tile_offset((uint32_t)lane % 8, (uint32_t)lane / 8, 8);
+    uint32_t rows =
+        ring + (uint32_t)Shape::WEIGHT_BYTES + tile_offset((uint32_t)lane % 8, (uint32_t)lane / 8, 8);
     ptx_keep(weights);
     ptx_keep(rows);
     fragments<ROW_TILES> low, high; /* of a stage's two blocks */
     auto load = [&](fragments<ROW_TILES> &to, int stage, int block) {
         const uint32_t from = (uint32_t)(stage * Shape::STAGE_BYTES),
-                       in = rows + (Shape::NORMS ? 0 : from) + (uint32_t)(block * Shape::BOX_BYTES);
+                       in = rows + from + (uint32_t)(block * Shape::BOX_BYTES);
         to.load_rows(in, in ^ FRAGMENT_HALF_BYTES, EIGHT_ROWS);
         to.load_weights(weights + from + (uint32_t)(block * Shape::GROUP_BLOCK_BYTES));
     };
@@ -47,8 +46,6 @@ __device__ __forceinline__ void warp_multiply(float (&flat)[Shape::TOKENS / 2], 
         const bool next_is_there = left > 0 && ptx_barrier_is_complete(full + 8 * at.stage, at.parity);
         low.template multiply<0, 1>(sum);
         load(high, stage, 1);
-        if (Shape::NORMS)
-            rows += Shape::K_BLOCKS * Shape::BOX_BYTES;
         low.template multiply<1, 4>(sum);
         high.template multiply<0, 1>(sum);
         __syncwarp(); /* all lanes have read the stage */

@@ -38,7 +38,6 @@
 #include <cstdio>
 
 #include "kernels/cuda/matmul_end.cuh"
-#include "kernels/cuda/matmul_norm.cuh"
 #include "kernels/cuda/matmul_warp.cuh"
 #include "kernels/cuda/tensor_map.cuh"
 #include "kernels/cuda/wgmma.cuh"
@@ -55,15 +54,12 @@ static_assert(RAISED_PRODUCER_REGISTERS + 2 * RAISED_CONSUMER_REGISTERS <= 3 * (
               "what three warpgroups are launched with");
 
 template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 1, int ROW_SHARERS_ = 1,
-          int GROUP_OUTPUTS_ = WEIGHT_BLOCK, int NORM_GROUPS_ = 0>
+          int GROUP_OUTPUTS_ = WEIGHT_BLOCK>
 struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
                          PARTS = PARTS_;
     static constexpr int ROW_SHARERS = ROW_SHARERS_; /* blocks of different rows with the same weights */
     static constexpr int CLUSTER = ROW_SHARERS * PARTS;
-    /* Of 64 features, that the block norms itself at most (matmul_norm.cuh); 0: it does not. */
-    static constexpr int NORM_GROUPS = NORM_GROUPS_;
-    static constexpr bool NORMS = NORM_GROUPS > 0;
     static constexpr int GROUP_OUTPUTS = GROUP_OUTPUTS_; /* of a warpgroup: WEIGHT_BLOCK, or a slice of one */
     static constexpr bool SLICED = GROUP_OUTPUTS < WEIGHT_BLOCK;
     static constexpr int OUTPUTS = CONSUMERS * GROUP_OUTPUTS; /* of a block */
@@ -76,8 +72,7 @@ struct wgmma_shape {
 #endif
     static constexpr int RELEASES =
         ALL_LANES ? CONSUMER_THREADS : CONSUMER_THREADS / WARP_LANES * ROW_SHARERS; /* of a stage */
-    /* Behind consumers and producer the warps that only norm. */
-    static constexpr int THREADS = (NORMS ? (int)NORMING_THREADS : CONSUMER_THREADS) + WARP_LANES;
+    static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
     /* Behind the head of 256 rows all sums are in registers until the last is staged: three idle warps beside
      * the producer let its warpgroup give registers to the consumers. */
     static constexpr bool HEAD_RAISES = CONSUMERS == 2 && TOKENS == 256;
@@ -85,18 +80,15 @@ struct wgmma_shape {
     static constexpr int GROUP_BLOCK_BYTES = GROUP_OUTPUTS * ROW_BYTES; /* of a block of k */
     static constexpr int WEIGHT_BYTES = CONSUMERS * K_BLOCKS * GROUP_BLOCK_BYTES;
     static constexpr int BOX_BYTES = TOKENS * ROW_BYTES;
-    static constexpr int STAGE_BYTES = WEIGHT_BYTES + (NORMS ? 0 : K_BLOCKS * BOX_BYTES);
+    static constexpr int STAGE_BYTES = WEIGHT_BYTES + K_BLOCKS * BOX_BYTES;
     static constexpr int RING_BYTES = STAGES * STAGE_BYTES;
     static constexpr bool STAGED = TOKENS >= STAGED_ROWS; /* bfloat16 results go through shared memory */
-    static constexpr int SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT +
-                                        (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0) +
-                                        NORM_GROUPS * NORMED_BOX_BYTES;
+    static constexpr int SHARED_BYTES =
+        RING_BYTES + BOX_ALIGNMENT + (STAGED ? CONSUMERS * STAGING_BUFFERS * STAGING_BYTES : 0);
     static constexpr int HEAD_ROWS = TOKENS < STAGED_ROWS ? TOKENS : (int)STAGED_ROWS; /* staged at a time */
     static constexpr int HEAD_STAGING_BYTES = HEAD_ROWS * WEIGHT_BLOCK * (int)sizeof(float);
     static constexpr int HEAD_SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT + CONSUMERS * HEAD_STAGING_BYTES;
     static_assert(PARTS == 1 || ROW_SHARERS == 1, "a cluster is for one of the two");
-    static_assert(!NORMS || (TOKENS == FUSED_NORM_ROWS && BOX_BYTES == NORMED_BOX_BYTES && CLUSTER == 1),
-                  "every block has all rows");
     static_assert(!BY_WARPS || (CONSUMERS == 1 && K_BLOCKS == 2), "what matmul_warp.cuh reads");
     static_assert(!SLICED || (BY_WARPS && ROW_SHARERS == 1), "wgmma multiplies whole blocks");
     static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
@@ -214,18 +206,17 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
     for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next_stage(p))
         if (copies)
             copy_weights(ahead, n_first);
-    if (!Shape::NORMS)
-        ptx_wait_for_previous_kernels();
-    for (int stage = 0; !Shape::NORMS && stage < n_first; stage++, behind.next_stage(p))
+    ptx_wait_for_previous_kernels();
+    for (int stage = 0; stage < n_first; stage++, behind.next_stage(p))
         if (copies)
             copy_rows(behind, stage);
     ring_position<Shape::STAGES> at;
     for (; ahead.active(); ahead.next_stage(p), at.next()) {
         ptx_barrier_wait(empty + 8 * at.stage, at.parity, "matmul empty");
-        if (copies)
+        if (copies) {
             copy_weights(ahead, at.stage);
-        if (copies && !Shape::NORMS)
             copy_rows(ahead, at.stage);
+        }
     }
 }
 
@@ -290,8 +281,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
         ptx_allow_next_kernel();
 
     constexpr bool RAISES = END == END_HEAD && Shape::HEAD_RAISES;
-    const bool only_norms = Shape::NORMS && warp > Shape::CONSUMER_THREADS / WARP_LANES;
-    if (warp >= Shape::CONSUMER_THREADS / WARP_LANES && !only_norms) {
+    if (warp >= Shape::CONSUMER_THREADS / WARP_LANES) {
         if (RAISES) {
             ptx_registers_lower<RAISED_PRODUCER_REGISTERS>();
             if (warp > Shape::CONSUMER_THREADS / WARP_LANES)
@@ -322,16 +312,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     output_bias bias = {0, 0};
     if (!Shape::STAGED)
         bias = bias_here();
-    if constexpr (Shape::NORMS) {
-        __shared__ norm_sums<Shape::NORM_GROUPS> sums[NORMING_TEAMS];
-        const int thread = (int)threadIdx.x - (only_norms ? (int)WARP_LANES : 0);
-        const uint32_t normed = ring + Shape::RING_BYTES - ptx_shared_address(shared);
-        norm_rows(p.norm, p.k_blocks, thread, shared + normed, sums);
-        if (only_norms)
-            return;
-    } else {
-        ptx_wait_for_previous_kernels();
-    }
+    ptx_wait_for_previous_kernels();
     constexpr int OF_GROUP = END == END_HEAD ? Shape::HEAD_STAGING_BYTES : STAGING_BUFFERS * STAGING_BYTES;
     destination d = {&out_map, ring + Shape::RING_BYTES + group * OF_GROUP, 0, 0, warp % 4, lane};
     /* Lane i releases a stage to block i of those that copy here. */
@@ -381,7 +362,6 @@ struct wgmma_variant {
     int32_t parts;
     int32_t cluster;
     int32_t row_sharers;
-    int32_t norm_groups; /* of features, that it norms itself at most; 0: it does not */
     int32_t threads;
     int32_t head_threads; /* with END_HEAD, as what follows */
     int32_t shared_bytes;
@@ -391,20 +371,25 @@ struct wgmma_variant {
 };
 
 template <typename Shape> wgmma_variant variant() {
-    wgmma_variant v = {Shape::OUTPUTS,           Shape::TOKENS,       Shape::PARTS,
-                       Shape::CLUSTER,           Shape::ROW_SHARERS,  Shape::NORM_GROUPS,
-                       Shape::THREADS,           Shape::HEAD_THREADS, Shape::SHARED_BYTES,
-                       Shape::HEAD_SHARED_BYTES, Shape::HEAD_ROWS,    {}};
-    constexpr bool FOR_HEADS = !Shape::SLICED && !Shape::NORMS; /* heads have outputs enough */
-    if constexpr (!Shape::NORMS)
-        v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
+    wgmma_variant v = {Shape::OUTPUTS,
+                       Shape::TOKENS,
+                       Shape::PARTS,
+                       Shape::CLUSTER,
+                       Shape::ROW_SHARERS,
+                       Shape::THREADS,
+                       Shape::HEAD_THREADS,
+                       Shape::SHARED_BYTES,
+                       Shape::HEAD_SHARED_BYTES,
+                       Shape::HEAD_ROWS,
+                       {}};
+    v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
     if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
         v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
         v.kernels[END_GATED] = kernel_matmul_wgmma<Shape, END_GATED>;
     }
-    if constexpr (Shape::PARTS == 1 && FOR_HEADS)
+    if constexpr (Shape::PARTS == 1 && !Shape::SLICED) /* heads have outputs enough */
         v.kernels[END_FLOAT32] = kernel_matmul_wgmma<Shape, END_FLOAT32>;
-    if constexpr (Shape::CLUSTER == 1 && FOR_HEADS && Shape::CONSUMERS < 3)
+    if constexpr (Shape::CLUSTER == 1 && !Shape::SLICED && Shape::CONSUMERS < 3)
         v.kernels[END_HEAD] = kernel_matmul_wgmma<Shape, END_HEAD>;
     return v;
 }
@@ -447,11 +432,6 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
 template <int OUTPUTS, int TOKENS, int STAGES, int PARTS = 1>
 using slices = wgmma_shape<1, TOKENS, 2, STAGES, PARTS, 1, OUTPUTS>;
 
-/* Rows of up to NORM_GROUPS groups of features, which the block norms. A ring as long as leaves room for a
- * block of the kernel in front beside it: its weights are requested while that one runs. */
-template <int NORM_GROUPS, int OUTPUTS, int STAGES>
-using norming = wgmma_shape<1, FUSED_NORM_ROWS, 2, STAGES, 1, 1, OUTPUTS, NORM_GROUPS>;
-
 const wgmma_variant VARIANTS[] = {
     variant<wgmma_shape<1, 8, 2, 6>>(),
     variant<wgmma_shape<1, 16, 2, 6>>(),
@@ -479,20 +459,13 @@ const wgmma_variant VARIANTS[] = {
     variant<slices<32, 8, 10, 2>>(),
     variant<slices<32, 16, 10, 2>>(),
     variant<slices<32, 32, 8, 2>>(),
-    variant<norming<16, 64, 5>>(),
-    variant<norming<16, 32, 10>>(),
-    variant<norming<16, 16, 16>>(),
-    variant<norming<32, 64, 5>>(),
-    variant<norming<32, 32, 10>>(),
-    variant<norming<64, 64, 3>>(),
 };
 const int N_VARIANTS = sizeof VARIANTS / sizeof VARIANTS[0];
 
 bool can_compute(const matmul_params &p, const wgmma_variant &v) {
     bool has_groups = !p.head || v.tokens > HEAD_NARROW_ROWS || p.n_rows <= v.tokens;
-    bool has_norm = p.norms ? p.k_blocks <= v.norm_groups : v.norm_groups == 0;
-    return has_norm && matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks) &&
-           v.kernels[end_of(p)] && has_groups;
+    return matmul_wgmma_has_end(p) && (v.parts == 1 || p.split < p.k_blocks) && v.kernels[end_of(p)] &&
+           has_groups;
 }
 
 /* Bits do not depend on the choice. */
@@ -519,15 +492,6 @@ int choose(const struct backend_context *context, const matmul_params &p) {
 bool matmul_wgmma_has_end(const matmul_params &p) {
     bool gelu = p.activation == ACTIVATION_GELU_TANH;
     return !(p.out_float32 && (p.gated || gelu)) && !(p.softcap != 0 && !p.out_float32);
-}
-
-bool matmul_wgmma_norms(const matmul_params &p) {
-    matmul_params with_norm = p;
-    with_norm.norms = true;
-    for (int i = 0; i < N_VARIANTS; i++)
-        if (p.n_rows <= VARIANTS[i].tokens && can_compute(with_norm, VARIANTS[i]))
-            return true;
-    return false;
 }
 
 int matmul_wgmma_variants() {

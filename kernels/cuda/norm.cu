@@ -20,6 +20,25 @@ enum {
     NORM_VECTORS = MAX_NORM_WIDTH / (NORM_MAX_THREADS * NORM_VECTOR)
 };
 
+struct norm_params {
+    enum norm_kind kind;
+    const float *hidden; /* [n_rows, n_embd] float32 */
+    const float *weight; /* [n_embd] float32 */
+    const float *bias;   /* [n_embd] float32, or NULL */
+    void *out;           /* [n, n_embd]; float32 when accumulate */
+    int64_t hidden_stride;
+    int64_t out_stride;
+    int32_t n_embd;
+    int32_t n; /* entries */
+    float epsilon;
+    bool accumulate;
+    int32_t site;
+    const int32_t *sample_row; /* [n] row of each entry, or NULL: entry i is row i */
+    const int32_t *position;   /* [n_rows] */
+    const int32_t *slot;       /* [n_rows] */
+    unsigned long long *fault; /* [n_slots + 1] */
+};
+
 /* Sum of the row of which this thread holds v, ascending over groups of 64. shared: one float per group, not
  * used by another call in the same kernel. */
 template <int VECTORS>
@@ -95,8 +114,10 @@ __global__ void __launch_bounds__(NORM_MAX_THREADS) kernel_norm(const norm_param
     float squares = row_sum(square, n_vectors, sums[1]);
     float scale = 1.0f / sqrtf(squares / (float)p.n_embd + p.epsilon);
 
-    if (threadIdx.x == 0 && !isfinite(squares))
-        note_fault(p, row);
+    if (threadIdx.x == 0 && !isfinite(squares)) {
+        unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
+        atomicMin(p.fault + p.slot[row], fault);
+    }
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
         int vector = j * blockDim.x + threadIdx.x;
@@ -130,8 +151,10 @@ __global__ void __launch_bounds__(NORM_WARPS *WARP_LANES) kernel_norm_warp(const
     float squares;
     float scale = norm_of_warp(v, &squares, p.kind, p.n_embd, p.epsilon, lane);
 
-    if (lane == 0 && !isfinite(squares))
-        note_fault(p, row);
+    if (lane == 0 && !isfinite(squares)) {
+        unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
+        atomicMin(p.fault + p.slot[row], fault);
+    }
     T *out = static_cast<T *>(p.out) + entry * p.out_stride;
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
@@ -163,45 +186,6 @@ template <typename T> norm_variant norm_variant_for(int32_t n_vectors, bool many
     return {1, NORM_MAX_THREADS, kernel_norm<T, NORM_VECTORS>};
 }
 
-norm_params params_for(const struct backend_context *context, const struct norm_args *args) {
-    norm_params p = {};
-    p.kind = args->kind;
-    p.hidden = static_cast<const float *>(args->hidden->data);
-    p.weight = static_cast<const float *>(args->weight->data);
-    p.bias = args->bias ? static_cast<const float *>(args->bias->data) : nullptr;
-    p.out = args->out->data;
-    p.hidden_stride = tensor_stride(args->hidden);
-    p.out_stride = tensor_stride(args->out);
-    p.n_embd = (int32_t)args->hidden->cols;
-    p.epsilon = args->epsilon;
-    p.accumulate = args->accumulate;
-    p.site = args->site;
-    p.sample_row = args->sampled_rows ? context->step.sample_row + args->first_sample : nullptr;
-    p.position = context->step.position;
-    p.slot = context->step.slot;
-    p.fault = context->state.fault;
-    p.n = args->sampled_rows ? args->n : context->step.n_rows;
-    return p;
-}
-
-enum status launch(struct backend_context *context, const struct norm_args *args) {
-    const norm_params p = params_for(context, args);
-    int32_t n_vectors = ceil_div(p.n_embd, NORM_VECTOR);
-    bool many_rows = p.n > context->n_multiprocessors;
-    norm_variant v = args->out->dtype == DTYPE_FLOAT32 ? norm_variant_for<float>(n_vectors, many_rows)
-                                                       : norm_variant_for<bfloat16>(n_vectors, many_rows);
-    return cuda_launch(context, "norm", v.kernel, dim3(ceil_div(p.n, v.rows)), (unsigned)v.threads, 0, p);
-}
-
-/* Whether a matmul may follow that computes this norm itself (matmul_norm.cuh). Times by operation are taken
- * of the two apart. */
-bool may_be_fused(const struct backend_context *context, const struct norm_args *args) {
-    const int64_t width = args->hidden->cols;
-    return context->has_wgmma && !context->profile && args->out->dtype == DTYPE_BFLOAT16 &&
-           !args->accumulate && !args->sampled_rows && context->step.n_rows <= FUSED_NORM_ROWS &&
-           width % NORM_GROUP == 0 && width <= FUSED_NORM_WIDTH;
-}
-
 } // namespace
 
 enum status cuda_norm(struct backend_context *context, const struct norm_args *args) {
@@ -230,27 +214,26 @@ enum status cuda_norm(struct backend_context *context, const struct norm_args *a
     TRY(network_plan_norm(context, args, &taken));
     if (taken)
         return STATUS_OK;
-    TRY(cuda_norm_flush(context)); /* another norm in front of this one */
-    if (may_be_fused(context, args)) {
-        context->pending_norm = *args;
-        context->norm_is_pending = true;
-        return STATUS_OK;
-    }
-    return launch(context, args);
-}
-
-enum status cuda_norm_flush(struct backend_context *context) {
-    if (!context->norm_is_pending)
-        return STATUS_OK;
-    context->norm_is_pending = false;
-    return launch(context, &context->pending_norm);
-}
-
-bool cuda_norm_take(struct backend_context *context, const struct matmul_args *args, norm_params *p) {
-    const struct norm_args *pending = &context->pending_norm;
-    if (!context->norm_is_pending || pending->out != args->in || context->step.n_rows != args->n_rows)
-        return false;
-    context->norm_is_pending = false;
-    *p = params_for(context, pending);
-    return true;
+    norm_params p = {};
+    p.kind = args->kind;
+    p.hidden = static_cast<const float *>(args->hidden->data);
+    p.weight = static_cast<const float *>(args->weight->data);
+    p.bias = args->bias ? static_cast<const float *>(args->bias->data) : nullptr;
+    p.out = args->out->data;
+    p.hidden_stride = tensor_stride(args->hidden);
+    p.out_stride = tensor_stride(args->out);
+    p.n_embd = (int32_t)width;
+    p.epsilon = args->epsilon;
+    p.accumulate = args->accumulate;
+    p.site = args->site;
+    p.sample_row = args->sampled_rows ? context->step.sample_row + args->first_sample : nullptr;
+    p.position = context->step.position;
+    p.slot = context->step.slot;
+    p.fault = context->state.fault;
+    p.n = n;
+    int32_t n_vectors = ceil_div((int32_t)width, NORM_VECTOR);
+    bool many_rows = n > context->n_multiprocessors;
+    norm_variant v = args->out->dtype == DTYPE_FLOAT32 ? norm_variant_for<float>(n_vectors, many_rows)
+                                                       : norm_variant_for<bfloat16>(n_vectors, many_rows);
+    return cuda_launch(context, "norm", v.kernel, dim3(ceil_div(n, v.rows)), (unsigned)v.threads, 0, p);
 }

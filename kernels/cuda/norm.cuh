@@ -1,38 +1,12 @@
-/* norm: the arithmetic of a norm. Included by norm.cu, whose head says in which order sums are taken, by
- * matmul_norm.cuh and by network.cu: one of each, so that a row's bits do not depend on which of them
+/* norm: the arithmetic of a norm that one warp computes. Included by norm.cu, whose head says in which order
+ * sums are taken, and by network.cu: one of each, so that a row's bits do not depend on which of them
  * computed it. */
 #ifndef PRESSRUN_KERNELS_CUDA_NORM_CUH
 #define PRESSRUN_KERNELS_CUDA_NORM_CUH
 
-#include "kernels/cuda/context.cuh"
+#include "kernels/backend.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/vector.cuh"
-
-struct norm_params {
-    enum norm_kind kind;
-    const float *hidden; /* [n_rows, n_embd] float32 */
-    const float *weight; /* [n_embd] float32 */
-    const float *bias;   /* [n_embd] float32, or NULL */
-    void *out;           /* [n, n_embd]; float32 when accumulate */
-    int64_t hidden_stride;
-    int64_t out_stride;
-    int32_t n_embd;
-    int32_t n; /* entries */
-    float epsilon;
-    bool accumulate;
-    int32_t site;
-    const int32_t *sample_row; /* [n] row of each entry, or NULL: entry i is row i */
-    const int32_t *position;   /* [n_rows] */
-    const int32_t *slot;       /* [n_rows] */
-    unsigned long long *fault; /* [n_slots + 1] */
-};
-
-/* Norms that a matmul may compute itself (matmul_norm.cuh): of so many rows, so wide, at most. */
-enum { FUSED_NORM_ROWS = 8, FUSED_NORM_WIDTH = 4096 };
-
-/* If the last operation was a norm whose rows are the matmul's `in`, and that is not queued yet, it is the
- * caller's to compute: *p. */
-bool cuda_norm_take(struct backend_context *context, const struct matmul_args *args, norm_params *p);
 
 namespace {
 
@@ -54,13 +28,7 @@ __device__ __forceinline__ void load_weights(float4 &weight, float4 &bias, const
         bias = load_4(biases + vector * NORM_VECTOR);
 }
 
-/* Says at which position and layer a row is not finite. */
-__device__ __forceinline__ void note_fault(const norm_params &p, int row) {
-    unsigned long long fault = (unsigned long long)(uint32_t)p.position[row] << 32 | (uint32_t)p.site;
-    atomicMin(p.fault + p.slot[row], fault);
-}
-
-/* Explicit roundings here and below: all kernels must agree bit for bit, and the compiler may contract as
+/* Explicit roundings here and below: the two kernels must agree bit for bit, and the compiler may contract as
  * it likes otherwise. */
 __device__ __forceinline__ float4 squared(float4 v) {
     return make_float4(__fmul_rn(v.x, v.x), __fmul_rn(v.y, v.y), __fmul_rn(v.z, v.z), __fmul_rn(v.w, v.w));

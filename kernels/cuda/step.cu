@@ -218,7 +218,6 @@ void cuda_graphs_drop(struct backend_context *context) {
 void cuda_step_abandon(struct backend_context *context) {
     const bool is_open = context->mode != STEP_NONE;
     network_plan_abandon(context);
-    context->norm_is_pending = false;
     if (context->mode == STEP_RECORD) {
         cudaGraph_t graph = nullptr;
         cudaStreamEndCapture(context->stream, &graph);
@@ -293,7 +292,6 @@ enum status cuda_step_end(struct backend_context *context, uint64_t *ticket) {
     enum step_mode mode = context->mode;
     RETURN_IF(mode == STEP_NONE, STATUS_INTERNAL, "step_end: called without step_begin");
     TRY(network_plan_flush(context));
-    TRY(cuda_norm_flush(context));
     if (mode == STEP_RECORD)
         TRY(graph_finish(context));
     if (mode == STEP_RECORD || mode == STEP_REPLAY) {
