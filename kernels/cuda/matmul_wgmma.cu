@@ -35,6 +35,7 @@
  *
  * Numerics: as matmul_mma.cu, bit for bit (the sandbox compares them): per output one chain over ascending k
  * from zero in steps of 16. */
+#include <algorithm>
 #include <cstdio>
 
 #include "kernels/cuda/matmul_end.cuh"
@@ -46,6 +47,7 @@ namespace {
 
 enum {
     BOX_ALIGNMENT = 1024,
+    BY_WARPS_TOKENS = 32, /* up to so many rows of a tile are multiplied by warps */
     /* Of a thread, where HEAD_RAISES. */
     RAISED_PRODUCER_REGISTERS = 24,
     RAISED_CONSUMER_REGISTERS = 240
@@ -63,15 +65,8 @@ struct wgmma_shape {
     static constexpr int GROUP_OUTPUTS = GROUP_OUTPUTS_; /* of a warpgroup: WEIGHT_BLOCK, or a slice of one */
     static constexpr bool SLICED = GROUP_OUTPUTS < WEIGHT_BLOCK;
     static constexpr int OUTPUTS = CONSUMERS * GROUP_OUTPUTS; /* of a block */
-    static constexpr bool BY_WARPS = TOKENS <= 32;
+    static constexpr bool BY_WARPS = TOKENS <= BY_WARPS_TOKENS;
     static constexpr int CONSUMER_THREADS = CONSUMERS * GROUP_OUTPUTS / 16 * WARP_LANES;
-#ifdef ONE_LANE
-    static constexpr bool ALL_LANES = false;
-#else
-    static constexpr bool ALL_LANES = BY_WARPS;
-#endif
-    static constexpr int RELEASES =
-        ALL_LANES ? CONSUMER_THREADS : CONSUMER_THREADS / WARP_LANES * ROW_SHARERS; /* of a stage */
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
     /* Behind the head of 256 rows all sums are in registers until the last is staged: three idle warps beside
      * the producer let its warpgroup give registers to the consumers. */
@@ -262,10 +257,12 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     __shared__ __align__(8) uint64_t barriers[2 * Shape::STAGES];
     uint32_t ring = (ptx_shared_address(shared) + BOX_ALIGNMENT - 1) / BOX_ALIGNMENT * BOX_ALIGNMENT;
     uint32_t full = ptx_shared_address(barriers), empty = full + 8 * Shape::STAGES;
+    constexpr int RELEASES =
+        Shape::BY_WARPS ? Shape::CONSUMER_THREADS : Shape::CONSUMER_THREADS / WARP_LANES * Shape::ROW_SHARERS;
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Shape::STAGES; stage++) {
             ptx_barrier_init(full + 8 * stage, 1);
-            ptx_barrier_init(empty + 8 * stage, Shape::RELEASES);
+            ptx_barrier_init(empty + 8 * stage, RELEASES);
         }
         ptx_barrier_init_done();
     }
@@ -320,7 +317,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
                             ? ptx_cluster_address(empty, (uint32_t)lane)
                             : empty;
     auto release = [&](int stage) {
-        if (!Shape::ALL_LANES && lane >= Shape::ROW_SHARERS)
+        if (!Shape::BY_WARPS && lane >= Shape::ROW_SHARERS)
             return;
         if (Shape::ROW_SHARERS > 1)
             ptx_cluster_arrive(released + 8 * stage);
@@ -359,6 +356,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
 struct wgmma_variant {
     int32_t outputs;
     int32_t tokens;
+    int32_t k_blocks; /* of a stage */
     int32_t parts;
     int32_t cluster;
     int32_t row_sharers;
@@ -371,17 +369,12 @@ struct wgmma_variant {
 };
 
 template <typename Shape> wgmma_variant variant() {
-    wgmma_variant v = {Shape::OUTPUTS,
-                       Shape::TOKENS,
-                       Shape::PARTS,
-                       Shape::CLUSTER,
-                       Shape::ROW_SHARERS,
-                       Shape::THREADS,
-                       Shape::HEAD_THREADS,
-                       Shape::SHARED_BYTES,
-                       Shape::HEAD_SHARED_BYTES,
-                       Shape::HEAD_ROWS,
-                       {}};
+    wgmma_variant v = {Shape::OUTPUTS,      Shape::TOKENS,
+                       Shape::K_BLOCKS,     Shape::PARTS,
+                       Shape::CLUSTER,      Shape::ROW_SHARERS,
+                       Shape::THREADS,      Shape::HEAD_THREADS,
+                       Shape::SHARED_BYTES, Shape::HEAD_SHARED_BYTES,
+                       Shape::HEAD_ROWS,    {}};
     v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
     if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
         v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
@@ -402,30 +395,35 @@ tile_end end_of(const matmul_params &p) {
                            : END_STORE;
 }
 
-/* Predicted time of a shape in nanoseconds. Tiles run in waves over the multiprocessors; a tile takes as long
- * as its bytes take (out of L2 to all, or into one multiprocessor) or its products take, then its end; all
- * take as long as the weights do from memory. The constants are fitted to a sweep on an H100 (kernel_bench
- * --sweep 1) before each end had its own kernels: over all shapes and row counts the choice was 1.7 % slower
- * than the best on average. */
+/* Predicted time of a shape in nanoseconds, but for what all shapes have in common. Tiles run in waves over
+ * the multiprocessors; a tile takes as long as its bytes take (out of L2 to all, or into one multiprocessor),
+ * or its products, or its stages' copies, then its end; all take as long as the weights do from memory. The
+ * constants are fitted to a sweep on an H100 (kernel_bench --sweep 1), to choose well, so they are no
+ * measurements: over 13 layers and 8 row counts the choice is 1.6 % slower than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
-    const double all_bytes_per_ns = 5778, sm_bytes_per_ns = 51, memory_bytes_per_ns = 2950;
-    const double cycles_per_ns = 1.75, least_cycles = 22; /* of a product */
-    const double tile_ns = 475, result_ns = 1796.0 / 8192, parts_ns = 1530, sharing_ns = 1970;
+    const double all_bytes_per_ns = 9100, sm_bytes_per_ns = 76, memory_bytes_per_ns = 3970;
+    const double cycles_per_ns = 1.755, least_wgmma_cycles = 45;
+    const double mma_cycles = 37, more_rows_cycles = 8.6; /* of a warp's step; each eight rows more */
+    const double stage_ns = 171, warps_tile_ns = 690, result_ns = 0.062, parts_ns = 3225, sharing_ns = 170;
+    const bool by_warps = v.tokens <= BY_WARPS_TOKENS;
     double k_blocks = (double)p.k_blocks / v.parts;
     double tiles = (double)ceil_div(p.n_out, v.outputs) * v.parts *
                    (ceil_div(p.n_rows, v.tokens * v.row_sharers) * v.row_sharers);
     double n_sm = context->n_multiprocessors, at_once = tiles < n_sm ? tiles : n_sm;
     double waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
-    double from_l2 = k_blocks * ROW_BYTES * ((double)v.outputs / v.row_sharers + v.tokens);
-    double into_sm = k_blocks * ROW_BYTES * (v.outputs + v.tokens);
-    double products = k_blocks * (WEIGHT_BLOCK / 16) * ceil_div(v.outputs, WEIGHT_BLOCK);
-    double cycles = v.tokens / 2.0 > least_cycles ? v.tokens / 2.0 : least_cycles;
-    double ns = from_l2 * at_once / all_bytes_per_ns;
-    ns = into_sm / sm_bytes_per_ns > ns ? into_sm / sm_bytes_per_ns : ns;
-    ns = products * cycles / cycles_per_ns > ns ? products * cycles / cycles_per_ns : ns;
-    ns = waves * (ns + tile_ns + result_ns * v.outputs * v.tokens);
-    double weights_ns = 2.0 * p.n_out * p.n_in / memory_bytes_per_ns;
-    return (ns > weights_ns ? ns : weights_ns) + (v.parts == 2 ? parts_ns : 0) +
+    double cycles;
+    if (by_warps)
+        cycles =
+            mma_cycles + more_rows_cycles * (v.tokens / 8 - 1) * (v.outputs > 32 ? v.outputs / 32.0 : 1.0);
+    else
+        cycles = std::max(v.outputs / WEIGHT_BLOCK * v.tokens / 2.0, least_wgmma_cycles);
+    const double from_l2 = k_blocks * ROW_BYTES * ((double)v.outputs / v.row_sharers + v.tokens);
+    const double into_sm = k_blocks * ROW_BYTES * (v.outputs + v.tokens);
+    double ns =
+        std::max({from_l2 * at_once / all_bytes_per_ns, into_sm / sm_bytes_per_ns,
+                  k_blocks * (WEIGHT_BLOCK / 16) * cycles / cycles_per_ns, k_blocks / v.k_blocks * stage_ns});
+    ns = waves * (ns + (by_warps ? warps_tile_ns : 0) + result_ns * v.outputs * v.tokens);
+    return std::max(ns, 2.0 * p.n_out * p.n_in / memory_bytes_per_ns) + (v.parts == 2 ? parts_ns : 0) +
            (v.row_sharers > 1 ? sharing_ns : 0);
 }
 
