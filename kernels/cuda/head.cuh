@@ -1,5 +1,5 @@
 /* head: the end of a tile whose sums are logits that are only there to be sampled (matmul_args.sampled_rows).
- * Included by matmul_wgmma.cu alone.
+ * Included by matmul_end.cuh alone.
  *
  * What becomes of a row is decided by the host, per entry and step (step_view.head), so one recorded step
  * serves every mix: rows that are greedy, or drawn at a temperature with no other setting, end here and are

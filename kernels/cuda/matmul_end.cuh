@@ -15,7 +15,6 @@
 namespace {
 
 enum {
-    ROW_BYTES = WEIGHT_BLOCK * 2,
     STAGED_ROWS = 64, /* rows of a tile that are transposed at a time */
     STAGING_BYTES = STAGED_ROWS * ROW_BYTES,
     STAGING_BUFFERS = 2 /* per warpgroup */
@@ -32,7 +31,7 @@ enum tile_end {
     N_ENDS
 };
 
-/* Where the sums of a warpgroup go: outputs [output, + 64) of rows [row, + TOKENS). */
+/* Where the sums of a warpgroup go: outputs [output, + 64), or a slice, of rows [row, + TOKENS). */
 struct destination {
     const void *map; /* of out, for staged results */
     uint32_t staging;

@@ -14,22 +14,24 @@
 
 namespace {
 
-/* sum = the sums of n_stages stages, from `at` on, which moves behind them: outputs [16 warp, + 16) of the
- * tile by its TOKENS rows, as fragments of eight rows hold them. release(stage): this warp has read it. */
+/* sum += the products of n_stages stages, from `at` on, which moves behind them: outputs [16 warp, + 16) of
+ * the tile by its TOKENS rows, as fragments of eight rows hold them. release(stage), by every lane: it has
+ * read its part. */
 template <typename Shape, typename Release>
 __device__ __forceinline__ void warp_multiply(float (&flat)[Shape::TOKENS / 2], uint32_t ring, uint32_t full,
                                               ring_position<Shape::STAGES> &at, int n_stages, int warp,
                                               int lane, const Release &release) {
     static_assert(Shape::K_BLOCKS == 2, "a stage is two blocks of 64 columns");
     constexpr int ROW_TILES = Shape::TOKENS / 8;
-    constexpr uint32_t EIGHT_ROWS = 8 * WEIGHT_BLOCK * 2;
+    constexpr uint32_t EIGHT_ROWS = 8 * ROW_BYTES;
     float(&sum)[ROW_TILES][4] = reinterpret_cast<float(&)[ROW_TILES][4]>(flat);
-    uint32_t weights = ring + (uint32_t)warp * (16 * WEIGHT_BLOCK * 2) +
+    uint32_t weights = ring + (uint32_t)warp * (16 * ROW_BYTES) +
                        tile_offset(tile_a_row((uint32_t)lane), tile_a_chunk((uint32_t)lane), 8);
     uint32_t rows =
         ring + (uint32_t)Shape::WEIGHT_BYTES + tile_offset((uint32_t)lane % 8, (uint32_t)lane / 8, 8);
     ptx_keep(weights);
     ptx_keep(rows);
+    ptx_keep(full);
     fragments<ROW_TILES> low, high; /* of a stage's two blocks */
     auto load = [&](fragments<ROW_TILES> &to, int stage, int block) {
         const uint32_t from = (uint32_t)(stage * Shape::STAGE_BYTES),
@@ -48,7 +50,6 @@ __device__ __forceinline__ void warp_multiply(float (&flat)[Shape::TOKENS / 2], 
         load(high, stage, 1);
         low.template multiply<1, 4>(sum);
         high.template multiply<0, 1>(sum);
-        __syncwarp(); /* all lanes have read the stage */
         release(stage);
         if (left == 0)
             break;

@@ -62,7 +62,7 @@ struct wgmma_shape {
                          PARTS = PARTS_;
     static constexpr int ROW_SHARERS = ROW_SHARERS_; /* blocks of different rows with the same weights */
     static constexpr int CLUSTER = ROW_SHARERS * PARTS;
-    static constexpr int GROUP_OUTPUTS = GROUP_OUTPUTS_; /* of a warpgroup: WEIGHT_BLOCK, or a slice of one */
+    static constexpr int GROUP_OUTPUTS = GROUP_OUTPUTS_; /* WEIGHT_BLOCK, or a slice of one */
     static constexpr bool SLICED = GROUP_OUTPUTS < WEIGHT_BLOCK;
     static constexpr int OUTPUTS = CONSUMERS * GROUP_OUTPUTS; /* of a block */
     static constexpr bool BY_WARPS = TOKENS <= BY_WARPS_TOKENS;
@@ -84,8 +84,9 @@ struct wgmma_shape {
     static constexpr int HEAD_STAGING_BYTES = HEAD_ROWS * WEIGHT_BLOCK * (int)sizeof(float);
     static constexpr int HEAD_SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT + CONSUMERS * HEAD_STAGING_BYTES;
     static_assert(PARTS == 1 || ROW_SHARERS == 1, "a cluster is for one of the two");
-    static_assert(!BY_WARPS || (CONSUMERS == 1 && K_BLOCKS == 2), "what matmul_warp.cuh reads");
-    static_assert(!SLICED || (BY_WARPS && ROW_SHARERS == 1), "wgmma multiplies whole blocks");
+    static_assert(!BY_WARPS || (CONSUMERS == 1 && K_BLOCKS == 2 && ROW_SHARERS == 1),
+                  "what matmul_warp.cuh reads and releases");
+    static_assert(!SLICED || BY_WARPS, "wgmma multiplies whole blocks");
     static_assert(CONSUMERS * K_BLOCKS % ROW_SHARERS == 0, "sharers fetch whole blocks of the weight");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
@@ -212,6 +213,7 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
             copy_weights(ahead, at.stage);
             copy_rows(ahead, at.stage);
         }
+        __syncwarp(); /* lanes stay together: one that is two uses behind would wait for ever */
     }
 }
 
@@ -285,9 +287,9 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
                 return;
         }
         produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_clusters);
-        if (lane == 0 && p.starts_next_late)
+        __syncwarp(); /* all is requested; the cluster's barriers below are for whole warps */
+        if (p.starts_next_late)
             ptx_allow_next_kernel();
-        __syncwarp(); /* the cluster's barriers below are for whole warps */
         if (Shape::PARTS == 2)
             ptx_cluster_barrier();
         if (Shape::ROW_SHARERS > 1)
@@ -398,8 +400,10 @@ tile_end end_of(const matmul_params &p) {
 /* Predicted time of a shape in nanoseconds, but for what all shapes have in common. Tiles run in waves over
  * the multiprocessors; a tile takes as long as its bytes take (out of L2 to all, or into one multiprocessor),
  * or its products, or its stages' copies, then its end; all take as long as the weights do from memory. The
- * constants are fitted to a sweep on an H100 (kernel_bench --sweep 1), to choose well, so they are no
- * measurements: over 13 layers and 8 row counts the choice is 1.6 % slower than the best on average. */
+ * constants are fitted together to a sweep on an H100 (kernel_bench --sweep 1), so that the choice is good;
+ * none is a measurement of its own. Each warp reads all rows of a tile from shared memory, so more rows cost
+ * more where there are more warps. Over 13 layers and 8 row counts the choice is 1.6 % slower than the best
+ * on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
     const double all_bytes_per_ns = 9100, sm_bytes_per_ns = 76, memory_bytes_per_ns = 3970;
     const double cycles_per_ns = 1.755, least_wgmma_cycles = 45;

@@ -22,7 +22,8 @@ enum {
     WEIGHT_BLOCK = 64, /* rows and columns of a block */
     WEIGHT_BLOCK_CHUNKS = WEIGHT_BLOCK / TILE_CHUNK_ELEMENTS,
     WEIGHT_BLOCK_BYTES = WEIGHT_BLOCK * WEIGHT_BLOCK * 2,
-    WEIGHT_PAIR_ROWS = 8 /* rows of one matrix of a pair before the other's */
+    ROW_BYTES = WEIGHT_BLOCK * 2, /* of a block, and of the box of rows that it is multiplied by */
+    WEIGHT_PAIR_ROWS = 8          /* rows of one matrix of a pair before the other's */
 };
 
 /* Blocks in a row of blocks: even. */

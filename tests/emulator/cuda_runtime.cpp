@@ -230,7 +230,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 
-/* What the stream is given is done at once, so this is when all of it was. Not while it is captured. */
+/* What the stream is given is done at once, so this is when all of it was. Not while it is captured: CUDA
+ * makes it a part of the graph then, which nothing here wants. */
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (stream->capture)
         return noted(cudaErrorInvalidValue);

@@ -23,7 +23,7 @@ enum : uint32_t {
     NAMED_BARRIERS = 16,
     MAX_MASKS = 4,      /* different ones in which lanes of a warp meet */
     MAX_UNWRITTEN = 64, /* stores of a thread that are read: a buffer each */
-    UNWRITTEN = 0xFF    /* bytes of dynamic shared memory in the beginning */
+    UNWRITTEN = 0xFF    /* bytes of shared memory in the beginning */
 };
 
 /* Shared addresses: static objects lie around an anchor in the middle of a window, dynamic memory behind some

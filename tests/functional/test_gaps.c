@@ -222,6 +222,7 @@ static void test_extent(void **state) {
     }
     const double wall_s = clock_seconds() - began;
     OK(rig.backend.gaps(rig.backend.context, false, seconds, &n));
+    assert_int_equal(n, N_STEPS - 1);
     for (int32_t i = 0; i < n; i++)
         sum += seconds[i];
     if (sum < n * between_s / 2 || sum > wall_s - N_STEPS * within_s / 2)

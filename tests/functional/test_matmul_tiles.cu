@@ -259,7 +259,9 @@ static int run(const struct arguments *arguments) {
             continue;
         }
         printf("[ RUN      ] %s\n", p.name);
-        int n = compare(p, arguments->is_small ? N_SMALL_ROW_COUNTS : N_ROW_COUNTS);
+        const bool is_brief =
+            arguments->is_small && strcmp(p.name, "store") != 0; /* one has many tiles of rows */
+        int n = compare(p, is_brief ? N_SMALL_ROW_COUNTS : N_ROW_COUNTS);
         bool ok = n >= 0 && (n == 0) == (strstr(p.name, "no kernel") != nullptr);
         printf("%d products\n%s %s\n", n, ok ? "[       OK ]" : "[  FAILED  ]", p.name);
         n_failed += !ok;

@@ -69,7 +69,7 @@ static const struct variant variants[] = {
 };
 
 static const struct variant small_variants[] = {
-    {"7 sequences, of which some generate, chunks of 33 rows, heads of 50", 7, 100, 33, 50, true},
+    {"3 sequences, of which some generate, chunks of 33 rows, heads of 20", 3, 100, 33, 20, true},
 };
 
 struct run {

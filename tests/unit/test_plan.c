@@ -185,6 +185,25 @@ static void test_automatic_width_follows_weights(void **state) {
     config_free(&config);
 }
 
+/* On a GPU the least multiple of 4,096 rows that has room for 1,024 of prompts beside all sequences. */
+static void test_rows_of_a_step(void **state) {
+    (void)state;
+    static const int32_t seqs_and_rows[][2] = {
+        {1, 4096}, {3072, 4096}, {3073, 8192}, {7168, 8192}, {7169, 12288}};
+    struct model_config model = make_model(2, 2, 64, 256, 65);
+    struct plan_device device = {.is_gpu = true, .free_bytes = 400000 * MIB};
+    struct job job = make_job();
+    struct config config;
+    config_defaults(&config);
+    for (size_t i = 0; i < sizeof seqs_and_rows / sizeof seqs_and_rows[0]; i++) {
+        struct plan plan;
+        config.max_num_seqs = seqs_and_rows[i][0];
+        assert_int_equal(plan_make(&job, &config, &model, &device, &plan), STATUS_OK);
+        assert_int_equal(plan.max_num_batched_tokens, seqs_and_rows[i][1]);
+    }
+    config_free(&config);
+}
+
 /* The same job on ever smaller devices: fewer sequences, at last one, then a refusal. */
 static void test_automatic_width_shrinks(void **state) {
     (void)state;
@@ -360,6 +379,7 @@ int main(void) {
         cmocka_unit_test(test_many_shapes_fit),
         cmocka_unit_test(test_slices_of_the_head),
         cmocka_unit_test(test_automatic_width_follows_weights),
+        cmocka_unit_test(test_rows_of_a_step),
         cmocka_unit_test(test_automatic_width_shrinks),
         cmocka_unit_test(test_width_follows_the_job),
         cmocka_unit_test(test_narrow_steps),

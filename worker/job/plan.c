@@ -6,8 +6,8 @@ enum {
     AUTO_SEQS_CPU = 64, /* beyond this a CPU step is bound by arithmetic, not by reading weights */
     AUTO_PROMPT_TOKENS =
         512, /* a prompt longer than most: half of an automatic width must have room for it */
-    /* Rows of a step on a GPU are a multiple of this: a matrix's tiles of 128 outputs by 256 rows then fill
-     * whole waves of multiprocessors (kernels/README.md). */
+    /* Most rows of a step on a GPU are a multiple of this: a matrix's tiles of 128 outputs by 256 rows then
+     * fill whole waves of multiprocessors (kernels/README.md). */
     AUTO_ROWS_GPU = 4096,
     AUTO_PREFILL_ROWS_GPU = 1024, /* of them at least */
     AUTO_PREFILL_ROWS_CPU = 256,

@@ -184,7 +184,8 @@ static inline bool ptx_barrier_is_complete(uint32_t barrier, uint32_t parity) {
 }
 
 static inline bool ptx_elect() {
-    return threadIdx.x % 32 == 0;
+    emulator::warp_meet(0xFFFFFFFFu, "elect", nullptr, [](void *const *) {});
+    return threadIdx.x % 32 == 31; /* any lane may be the one */
 }
 
 static inline void ptx_keep(uint32_t &) {}
