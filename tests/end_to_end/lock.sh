@@ -19,10 +19,12 @@ mkfifo "$work/pipe"
 worker=$!
 exec 4>"$work/pipe"
 head -n 1 "$work/prompts.jsonl" >&4
+# Until its record is sealed: then it writes no more before it reads more.
 for ((i = 0; i < 600; i++)); do
-    [[ -e $work/out.jsonl.gz.manifest.json ]] && break
+    [[ -e $part && $(zcat "$part" 2>"$work/zcat.stderr" | wc -l) -ge 1 ]] && break
     sleep 0.05
 done
+[[ $i -lt 600 ]] || fail "the first record is not sealed: $(cat "$work/first.stderr")"
 before=$(sha256sum <"$part")
 expect 86 "$pressrun" run "$work/job.yaml" --quiet
 says 'another worker is writing this output'
