@@ -1,10 +1,10 @@
 /* matmul_warp: products of few rows on Hopper, a warp for each 16 outputs. Included by matmul_wgmma.cu, whose
  * ring, producer and barriers it uses.
  *
- * With few rows a tile is a chain: one step of 16 columns of k waits for the one in front. A step of wgmma
- * takes some 60 cycles then, one of mma.sync 27, and both have the same bits. A warp issues in order, so what
- * a step needs is requested in the shadow of the steps in front of it, and the next stage's barrier is asked
- * a stage ahead. */
+ * With few rows a tile is a chain of steps of 16 columns of k, each waiting for the one in front: 21 cycles
+ * by wgmma, 25 by mma.sync, with the same bits. But wgmma takes 64 outputs, and a narrow matrix has too few
+ * such tiles; a warp takes 16. It issues in order, so what a step needs is requested in the shadow of the
+ * steps in front of it, and the next stage's barrier is asked a stage ahead. */
 #ifndef PRESSRUN_KERNELS_CUDA_MATMUL_WARP_CUH
 #define PRESSRUN_KERNELS_CUDA_MATMUL_WARP_CUH
 
