@@ -13,8 +13,8 @@
  * Few rows (BY_WARPS) are multiplied by warps, each its 16 outputs (matmul_warp.cuh), and where outputs are
  * few, too, a tile is a slice of 16 or 32 of them, so that more multiprocessors take weights in.
  *
- * The pipeline. One warp (the producer) fills a ring of STAGES stages; CONSUMERS warpgroups
- * multiply, each its 64 outputs. Blocks are persistent: each takes tiles blockIdx.x, + gridDim.x, ... and its
+ * The pipeline. One warp (the producer) fills a ring of STAGES stages; CONSUMERS warpgroups multiply, each
+ * its 64 outputs. Blocks are persistent: each takes tiles blockIdx.x, + gridDim.x, ... and its
  * ring runs on from one tile into the next, so the copy engine never waits for an epilogue. Weights, which no
  * kernel writes, are requested before the previous kernel is complete, the rows of in after it.
  *

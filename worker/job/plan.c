@@ -25,7 +25,7 @@ static int32_t auto_seqs_gpu(size_t weight_bytes) {
     return weight_bytes < (size_t)64 << 20 ? 4096 : weight_bytes < (size_t)1 << 30 ? 2048 : 1024;
 }
 
-/* Rows of a step of so many sequences. */
+/* Most rows of a step beside so many sequences, these included. */
 static int32_t auto_rows(bool is_gpu, int32_t seqs) {
     if (!is_gpu)
         return seqs + AUTO_PREFILL_ROWS_CPU;
