@@ -71,8 +71,8 @@ struct bench_memory {
 
 /* Median microseconds of one body(i), which queues work on the backend's stream: recorded as a graph of
  * several, with i counting up so that operands can be rotated; warmed up, timed with events over the graph.
- */
-double bench_time(struct bench *bench, const std::function<void(int)> &body);
+ * hopeless_us: where the second call takes longer than that, its time is the answer (0: never). */
+double bench_time(struct bench *bench, const std::function<void(int)> &body, double hopeless_us = 0);
 
 void bench_matmul(struct bench *bench);
 void bench_softmax(struct bench *bench);

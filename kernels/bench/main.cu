@@ -121,7 +121,7 @@ bench_memory::~bench_memory() {
     cudaFree(data);
 }
 
-double bench_time(struct bench *bench, const std::function<void(int)> &body) {
+double bench_time(struct bench *bench, const std::function<void(int)> &body, double hopeless_us) {
     enum { WARM_UP = 2, REPEATS = 15 };
     const double graph_us = 2000; /* long enough that the launch of the graph does not show */
     cudaStream_t stream = bench->context->stream;
@@ -142,6 +142,11 @@ double bench_time(struct bench *bench, const std::function<void(int)> &body) {
         body(i);
         bench_must(cudaEventRecord(end, stream), "cudaEventRecord");
         once = elapsed_us();
+    }
+    if (hopeless_us > 0 && once > hopeless_us) {
+        cudaEventDestroy(start);
+        cudaEventDestroy(end);
+        return once;
     }
     int n = (int)std::min(200.0, std::max(1.0, graph_us / once));
 

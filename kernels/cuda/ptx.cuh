@@ -227,16 +227,6 @@ static __device__ __forceinline__ void ptx_copy_bulk(uint32_t shared, const void
         : "memory");
 }
 
-/* The same for all blocks of the cluster named by the bits of `blocks`, to the same offsets in their shared
- * memory, and counted at each one's own barrier. */
-static __device__ __forceinline__ void
-ptx_copy_bulk_shared(uint32_t shared, const void *global, uint32_t bytes, uint32_t barrier, uint16_t blocks) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
-                 "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
-                 : "memory");
-}
-
 /* Copies the box at column x, row y of a two-dimensional tensor map (PTX ISA, cp.async.bulk.tensor). Elements
  * outside of the tensor arrive as zeros and count as bytes. map: a __grid_constant__ parameter. */
 static __device__ __forceinline__ void ptx_copy_box(uint32_t shared, const void *map, int32_t x, int32_t y,
@@ -355,12 +345,6 @@ static __device__ __forceinline__ uint32_t ptx_cluster_address(uint32_t shared, 
     uint32_t address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
     return address;
-}
-
-/* Arrives at a barrier of any block of the cluster; its address from ptx_cluster_address(). Releases nothing
- * that this thread wrote to other blocks: at cluster scope that would be a fence of some microseconds. */
-static __device__ __forceinline__ void ptx_cluster_arrive(uint32_t barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 /* Writes to an address from ptx_cluster_address() (PTX ISA, "Data Movement and Conversion Instructions: st").

@@ -204,14 +204,6 @@ static inline void ptx_copy_bulk(uint32_t shared, const void *global, uint32_t b
     });
 }
 
-static inline void ptx_copy_bulk_shared(uint32_t shared, const void *global, uint32_t bytes, uint32_t barrier,
-                                        uint16_t blocks) {
-    for (unsigned rank = 0; rank < 16; rank++)
-        if (blocks >> rank & 1)
-            ptx_copy_bulk(emulator::cluster_address(shared, rank), global, bytes,
-                          emulator::cluster_address(barrier, rank));
-}
-
 /* Calls element(in shared memory, in memory or NULL outside of it) for each of the box at column x, row y. */
 template <typename Element>
 static inline void emulator_box(const CUtensorMap &map, int32_t x, int32_t y, unsigned char *to,
@@ -350,10 +342,6 @@ static inline void ptx_cluster_meet() {
 
 static inline uint32_t ptx_cluster_address(uint32_t shared, uint32_t rank) {
     return emulator::cluster_address(shared, rank);
-}
-
-static inline void ptx_cluster_arrive(uint32_t barrier) {
-    emulator::counter_arrive(emulator::shared_pointer(barrier), 0);
 }
 
 template <typename T> static inline void ptx_cluster_store(uint32_t address, T x) {
