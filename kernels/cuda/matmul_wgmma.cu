@@ -48,6 +48,7 @@ namespace {
 
 enum {
     BOX_ALIGNMENT = 1024,
+    GROUP_ROWS = 1024,    /* that are taken for all outputs before the next */
     BY_WARPS_TOKENS = 16, /* up to so many rows of a tile are multiplied by warps; slices always are */
     /* Of a thread, where HEAD_RAISES. */
     RAISED_PRODUCER_REGISTERS = 24,
@@ -88,8 +89,10 @@ struct wgmma_shape {
 };
 
 /* Where a block stands in its sequence of (tile, part, stage of k): the same walk for producer and consumers.
- * Tiles of the same outputs are neighbours, so that blocks which run together share weights in L2. */
+ * Tiles of the same outputs are neighbours, and many rows are taken GROUP_ROWS at a time, so that blocks
+ * which run together share both weights and rows in L2. */
 template <typename Shape> struct walk {
+    static constexpr int GROUP_TILES = std::max(GROUP_ROWS / Shape::TOKENS, 1);
     int tile, n_tiles, step; /* row_tiles of them take all rows */
     int k, k_end;            /* blocks */
     int part;
@@ -106,11 +109,18 @@ template <typename Shape> struct walk {
         part_begin(p);
     }
     __device__ __forceinline__ bool active() const { return tile < n_tiles; }
-    /* Of the tile, of this block. They divide: not for every stage. */
-    __device__ __forceinline__ int first_output(int row_tiles) const {
-        return tile / row_tiles * Shape::OUTPUTS;
+    /* First output and row of the tile. Divides: not for every stage. */
+    __device__ __forceinline__ void place(int row_tiles, int &output, int &row) const {
+        int index = tile, first = 0, tiles = row_tiles; /* of rows: the group's first, and how many */
+        if (row_tiles > GROUP_TILES) {
+            const int of_group = n_tiles / row_tiles * GROUP_TILES, group = index / of_group;
+            index -= group * of_group;
+            first = group * GROUP_TILES;
+            tiles = min(GROUP_TILES, row_tiles - first);
+        }
+        output = index / tiles * Shape::OUTPUTS;
+        row = (first + index % tiles) * Shape::TOKENS;
     }
-    __device__ __forceinline__ int first_row(int row_tiles) const { return tile % row_tiles * Shape::TOKENS; }
     /* To the next part, or tile. */
     __device__ __forceinline__ void next_part(const matmul_params &p) {
         if (Shape::PARTS == 1 && part == 0 && p.split < p.k_blocks) {
@@ -135,20 +145,21 @@ template <typename Shape> struct producer_walk : walk<Shape> {
     __device__ __forceinline__ producer_walk(const matmul_params &p, int n_tiles, int row_tiles_)
         : row_tiles(row_tiles_) {
         this->begin(p, n_tiles);
-        output = this->first_output(row_tiles), row = this->first_row(row_tiles);
+        this->place(row_tiles, output, row);
     }
     __device__ __forceinline__ void next_stage(const matmul_params &p) {
         const int before = this->tile;
         this->next(p);
         if (this->tile != before)
-            output = this->first_output(row_tiles), row = this->first_row(row_tiles);
+            this->place(row_tiles, output, row);
     }
 };
 
 /* By a whole warp, of which one lane copies: addresses are then the warp's, as the copies want them. */
-template <typename Shape>
-__device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, uint32_t ring,
-                                        uint32_t full, uint32_t empty, int n_tiles, int row_tiles) {
+template <typename Shape, tile_end END>
+__device__ __forceinline__ void produce(const matmul_params &p, const void *in_map, const void *out_map,
+                                        uint32_t ring, uint32_t full, uint32_t empty, int n_tiles,
+                                        int row_tiles) {
     const bool copies = ptx_elect();
     const unsigned char *weight = static_cast<const unsigned char *>(p.weight);
     auto copy_weights = [&](const producer_walk<Shape> &w, int stage) {
@@ -179,11 +190,26 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
             ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, w.row,
                          full + 8 * stage);
     };
+    /* What a wide tile is added to is fetched into L2, a box with each of the last stages of its first part:
+     * additions run at a third of their rate where memory has to be read for them, and memory has time now.
+     */
+    auto fetch_residual = [&](const producer_walk<Shape> &w) {
+        if constexpr (END == END_ADD && Shape::STAGED) {
+            constexpr int BOX_OUTPUTS = WEIGHT_BLOCK / 2, COLUMNS = Shape::OUTPUTS / BOX_OUTPUTS;
+            constexpr int BOXES = COLUMNS * (Shape::TOKENS / STAGED_ROWS);
+            const int box = (p.split - w.k) / Shape::K_BLOCKS - 1;
+            if (copies && w.part == 0 && box < BOXES)
+                ptx_prefetch_box(out_map, w.output + box % COLUMNS * BOX_OUTPUTS,
+                                 w.row + box / COLUMNS * STAGED_ROWS);
+        }
+    };
     producer_walk<Shape> ahead(p, n_tiles, row_tiles), behind(p, n_tiles, row_tiles);
     int n_first = 0;
-    for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next_stage(p))
+    for (; n_first < Shape::STAGES && ahead.active(); n_first++, ahead.next_stage(p)) {
         if (copies)
             copy_weights(ahead, n_first);
+        fetch_residual(ahead);
+    }
     ptx_wait_for_previous_kernels();
     for (int stage = 0; stage < n_first; stage++, behind.next_stage(p))
         if (copies)
@@ -195,6 +221,7 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
             copy_weights(ahead, at.stage);
             copy_rows(ahead, at.stage);
         }
+        fetch_residual(ahead);
         __syncwarp(); /* lanes stay together: one that is two uses behind would wait for ever */
     }
 }
@@ -263,7 +290,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
             if (warp > Shape::CONSUMER_THREADS / WARP_LANES)
                 return;
         }
-        produce<Shape>(p, &in_map, ring, full, empty, n_tiles, row_tiles);
+        produce<Shape, END>(p, &in_map, &out_map, ring, full, empty, n_tiles, row_tiles);
         __syncwarp(); /* all is requested; the cluster's barriers below are for whole warps */
         if (p.starts_next_late)
             ptx_allow_next_kernel();
@@ -277,13 +304,15 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     int group = warp / 4;
     walk<Shape> w;
     w.begin(p, n_tiles);
+    int tile_output, tile_row;
     auto bias_here = [&]() {
-        const int output = w.first_output(row_tiles) + warp * 16 + (int)tile_c_row(lane, 0);
+        const int output = tile_output + warp * 16 + (int)tile_c_row(lane, 0);
         return output_bias{p.bias && output < p.n_out ? p.bias[output] : 0.0f,
                            p.bias && output + 8 < p.n_out ? p.bias[output + 8] : 0.0f};
     };
     /* No kernel writes it: read ahead, but where the sums leave no register for it. */
     output_bias bias = {0, 0};
+    w.place(row_tiles, tile_output, tile_row);
     if (!Shape::STAGED)
         bias = bias_here();
     ptx_wait_for_previous_kernels();
@@ -297,8 +326,8 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     while (w.active()) {
         float sum[Shape::TOKENS / 2] = {};
         multiply<Shape>(sum, w, ring, full, at, group, warp, lane, release);
-        d.row = w.first_row(row_tiles);
-        d.output = w.first_output(row_tiles) + group * Shape::GROUP_OUTPUTS;
+        d.row = tile_row;
+        d.output = tile_output + group * Shape::GROUP_OUTPUTS;
         if (Shape::STAGED && p.bias)
             bias = bias_here();
         if (Shape::PARTS == 2 && w.part == 1)
@@ -310,6 +339,7 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
             ptx_cluster_barrier();
         }
         w.next_part(p);
+        w.place(row_tiles, tile_output, tile_row);
         if (!Shape::STAGED)
             bias = bias_here();
     }
@@ -367,39 +397,45 @@ tile_end end_of(const matmul_params &p) {
 }
 
 /* Predicted time of a shape in nanoseconds, but for what all shapes have in common. Tiles run in waves over
- * the multiprocessors; a block of k takes as long as its products, or its bytes in shared memory (above), or
- * its share of a stage; behind the last comes the tile's end. All take as long as the weights do from memory.
- * The constants are fitted together to a sweep on an H100 (kernel_bench --sweep 1), so that the choice is
- * good; none is a measurement of its own. Over 13 layers and 8 row counts the choice is 1.0 % slower than the
- * best on average. */
+ * the multiprocessors. A block of k takes as long as its products, or its bytes in shared memory (above), or
+ * its share of a stage, and with many rows as its bytes do from L2, which has fewer to give where fewer
+ * blocks want the same ones. Beside all that the weights come from memory. The constants are fitted together
+ * to a sweep on an H100 (kernel_bench --sweep 1), so that the choice is good; none is a measurement of its
+ * own. Over 13 layers and 8 row counts the choice is 0.8 % slower than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
-    const double memory_bytes_per_ns = 3300, shared_bytes_per_ns = 196, cycles_per_ns = 1.4;
-    const double least_wgmma_cycles = 45;                /* of 64 outputs by 16 of k */
-    const double mma_cycles = 19, more_rows_cycles = 11; /* of a warp, by 16 of k; each eight rows more */
-    const double stage_ns = 182, result_ns = 0.031, parts_ns = 1600;
+    const double memory_bytes_per_ns = 3120, shared_bytes_per_ns = 205, cycles_per_ns = 1.41;
+    const double mma_cycles = 17, more_rows_cycles = 12.5; /* of a warp, by 16 of k; each eight rows more */
+    const double stage_ns = 174, parts_ns = 1450, beside = 0.19;
+    const double l2_bytes_per_ns = 8250;
+    const int l2_rows = 1024; /* beyond them */
+    const double n_sm = context->n_multiprocessors, groups = (double)v.outputs / WEIGHT_BLOCK;
     const double tiles = (double)ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens) * v.parts;
-    const double n_sm = context->n_multiprocessors, waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
-    const double groups = (double)v.outputs / WEIGHT_BLOCK, steps = WEIGHT_BLOCK / 16;
-    double block_ns; /* of k */
-    if (v.by_warps)
-        block_ns = steps * (mma_cycles + more_rows_cycles * (v.tokens / 8 - 1) * std::max(1.0, 2 * groups)) /
-                   cycles_per_ns;
-    else
-        block_ns = std::max(steps * std::max(groups * v.tokens / 2, least_wgmma_cycles) / cycles_per_ns,
-                            ROW_BYTES * (groups * (WEIGHT_BLOCK + v.tokens) + v.outputs + v.tokens) /
-                                shared_bytes_per_ns);
-    block_ns = std::max(block_ns, stage_ns / v.k_blocks);
-    const double tile_ns = (double)p.k_blocks / v.parts * block_ns + result_ns * v.outputs * v.tokens;
-    return std::max(waves * tile_ns, 2.0 * p.n_out * p.n_in / memory_bytes_per_ns) +
+    const double waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
+    const double steps = WEIGHT_BLOCK / 16, copied = ROW_BYTES * (double)(v.outputs + v.tokens);
+    double block_ns = stage_ns / v.k_blocks; /* of k */
+    if (v.by_warps) {
+        const double row_cycles = more_rows_cycles * (v.tokens / 8 - 1) * std::max(1.0, 2 * groups);
+        block_ns = std::max(block_ns, steps * (mma_cycles + row_cycles) / cycles_per_ns);
+    } else {
+        const double read = ROW_BYTES * groups * (WEIGHT_BLOCK + v.tokens);
+        block_ns = std::max(
+            {block_ns, steps * groups * v.tokens / 2 / cycles_per_ns, (copied + read) / shared_bytes_per_ns});
+    }
+    if (p.n_rows > l2_rows)
+        block_ns = std::max(block_ns, copied * std::min(tiles, n_sm) / l2_bytes_per_ns);
+    const double tiles_ns = waves * p.k_blocks / v.parts * block_ns;
+    const double weights_ns = 2.0 * p.n_out * p.n_in / memory_bytes_per_ns;
+    return std::max(tiles_ns, weights_ns) + beside * std::min(tiles_ns, weights_ns) +
            (v.parts == 2 ? parts_ns : 0);
 }
 
 template <int OUTPUTS, int TOKENS, int STAGES, int PARTS = 1>
 using slices = wgmma_shape<1, TOKENS, 2, STAGES, PARTS, OUTPUTS>;
 
+/* Of shapes that are predicted alike the first is chosen. */
 const wgmma_variant VARIANTS[] = {
-    variant<slices<16, 8, 12>>(),
     variant<slices<32, 8, 10>>(),
+    variant<slices<16, 8, 12>>(),
     variant<slices<32, 16, 10>>(),
     variant<slices<32, 16, 10, 2>>(),
     variant<wgmma_shape<1, 8, 2, 6>>(),

@@ -296,6 +296,8 @@ static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, ui
     });
 }
 
+static inline void ptx_prefetch_box(const void *, int32_t, int32_t) {} /* there is no cache */
+
 static inline void ptx_add(float *p, float x) {
     *p = ptx_sum_in_memory(*p, x);
 }
