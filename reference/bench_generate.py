@@ -3,8 +3,8 @@
     python reference/bench_generate.py configs/models/llama-3.2-1b --batch-sizes 1,64,256
 
 Random weights of a config.json in bfloat16, random prompts of equal length, greedy, no stop token; a static KV
-cache, with which transformers compiles its decode step. Prefill is part of the time. Warm-up (compilation included)
-is not timed; each figure is the median over --repeats runs. Beside it:
+cache, with which transformers compiles its decode step on a GPU. Prefill is part of the time. Warm-up (compilation
+included) is not timed; each figure is the median over --repeats runs. Beside it:
 
     build/pressrun bench --model-config configs/models/llama-3.2-1b --prompt-tokens 128 --new-tokens 128
 """
@@ -46,6 +46,7 @@ def random_model(arguments):
 
 def measure(model, batch_size, arguments):
     """Seconds of each timed run of generate(), until all tokens are on the host."""
+    torch.compiler.reset()  # what other batch sizes have compiled serves any
     ids = torch.randint(model.config.vocab_size, (batch_size, arguments.prompt_tokens), device=arguments.device)
     seconds = []
     for run in range(arguments.warmup + arguments.repeats):
@@ -67,31 +68,34 @@ def measure(model, batch_size, arguments):
 
 def main():
     arguments = parse_arguments()
-    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else arguments.device
+    on_gpu = arguments.device.startswith("cuda")
+    device = torch.cuda.get_device_name(arguments.device) if on_gpu else arguments.device
     model = random_model(arguments)
-    file = open(arguments.json, "w", encoding="utf-8") if arguments.json else None
+    rows = []
     print(f"{device}, transformers {transformers.__version__}, torch {torch.__version__}, {arguments.directory}")
-    print("batch   seconds   new tokens per second")
+    print(f"{'batch':>6} {'median s':>9} {'min s':>9} {'tokens/s':>11}")
     for batch_size in arguments.batch_sizes:
-        seconds = statistics.median(measure(model, batch_size, arguments))
-        tokens_per_s = batch_size * arguments.new_tokens / seconds
-        print(f"{batch_size:5d} {seconds:9.3f} {tokens_per_s:12.0f}", flush=True)
-        if file:
-            row = {
-                "bench": "transformers",
-                "device": device,
-                "transformers": transformers.__version__,
-                "torch": torch.__version__,
-                "model": arguments.directory,
-                "dtype": "bfloat16",
-                "batch_size": batch_size,
-                "prompt_tokens": arguments.prompt_tokens,
-                "new_tokens": arguments.new_tokens,
-                "total_s": round(seconds, 6),
-                "tokens_per_s": round(tokens_per_s, 1),
-            }
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+        seconds = measure(model, batch_size, arguments)
+        median = statistics.median(seconds)
+        row = {
+            "bench": "transformers",
+            "device": device,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "model": arguments.directory,
+            "dtype": "bfloat16",
+            "batch_size": batch_size,
+            "prompt_tokens": arguments.prompt_tokens,
+            "new_tokens": arguments.new_tokens,
+            "median_s": median,
+            "min_s": min(seconds),
+            "tokens_per_s": batch_size * arguments.new_tokens / median,
+        }
+        rows.append(row)
+        print(f"{batch_size:6d} {median:9.3f} {min(seconds):9.3f} {row['tokens_per_s']:11,.0f}", flush=True)
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ namespace {
 enum {
     BOX_ALIGNMENT = 1024,
     GROUP_ROWS = 1024,    /* that are taken for all outputs before the next */
-    BY_WARPS_TOKENS = 16, /* up to so many rows of a tile are multiplied by warps; slices always are */
+    BY_WARPS_TOKENS = 16, /* up to so many rows of a tile are multiplied by warps */
+    MOST_SHARED_BYTES = 227 * 1024,
     /* Of a thread, where HEAD_RAISES. */
     RAISED_PRODUCER_REGISTERS = 24,
     RAISED_CONSUMER_REGISTERS = 240
@@ -61,11 +62,11 @@ template <int CONSUMERS_, int TOKENS_, int K_BLOCKS_, int STAGES_, int PARTS_ = 
           int GROUP_OUTPUTS_ = WEIGHT_BLOCK>
 struct wgmma_shape {
     static constexpr int CONSUMERS = CONSUMERS_, TOKENS = TOKENS_, K_BLOCKS = K_BLOCKS_, STAGES = STAGES_,
-                         PARTS = PARTS_;                 /* blocks of a cluster, one for each part of K */
+                         PARTS = PARTS_; /* 2: a cluster has a block for each part of K; 1: a block has all */
     static constexpr int GROUP_OUTPUTS = GROUP_OUTPUTS_; /* WEIGHT_BLOCK, or a slice of one */
     static constexpr bool SLICED = GROUP_OUTPUTS < WEIGHT_BLOCK;
     static constexpr int OUTPUTS = CONSUMERS * GROUP_OUTPUTS; /* of a block */
-    static constexpr bool BY_WARPS = TOKENS <= BY_WARPS_TOKENS || SLICED;
+    static constexpr bool BY_WARPS = TOKENS <= BY_WARPS_TOKENS;
     static constexpr int CONSUMER_THREADS = CONSUMERS * GROUP_OUTPUTS / 16 * WARP_LANES;
     static constexpr int THREADS = CONSUMER_THREADS + WARP_LANES;
     /* Behind the head of 256 rows all sums are in registers until the last is staged: three idle warps beside
@@ -83,7 +84,11 @@ struct wgmma_shape {
     static constexpr int HEAD_ROWS = TOKENS < STAGED_ROWS ? TOKENS : (int)STAGED_ROWS; /* staged at a time */
     static constexpr int HEAD_STAGING_BYTES = HEAD_ROWS * WEIGHT_BLOCK * (int)sizeof(float);
     static constexpr int HEAD_SHARED_BYTES = RING_BYTES + BOX_ALIGNMENT + CONSUMERS * HEAD_STAGING_BYTES;
+    static constexpr int BARRIER_BYTES = 2 * STAGES * 8;
+    static_assert(std::max(SHARED_BYTES, HEAD_SHARED_BYTES) + BARRIER_BYTES <= MOST_SHARED_BYTES,
+                  "a block of Hopper has them");
     static_assert(!BY_WARPS || (CONSUMERS == 1 && K_BLOCKS == 2), "what matmul_warp.cuh reads and releases");
+    static_assert(!SLICED || BY_WARPS, "wgmma multiplies whole blocks");
     static_assert(BOX_BYTES % BOX_ALIGNMENT == 0, "every box of a stage is aligned");
     static_assert(K_BLOCKS <= 2, "rows of blocks are padded to an even number");
 };
@@ -92,8 +97,8 @@ struct wgmma_shape {
  * Tiles of the same outputs are neighbours, and many rows are taken GROUP_ROWS at a time, so that blocks
  * which run together share both weights and rows in L2. */
 template <typename Shape> struct walk {
-    static constexpr int GROUP_TILES = std::max(GROUP_ROWS / Shape::TOKENS, 1);
-    int tile, n_tiles, step; /* row_tiles of them take all rows */
+    static constexpr int GROUP_TILES = GROUP_ROWS / Shape::TOKENS;
+    int tile, n_tiles, step; /* row_tiles of them take all rows of the same outputs */
     int k, k_end;            /* blocks */
     int part;
 
@@ -109,14 +114,16 @@ template <typename Shape> struct walk {
         part_begin(p);
     }
     __device__ __forceinline__ bool active() const { return tile < n_tiles; }
-    /* First output and row of the tile. Divides: not for every stage. */
+    /* First output and row of the tile; behind the last tile, an output behind the last. Divides: not for
+     * every stage. The last group has the rows that are left, too: weights are not read again for a few. */
     __device__ __forceinline__ void place(int row_tiles, int &output, int &row) const {
         int index = tile, first = 0, tiles = row_tiles; /* of rows: the group's first, and how many */
-        if (row_tiles > GROUP_TILES) {
-            const int of_group = n_tiles / row_tiles * GROUP_TILES, group = index / of_group;
+        if (row_tiles >= 2 * GROUP_TILES) {
+            const int of_group = n_tiles / row_tiles * GROUP_TILES, last = row_tiles / GROUP_TILES - 1;
+            const int group = min(index / of_group, last);
             index -= group * of_group;
             first = group * GROUP_TILES;
-            tiles = min(GROUP_TILES, row_tiles - first);
+            tiles = group == last ? row_tiles - first : GROUP_TILES;
         }
         output = index / tiles * Shape::OUTPUTS;
         row = (first + index % tiles) * Shape::TOKENS;
@@ -190,8 +197,10 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
             ptx_copy_box(to + b * Shape::BOX_BYTES, in_map, (w.k + b) * WEIGHT_BLOCK, w.row,
                          full + 8 * stage);
     };
-    /* What a wide tile is added to is fetched into L2, a box with each of the last stages of its first part:
-     * additions run at a third of their rate where memory has to be read for them, and memory has time now.
+    /* What a wide tile is added to is fetched into L2, a box with each of the last stages of its first part
+     * (of a short K some of the boxes): additions run at a third of their rate where memory has to be read
+     * for them, and memory has time now. L2 is where kernels in front may still add, so nothing is read too
+     * early.
      */
     auto fetch_residual = [&](const producer_walk<Shape> &w) {
         if constexpr (END == END_ADD && Shape::STAGED) {
@@ -398,16 +407,16 @@ tile_end end_of(const matmul_params &p) {
 
 /* Predicted time of a shape in nanoseconds, but for what all shapes have in common. Tiles run in waves over
  * the multiprocessors. A block of k takes as long as its products, or its bytes in shared memory (above), or
- * its share of a stage, and with many rows as its bytes do from L2, which has fewer to give where fewer
- * blocks want the same ones. Beside all that the weights come from memory. The constants are fitted together
- * to a sweep on an H100 (kernel_bench --sweep 1), so that the choice is good; none is a measurement of its
- * own. Over 13 layers and 8 row counts the choice is 0.8 % slower than the best on average. */
+ * its share of a stage, and with more rows than a group as its bytes do from L2, shared by all blocks. Beside
+ * all that the weights come from memory. The constants are fitted together to a sweep on an H100
+ * (kernel_bench
+ * --sweep 1), so that the choice is good; none is a measurement of its own. Over 13 layers and 8 row counts
+ * the choice is 1.0 % slower than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
     const double memory_bytes_per_ns = 3120, shared_bytes_per_ns = 205, cycles_per_ns = 1.41;
     const double mma_cycles = 17, more_rows_cycles = 12.5; /* of a warp, by 16 of k; each eight rows more */
     const double stage_ns = 174, parts_ns = 1450, beside = 0.19;
     const double l2_bytes_per_ns = 8250;
-    const int l2_rows = 1024; /* beyond them */
     const double n_sm = context->n_multiprocessors, groups = (double)v.outputs / WEIGHT_BLOCK;
     const double tiles = (double)ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens) * v.parts;
     const double waves = (double)(int64_t)((tiles + n_sm - 1) / n_sm);
@@ -421,7 +430,7 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
         block_ns = std::max(
             {block_ns, steps * groups * v.tokens / 2 / cycles_per_ns, (copied + read) / shared_bytes_per_ns});
     }
-    if (p.n_rows > l2_rows)
+    if (p.n_rows > GROUP_ROWS)
         block_ns = std::max(block_ns, copied * std::min(tiles, n_sm) / l2_bytes_per_ns);
     const double tiles_ns = waves * p.k_blocks / v.parts * block_ns;
     const double weights_ns = 2.0 * p.n_out * p.n_in / memory_bytes_per_ns;
@@ -459,9 +468,9 @@ bool can_compute(const matmul_params &p, const wgmma_variant &v) {
            has_groups;
 }
 
-/* Bits do not depend on the choice. */
+/* Bits do not depend on the choice. -1: no shape can compute it. */
 int choose(const struct backend_context *context, const matmul_params &p) {
-    int best = 0;
+    int best = -1;
     double best_ns = 0;
     for (int i = 0; i < N_VARIANTS; i++) {
         const wgmma_variant &v = VARIANTS[i];
@@ -469,7 +478,7 @@ int choose(const struct backend_context *context, const matmul_params &p) {
         if (!can_compute(p, v) || (v.tokens > 8 && v.tokens / 2 >= p.n_rows))
             continue;
         double ns = predicted_ns(context, p, v);
-        if (best_ns == 0 || ns < best_ns) {
+        if (best < 0 || ns < best_ns) {
             best = i;
             best_ns = ns;
         }
@@ -517,5 +526,8 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {
-    return matmul_wgmma_launch(context, p, in, choose(context, p), nullptr, 0);
+    const int index = choose(context, p);
+    RETURN_IF(index < 0, STATUS_INTERNAL, "matmul: no tile shape for [%d, %d] by %d rows", p.n_out, p.n_in,
+              p.n_rows);
+    return matmul_wgmma_launch(context, p, in, index, nullptr, 0);
 }

@@ -2,6 +2,7 @@
  * head that samples, what it leaves of each kind of row. A device takes the shape that it is fastest with, so
  * tests of whole products reach some of them alone.
  * A case is a product, and says what cmocka would. */
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -19,27 +20,27 @@ struct product {
     enum activation activation;
     float softcap;
     bool is_head = false;
+    int n_row_counts = 4, n_small_row_counts = 2; /* of row_counts; with `small` */
 };
 
 static const product products[] = {
-    {"store", 200, 520, false, false, false, ACTIVATION_NONE, 0},
-    {"store, bias", 65, 71, false, false, true, ACTIVATION_NONE, 0},
+    {"store", 200, 520, false, false, false, ACTIVATION_NONE, 0, false, 4, 4},
+    {"store, bias", 65, 71, false, false, true, ACTIVATION_NONE, 0, false, 6, 6},
     {"store, bias, gelu", 328, 130, false, false, true, ACTIVATION_GELU_TANH, 0},
     {"gated by silu", 136, 130, false, false, false, ACTIVATION_SILU_GATED, 0},
-    {"gated by gelu", 36, 71, false, false, false, ACTIVATION_GELU_TANH_GATED, 0},
+    {"gated by gelu", 36, 71, false, false, false, ACTIVATION_GELU_TANH_GATED, 0, false, 6},
     {"float32", 257, 130, false, true, false, ACTIVATION_NONE, 0},
-    {"float32, soft cap", 100, 71, false, true, false, ACTIVATION_NONE, 30},
+    {"float32, soft cap", 100, 71, false, true, false, ACTIVATION_NONE, 30, false, 6},
     {"store, soft cap: no kernel", 100, 71, false, false, false, ACTIVATION_NONE, 30},
     {"float32, gelu: no kernel", 100, 71, false, true, false, ACTIVATION_GELU_TANH, 0},
     {"add", 200, 520, true, true, true, ACTIVATION_NONE, 0},
+    {"add, many rows", 260, 130, true, true, true, ACTIVATION_NONE, 0, false, 6},
     {"add, two parts", 72, 4300, true, true, true, ACTIVATION_NONE, 0},
-    {"head", 650, 71, false, true, false, ACTIVATION_NONE, 0, true},
+    {"head", 650, 71, false, true, false, ACTIVATION_NONE, 0, true, 6},
     {"head, soft cap", 330, 130, false, true, false, ACTIVATION_NONE, 30, true},
 };
-/* The last is more than are taken at a time (GROUP_ROWS), for one narrow product. */
-static const int32_t row_counts[] = {1, 33, 300, 128, 1400};
-enum { N_ALL_ROW_COUNTS = 5, N_ROW_COUNTS = 4, N_SMALL_ROW_COUNTS = 2, MOST_ROWS = 1400 };
-static const char *const all_row_counts = "store, bias";
+/* The last are more than are taken at a time (GROUP_ROWS): whole groups, and some rows more. */
+static const int32_t row_counts[] = {1, 33, 300, 128, 2048, 2500};
 
 static struct backend backend;
 
@@ -81,9 +82,9 @@ static std::vector<unsigned char> result(const product &p, struct tensor *out,
         memcpy(bytes.data(), before.data(), bytes.size());
     else
         memset(bytes.data(), 0xFF, bytes.size());
-    must(backend.tensor_write(backend.context, out, MOST_ROWS, bytes.data()));
+    must(backend.tensor_write(backend.context, out, (int32_t)out->rows, bytes.data()));
     must(launch());
-    must(backend.tensor_read(backend.context, out, MOST_ROWS, bytes.data()));
+    must(backend.tensor_read(backend.context, out, (int32_t)out->rows, bytes.data()));
     return bytes;
 }
 
@@ -91,8 +92,8 @@ static std::vector<unsigned char> result(const product &p, struct tensor *out,
 
 /* Device memory that the head writes beside the logits. */
 struct head_state {
-    struct tensor *entries; /* [MOST_ROWS] of struct head_entry */
-    struct tensor *maxima;  /* [MOST_ROWS, groups of 32 tokens] */
+    struct tensor *entries; /* [rows] of struct head_entry */
+    struct tensor *maxima;  /* [rows, groups of 32 tokens] */
 };
 
 enum { ENTRY_FLOATS = sizeof(struct head_entry) / sizeof(float), N_HEAD_ENDS = HEAD_SKIPS + 1 };
@@ -117,10 +118,10 @@ static uint64_t candidate_of(float value, int32_t token) {
 
 static void head_state_begin(const head_state &state) {
     std::vector<struct head_entry> entries;
-    for (int32_t row = 0; row < MOST_ROWS; row++)
+    for (int32_t row = 0; row < state.entries->rows; row++)
         entries.push_back(entry_of(row));
     std::vector<float> junk((size_t)state.maxima->rows * state.maxima->cols, NAN);
-    must(backend.tensor_write(backend.context, state.entries, MOST_ROWS, entries.data()));
+    must(backend.tensor_write(backend.context, state.entries, state.entries->rows, entries.data()));
     must(backend.tensor_write(backend.context, state.maxima, state.maxima->rows, junk.data()));
 }
 
@@ -130,9 +131,9 @@ static bool head_is_right(const product &p, int32_t n_rows, int32_t group, const
                           const std::vector<unsigned char> &logits, const std::vector<unsigned char> &got,
                           std::vector<uint64_t> *drawn) {
     const float *expected = reinterpret_cast<const float *>(logits.data());
-    std::vector<struct head_entry> entries((size_t)MOST_ROWS);
+    std::vector<struct head_entry> entries((size_t)state.entries->rows);
     std::vector<float> maxima((size_t)state.maxima->rows * state.maxima->cols);
-    must(backend.tensor_read(backend.context, state.entries, MOST_ROWS, entries.data()));
+    must(backend.tensor_read(backend.context, state.entries, state.entries->rows, entries.data()));
     must(backend.tensor_read(backend.context, state.maxima, state.maxima->rows, maxima.data()));
     const int64_t row_groups = state.maxima->cols * (HEAD_GROUP / group);
     for (int32_t row = 0; row < n_rows; row++) {
@@ -172,12 +173,13 @@ static bool head_is_right(const product &p, int32_t n_rows, int32_t group, const
 
 /* Returns how many shapes were compared, or -1. */
 static int compare(const product &p, int n_row_counts) {
+    const int32_t most_rows = *std::max_element(row_counts, row_counts + n_row_counts);
     const bool gated = p.activation == ACTIVATION_SILU_GATED || p.activation == ACTIVATION_GELU_TANH_GATED;
     std::vector<uint16_t> weight = as_bfloat16(random_floats((size_t)p.n_out * p.n_in)),
                           other = as_bfloat16(random_floats((size_t)p.n_out * p.n_in)),
-                          in = as_bfloat16(random_floats((size_t)MOST_ROWS * p.n_in));
+                          in = as_bfloat16(random_floats((size_t)most_rows * p.n_in));
     std::vector<float> bias = random_floats((size_t)p.n_out),
-                       before = random_floats((size_t)MOST_ROWS * p.n_out);
+                       before = random_floats((size_t)most_rows * p.n_out);
     struct memory_rows rows = {weight.data(), (size_t)p.n_in * 2},
                        other_rows = {other.data(), (size_t)p.n_in * 2};
     struct row_source source = {memory_rows_read, &rows}, other_source = {memory_rows_read, &other_rows};
@@ -188,18 +190,18 @@ static int compare(const product &p, int n_row_counts) {
     else
         must(backend.weight_new(context, DTYPE_BFLOAT16, p.n_out, p.n_in, source, &w));
     must(backend.weights_wait(context));
-    must(backend.tensor_new(context, DTYPE_BFLOAT16, MOST_ROWS, p.n_in, &x));
-    must(backend.tensor_write(context, x, MOST_ROWS, in.data()));
-    must(backend.tensor_new(context, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, MOST_ROWS, p.n_out, &y));
+    must(backend.tensor_new(context, DTYPE_BFLOAT16, most_rows, p.n_in, &x));
+    must(backend.tensor_write(context, x, most_rows, in.data()));
+    must(backend.tensor_new(context, p.out_float32 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16, most_rows, p.n_out, &y));
     if (p.has_bias)
         must(backend.vector_new(context, p.n_out, bias.data(), &b));
     head_state state = {};
     if (p.is_head) {
-        must(backend.tensor_new(context, DTYPE_FLOAT32, MOST_ROWS, ENTRY_FLOATS, &state.entries));
-        must(backend.tensor_new(context, DTYPE_FLOAT32, MOST_ROWS, head_groups_stride(p.n_out, HEAD_GROUP),
+        must(backend.tensor_new(context, DTYPE_FLOAT32, most_rows, ENTRY_FLOATS, &state.entries));
+        must(backend.tensor_new(context, DTYPE_FLOAT32, most_rows, head_groups_stride(p.n_out, HEAD_GROUP),
                                 &state.maxima));
     }
-    std::vector<uint64_t> drawn((size_t)MOST_ROWS, 0);
+    std::vector<uint64_t> drawn((size_t)most_rows, 0);
     int n_compared = 0;
     for (int count = 0; count < n_row_counts; count++) {
         const int32_t n_rows = row_counts[count];
@@ -261,12 +263,7 @@ static int run(const struct arguments *arguments) {
             continue;
         }
         printf("[ RUN      ] %s\n", p.name);
-        const bool is_brief =
-            arguments->is_small && strcmp(p.name, "store") != 0; /* one has many tiles of rows */
-        const int n_row_counts = is_brief                              ? N_SMALL_ROW_COUNTS
-                                 : strcmp(p.name, all_row_counts) == 0 ? N_ALL_ROW_COUNTS
-                                                                       : N_ROW_COUNTS;
-        int n = compare(p, n_row_counts);
+        int n = compare(p, arguments->is_small ? p.n_small_row_counts : p.n_row_counts);
         bool ok = n >= 0 && (n == 0) == (strstr(p.name, "no kernel") != nullptr);
         printf("%d products\n%s %s\n", n, ok ? "[       OK ]" : "[  FAILED  ]", p.name);
         n_failed += !ok;

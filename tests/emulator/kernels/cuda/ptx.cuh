@@ -296,7 +296,12 @@ static inline void ptx_add_box(const void *map_address, int32_t x, int32_t y, ui
     });
 }
 
-static inline void ptx_prefetch_box(const void *, int32_t, int32_t) {} /* there is no cache */
+/* There is no cache; but a box that is not one of those that tile the tensor was not meant. */
+static inline void ptx_prefetch_box(const void *map_address, int32_t x, int32_t y) {
+    const CUtensorMap &map = *static_cast<const CUtensorMap *>(map_address);
+    if (x < 0 || y < 0 || x % (int32_t)map.box_columns || y % (int32_t)map.box_rows)
+        emulator::fail("a box is fetched from column %d, row %d: no place for one", x, y);
+}
 
 static inline void ptx_add(float *p, float x) {
     *p = ptx_sum_in_memory(*p, x);
