@@ -48,7 +48,7 @@ namespace {
 
 enum {
     BOX_ALIGNMENT = 1024,
-    GROUP_ROWS = 1024,    /* that are taken for all outputs before the next */
+    BAND_ROWS = 1024,     /* that are taken for all outputs before the next */
     BY_WARPS_TOKENS = 16, /* up to so many rows of a tile are multiplied by warps */
     MOST_SHARED_BYTES = 227 * 1024,
     /* Of a thread, where HEAD_RAISES. */
@@ -94,10 +94,10 @@ struct wgmma_shape {
 };
 
 /* Where a block stands in its sequence of (tile, part, stage of k): the same walk for producer and consumers.
- * Tiles of the same outputs are neighbours, and many rows are taken GROUP_ROWS at a time, so that blocks
+ * Tiles of the same outputs are neighbours, and many rows are taken in bands of BAND_ROWS, so that blocks
  * which run together share both weights and rows in L2. */
 template <typename Shape> struct walk {
-    static constexpr int GROUP_TILES = GROUP_ROWS / Shape::TOKENS;
+    static constexpr int BAND_TILES = BAND_ROWS / Shape::TOKENS;
     int tile, n_tiles, step; /* row_tiles of them take all rows of the same outputs */
     int k, k_end;            /* blocks */
     int part;
@@ -115,15 +115,15 @@ template <typename Shape> struct walk {
     }
     __device__ __forceinline__ bool active() const { return tile < n_tiles; }
     /* First output and row of the tile; behind the last tile, an output behind the last. Divides: not for
-     * every stage. The last group has the rows that are left, too: weights are not read again for a few. */
+     * every stage. The last band has the rows that are left, too: weights are not read again for a few. */
     __device__ __forceinline__ void place(int row_tiles, int &output, int &row) const {
-        int index = tile, first = 0, tiles = row_tiles; /* of rows: the group's first, and how many */
-        if (row_tiles >= 2 * GROUP_TILES) {
-            const int of_group = n_tiles / row_tiles * GROUP_TILES, last = row_tiles / GROUP_TILES - 1;
-            const int group = min(index / of_group, last);
-            index -= group * of_group;
-            first = group * GROUP_TILES;
-            tiles = group == last ? row_tiles - first : GROUP_TILES;
+        int index = tile, first = 0, tiles = row_tiles; /* of rows: the band's first, and how many */
+        if (row_tiles >= 2 * BAND_TILES) {
+            const int of_band = n_tiles / row_tiles * BAND_TILES, last = row_tiles / BAND_TILES - 1;
+            const int band = min(index / of_band, last);
+            index -= band * of_band;
+            first = band * BAND_TILES;
+            tiles = band == last ? row_tiles - first : BAND_TILES;
         }
         output = index / tiles * Shape::OUTPUTS;
         row = (first + index % tiles) * Shape::TOKENS;
@@ -199,9 +199,7 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
     };
     /* What a wide tile is added to is fetched into L2, a box with each of the last stages of its first part
      * (of a short K some of the boxes): additions run at a third of their rate where memory has to be read
-     * for them, and memory has time now. L2 is where kernels in front may still add, so nothing is read too
-     * early.
-     */
+     * for them, and memory has time now. Kernels in front may still add to it: they do so in L2, too. */
     auto fetch_residual = [&](const producer_walk<Shape> &w) {
         if constexpr (END == END_ADD && Shape::STAGED) {
             constexpr int BOX_OUTPUTS = WEIGHT_BLOCK / 2, COLUMNS = Shape::OUTPUTS / BOX_OUTPUTS;
@@ -407,11 +405,10 @@ tile_end end_of(const matmul_params &p) {
 
 /* Predicted time of a shape in nanoseconds, but for what all shapes have in common. Tiles run in waves over
  * the multiprocessors. A block of k takes as long as its products, or its bytes in shared memory (above), or
- * its share of a stage, and with more rows than a group as its bytes do from L2, shared by all blocks. Beside
- * all that the weights come from memory. The constants are fitted together to a sweep on an H100
- * (kernel_bench
- * --sweep 1), so that the choice is good; none is a measurement of its own. Over 13 layers and 8 row counts
- * the choice is 1.0 % slower than the best on average. */
+ * its share of a stage, and with more rows than a band as its bytes do from L2, shared by all blocks. Beside
+ * all that the weights come from memory. The constants are fitted together to a sweep on an H100 (--sweep 1
+ * of kernel_bench), so that the choice is good; none is a measurement of its own. Over 13 layers and 8 row
+ * counts the choice is 1.0 % slower than the best on average. */
 double predicted_ns(const struct backend_context *context, const matmul_params &p, const wgmma_variant &v) {
     const double memory_bytes_per_ns = 3120, shared_bytes_per_ns = 205, cycles_per_ns = 1.41;
     const double mma_cycles = 17, more_rows_cycles = 12.5; /* of a warp, by 16 of k; each eight rows more */
@@ -430,7 +427,7 @@ double predicted_ns(const struct backend_context *context, const matmul_params &
         block_ns = std::max(
             {block_ns, steps * groups * v.tokens / 2 / cycles_per_ns, (copied + read) / shared_bytes_per_ns});
     }
-    if (p.n_rows > GROUP_ROWS)
+    if (p.n_rows > BAND_ROWS)
         block_ns = std::max(block_ns, copied * std::min(tiles, n_sm) / l2_bytes_per_ns);
     const double tiles_ns = waves * p.k_blocks / v.parts * block_ns;
     const double weights_ns = 2.0 * p.n_out * p.n_in / memory_bytes_per_ns;

@@ -258,7 +258,7 @@ static __device__ __forceinline__ void ptx_add_box(const void *map, int32_t x, i
         : "memory");
 }
 
-/* Asks for the box at column x, row y of a tensor map in the L2 cache, what lies outside of it left out (PTX
+/* Fetches the box at column x, row y of a tensor map into the L2 cache, what lies outside of it left out (PTX
  * ISA, cp.async.bulk.prefetch.tensor). Nobody waits for it. */
 static __device__ __forceinline__ void ptx_prefetch_box(const void *map, int32_t x, int32_t y) {
     asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y)

@@ -39,7 +39,7 @@ static const product products[] = {
     {"head", 650, 71, false, true, false, ACTIVATION_NONE, 0, true, 6},
     {"head, soft cap", 330, 130, false, true, false, ACTIVATION_NONE, 30, true},
 };
-/* The last are more than are taken at a time (GROUP_ROWS): whole groups, and some rows more. */
+/* The last are more than are taken at a time (BAND_ROWS): whole bands, and some rows more. */
 static const int32_t row_counts[] = {1, 33, 300, 128, 2048, 2500};
 
 static struct backend backend;
