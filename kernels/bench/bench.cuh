@@ -23,8 +23,8 @@ struct bench {
     FILE *json;                      /* NULL: no file */
     double copy_bytes_per_us;        /* device-to-device copy, read plus written */
     bool sweep;                      /* also try every tile shape of matmul */
-    const char *layers;              /* matmul: only layers whose name holds this; NULL: all */
-    int32_t least_rows, most_rows;   /* matmul, head: only row counts between these */
+    const char *layers;              /* matmul, norm: only layers whose name holds this; NULL: all */
+    int32_t least_rows, most_rows;   /* matmul, norm, head: only row counts between these */
     double sustained_s;              /* of running before each time is taken */
     uint64_t random;                 /* state of the generator; fixed seed */
     bool failed;                     /* a result was wrong */
@@ -75,6 +75,7 @@ struct bench_memory {
 double bench_time(struct bench *bench, const std::function<void(int)> &body, double hopeless_us = 0);
 
 void bench_matmul(struct bench *bench);
+void bench_norm(struct bench *bench);
 void bench_softmax(struct bench *bench);
 void bench_attention(struct bench *bench);
 void bench_sample(struct bench *bench);

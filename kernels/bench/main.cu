@@ -12,7 +12,7 @@
 namespace {
 
 const char HELP[] =
-    "usage: kernel_bench [--op matmul|softmax|attention|sample|head] [--json FILE] [--device N]\n"
+    "usage: kernel_bench [--op matmul|norm|softmax|attention|sample|head] [--json FILE] [--device N]\n"
     "\n"
     "Times each operation as a ladder, from the plainest kernel to the one that ships, "
     "checks every result, and\n"
@@ -20,8 +20,8 @@ const char HELP[] =
     "\n"
     "  --op NAME    one operation; default: all\n"
     "  --sweep 1    matmul: also the best of all tile shapes, and what invariance costs\n"
-    "  --layers TEXT  matmul: only layers whose name holds TEXT\n"
-    "  --least-rows N, --most-rows N  matmul, head: only so many rows\n"
+    "  --layers TEXT  matmul, norm: only layers whose name holds TEXT\n"
+    "  --least-rows N, --most-rows N  matmul, norm, head: only so many rows\n"
     "  --sustained S  run each for S seconds before it is timed: what a job of minutes sees, "
     "when the\n"
     "               device has come to the limit of its power; default: 0\n"
@@ -214,11 +214,8 @@ int main(int argc, char **argv) {
     const struct {
         const char *name;
         void (*run)(struct bench *);
-    } ladders[] = {{"matmul", bench_matmul},
-                   {"softmax", bench_softmax},
-                   {"attention", bench_attention},
-                   {"sample", bench_sample},
-                   {"head", bench_head}};
+    } ladders[] = {{"matmul", bench_matmul},       {"norm", bench_norm},     {"softmax", bench_softmax},
+                   {"attention", bench_attention}, {"sample", bench_sample}, {"head", bench_head}};
     bool known = !operation;
     for (const auto &ladder : ladders)
         known = known || strcmp(operation, ladder.name) == 0;

@@ -176,7 +176,7 @@ void case_norm(struct operations *ops) {
 }
 
 void case_norm_rms(struct operations *ops) {
-    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 1000, 2048, 4096, 8192};
+    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 1000, 2048, 4096, 8192, 12288};
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
             norm_one(ops, NORM_RMS, (enum dtype)dtype, sizes[i], false, i % 2 == 1,
@@ -292,7 +292,8 @@ static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t
 }
 
 void case_norm_rows_alone(struct operations *ops) {
-    /* One for every number of vectors that a thread of the CUDA backend holds. */
+    /* With these and the counts of rows every kernel of the CUDA backend runs that has up to eight vectors a
+     * thread, and several for one width: rows by warps and by blocks, one, two and four vectors a thread. */
     static const int32_t widths[] = {200, 768, 2044, 4096, 5000};
     for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
         norm_rows_alone(ops, NORM_LAYER, widths[i], false);
