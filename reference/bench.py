@@ -8,8 +8,11 @@ Variants, fastest last:
   cache      eager, KV cache
   compiled   static KV cache, torch.compile, and on a GPU one CUDA graph per step that is replayed;
              tokens stay on the device between steps
+  fused      compiled, with attention of one query written out, which the compiler makes its own kernels of:
+             scaled_dot_product_attention is made for many queries, and slow for one of each of many sequences
 
-Warm-up (compilation included) is not timed; each figure is the median over --repeats runs.
+Which of the last two is faster depends on the batch size. Warm-up (compilation included) is not timed; each
+figure is the median over --repeats runs.
 """
 
 import argparse
@@ -31,7 +34,7 @@ def parse_arguments():
     add = parser.add_argument
     add("directory", help="model directory in Hugging Face layout")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--variants", help="comma-separated (default: no-cache,cache,compiled; on a CPU: cache)")
+    add("--variants", help="comma-separated (default: all; on a CPU: cache)")
     add("--dtypes", help="comma-separated (default: float32,bfloat16; on a CPU: float32)")
     add("--batch-sizes", default="1,64", help="comma-separated (default: %(default)s)")
     add("--tokens", type=int, default=100, help="new tokens per sequence (default: %(default)s)")
@@ -102,14 +105,16 @@ class Compiled:
             q, k, v = block.attn.split_qkv(block.ln_1(x))
             cache.keys[layer_idx].index_copy_(2, position, k)
             cache.values[layer_idx].index_copy_(2, position, v)
-            out = F.scaled_dot_product_attention(
-                q, cache.keys[layer_idx], cache.values[layer_idx], attn_mask=visible
-            )
+            out = self.attention(q, cache.keys[layer_idx], cache.values[layer_idx], visible)
             x = x + block.attn.merge(out)
             x = x + block.mlp(block.ln_2(x))
         logits = F.linear(model.ln_f(x), model.wte.weight)
         self.ids.index_copy_(1, position + 1, logits.argmax(dim=-1))
         self.position += 1
+
+    def attention(self, q, k, v, visible):
+        """q [B, H, 1, D]; k, v [B, H, T, D]; visible [1, 1, 1, T] -> [B, H, 1, D]."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
 
     def capture(self):
         stream = torch.cuda.Stream()
@@ -131,7 +136,17 @@ class Compiled:
         return self.ids[:, : 1 + self.n_tokens]
 
 
-VARIANTS = {"no-cache": NoCache, "cache": Cache, "compiled": Compiled}
+class Fused(Compiled):
+    """The same, with attention as sums of products, in float32."""
+
+    def attention(self, q, k, v, visible):
+        """As in Compiled."""
+        scores = (q.float() * k.float()).sum(dim=-1, keepdim=True) * q.size(-1) ** -0.5
+        weights = scores.masked_fill(~visible.transpose(-2, -1), float("-inf")).softmax(dim=-2)
+        return (weights * v.float()).sum(dim=-2, keepdim=True).to(q.dtype)
+
+
+VARIANTS = {"no-cache": NoCache, "cache": Cache, "compiled": Compiled, "fused": Fused}
 
 
 def measure(generator, arguments):
