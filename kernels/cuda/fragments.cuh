@@ -32,6 +32,17 @@ template <int ROW_TILES> struct fragments {
             ptx_load_matrix_x4(b[j][1], high + (uint32_t)j * eight_rows);
         }
     }
+    /* For ptx_barrier_arrive_behind(): there when all weights are, or all rows. */
+    __device__ __forceinline__ uint32_t loaded_weights() const {
+        return a[0][0] | a[1][0] | a[2][0] | a[3][0];
+    }
+    __device__ __forceinline__ uint32_t loaded_rows() const {
+        uint32_t all = 0;
+#pragma unroll
+        for (int j = 0; j < ROW_TILES; j++)
+            all |= b[j][0][0] | b[j][1][0];
+        return all;
+    }
     /* sum[j] += steps [FIRST, END) of four, of 16 columns each; a chain for each element. */
     template <int FIRST, int END> __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][4]) const {
 #pragma unroll

@@ -15,8 +15,8 @@
 namespace {
 
 /* sum += the products of n_stages stages, from `at` on, which moves behind them: outputs [16 warp, + 16) of
- * the tile by its TOKENS rows, as fragments of eight rows hold them. release(stage), by every lane: it has
- * read its part. */
+ * the tile by its TOKENS rows, as fragments of eight rows hold them. release(stage, loaded), by every lane:
+ * it has read its part when `loaded` is there (ptx_barrier_arrive_behind). */
 template <typename Shape, typename Release>
 __device__ __forceinline__ void warp_multiply(float (&flat)[Shape::TOKENS / 2], uint32_t ring, uint32_t full,
                                               ring_position<Shape::STAGES> &at, int n_stages, int warp,
@@ -48,9 +48,10 @@ __device__ __forceinline__ void warp_multiply(float (&flat)[Shape::TOKENS / 2], 
         const bool next_is_there = left > 0 && ptx_barrier_is_complete(full + 8 * at.stage, at.parity);
         low.template multiply<0, 1>(sum);
         load(high, stage, 1);
+        const uint32_t low_loaded = low.loaded_weights() | low.loaded_rows();
         low.template multiply<1, 4>(sum);
         high.template multiply<0, 1>(sum);
-        release(stage);
+        release(stage, low_loaded | high.loaded_weights() | high.loaded_rows());
         if (left == 0)
             break;
         if (!next_is_there)

@@ -25,8 +25,8 @@
  *
  * The barriers. full[s]: completed by the bytes of stage s; consumers wait for it. empty[s]: completed by one
  * arrival of every consumer warp, when the products that read stage s are complete (BY_WARPS: of every lane,
- * when it has read its part); the producer waits for it before it fills s again. A stage's use u (0, 1, ...)
- * waits for full[s] with parity u % 2 and for the empty[s] of use u - 1.
+ * when what it reads is in registers); the producer waits for it before it fills s again. A stage's use u (0,
+ * 1, ...) waits for full[s] with parity u % 2 and for the empty[s] of use u - 1.
  *
  * The end of a tile is in matmul_end.cuh.
  *
@@ -234,7 +234,7 @@ __device__ __forceinline__ void produce(const matmul_params &p, const void *in_m
 }
 
 /* sum += the products of the part where w stands, by this thread's warp or warpgroup; `at` moves behind its
- * stages. release(stage): they are no longer needed here. */
+ * stages. release(stage, loaded): it is no longer needed here, when `loaded` is there. */
 template <typename Shape, typename Release>
 __device__ __forceinline__ void multiply(float (&sum)[Shape::TOKENS / 2], const walk<Shape> &w, uint32_t ring,
                                          uint32_t full, ring_position<Shape::STAGES> &at, int group, int warp,
@@ -258,11 +258,11 @@ __device__ __forceinline__ void multiply(float (&sum)[Shape::TOKENS / 2], const 
             wgmma_commit();
             wgmma_wait<1>(); /* the products of the stage before this one are complete */
             if (previous >= 0)
-                release(previous);
+                release(previous, 0);
             previous = at.stage;
         }
         wgmma_wait<0>();
-        release(previous);
+        release(previous, 0);
     }
 }
 
@@ -325,8 +325,10 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     ptx_wait_for_previous_kernels();
     constexpr int OF_GROUP = END == END_HEAD ? Shape::HEAD_STAGING_BYTES : STAGING_BUFFERS * STAGING_BYTES;
     destination d = {&out_map, ring + Shape::RING_BYTES + group * OF_GROUP, 0, 0, warp % 4, lane};
-    auto release = [&](int stage) {
-        if (Shape::BY_WARPS || lane == 0)
+    auto release = [&](int stage, uint32_t loaded) {
+        if (Shape::BY_WARPS)
+            ptx_barrier_arrive_behind(empty + 8 * stage, loaded);
+        else if (lane == 0)
             ptx_barrier_arrive(empty + 8 * stage);
     };
     ring_position<Shape::STAGES> at;
@@ -361,6 +363,7 @@ struct wgmma_variant {
     int32_t outputs;
     int32_t tokens;
     int32_t k_blocks; /* of a stage */
+    int32_t stages;
     int32_t parts;
     bool by_warps;
     int32_t threads;
@@ -372,17 +375,12 @@ struct wgmma_variant {
 };
 
 template <typename Shape> wgmma_variant variant() {
-    wgmma_variant v = {Shape::OUTPUTS,
-                       Shape::TOKENS,
-                       Shape::K_BLOCKS,
-                       Shape::PARTS,
-                       Shape::BY_WARPS,
-                       Shape::THREADS,
-                       Shape::HEAD_THREADS,
-                       Shape::SHARED_BYTES,
-                       Shape::HEAD_SHARED_BYTES,
-                       Shape::HEAD_ROWS,
-                       {}};
+    wgmma_variant v = {Shape::OUTPUTS,      Shape::TOKENS,
+                       Shape::K_BLOCKS,     Shape::STAGES,
+                       Shape::PARTS,        Shape::BY_WARPS,
+                       Shape::THREADS,      Shape::HEAD_THREADS,
+                       Shape::SHARED_BYTES, Shape::HEAD_SHARED_BYTES,
+                       Shape::HEAD_ROWS,    {}};
     v.kernels[END_ADD] = kernel_matmul_wgmma<Shape, END_ADD>;
     if constexpr (Shape::PARTS == 1) { /* only what is added to the residual has two parts */
         v.kernels[END_STORE] = kernel_matmul_wgmma<Shape, END_STORE>;
@@ -465,6 +463,14 @@ bool can_compute(const matmul_params &p, const wgmma_variant &v) {
            has_groups;
 }
 
+/* Attention, which may come next, requests keys and values before it waits for this product, whose loads of
+ * operands then queue behind those. So where warps load them, attention starts when no stage of the ring is
+ * refilled any more. (A stage is refilled behind its loads in any case: ptx_barrier_arrive_behind.) */
+bool starts_next_late(const matmul_params &p, const wgmma_variant &v, int32_t tiles_of_block) {
+    const bool refills = p.k_blocks / v.k_blocks * tiles_of_block > v.stages;
+    return p.starts_next_late || (v.by_warps && refills && end_of(p) == END_STORE);
+}
+
 /* Bits do not depend on the choice. -1: no shape can compute it. */
 int choose(const struct backend_context *context, const matmul_params &p) {
     int best = -1;
@@ -516,10 +522,12 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
     int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors;
+    matmul_params placed = p;
+    placed.starts_next_late = starts_next_late(p, v, ceil_div(tiles, most));
     return cuda_launch_clusters(
         context, "matmul", v.kernels[end_of(p)], dim3((tiles < most ? tiles : most) * v.parts),
         (unsigned)(p.head ? v.head_threads : v.threads),
-        (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.parts, in_map, out_map, p);
+        (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.parts, in_map, out_map, placed);
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {

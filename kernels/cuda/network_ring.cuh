@@ -167,9 +167,11 @@ template <int ROW_TILES> struct tile_products {
                 low.load_weights(r.slot(at.slot) + chunk);
             }
             high.template multiply<0, 1>(sum);
-            __syncwarp(); /* all lanes have read the slot */
+            /* All lanes have read the slot when this one's registers are there: a load is the whole warp's.
+             * Its first slice was multiplied before `low` was loaded again. */
+            __syncwarp();
             if (lane == 0)
-                ptx_barrier_arrive(empty);
+                ptx_barrier_arrive_behind(empty, high.loaded_weights());
             high.template multiply<1, 4>(sum);
             if (left == 0)
                 break;

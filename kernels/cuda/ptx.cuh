@@ -152,6 +152,15 @@ static __device__ __forceinline__ void ptx_barrier_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/* The same, when `loaded` is there: a value made of a register of every load from shared memory whose source
+ * may be overwritten by the copy engine from now on. An arrival alone does not wait for them: it is issued
+ * while they are on their way, and overtakes them where they queue behind loads from memory (found on an
+ * H100: weights of the next use of a stage in products of this one). So its address depends on `loaded`, by
+ * a term that is 0 and that the compiler cannot know to be: for grids of one or two dimensions. */
+static __device__ __forceinline__ void ptx_barrier_arrive_behind(uint32_t barrier, uint32_t loaded) {
+    ptx_barrier_arrive(barrier + (loaded & (gridDim.z - 1)));
+}
+
 /* Waits until the phase of the given parity is complete (PTX ISA, mbarrier.try_wait). A wait that never ends
  * is a defect of the pipeline: in a build with BOUND_SPINS it traps and names the barrier. */
 static __device__ __forceinline__ void ptx_barrier_wait(uint32_t barrier, uint32_t parity, const char *name) {

@@ -152,6 +152,7 @@ void begin_block(unsigned number, unsigned rank) {
         f->block = block;
         f->warp = &block->warps[i / LANES];
         f->lane = i % LANES;
+        f->loads = false;
         if (f->lane == 0)
             memset(f->warp->meetings, 0, sizeof f->warp->meetings);
         f->state = fiber::READY;

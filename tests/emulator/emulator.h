@@ -26,6 +26,7 @@ struct thread {
     struct block *block;
     struct warp *warp;
     unsigned lane;
+    bool loads; /* of matrices, since it last arrived behind them, may be on their way */
 };
 
 extern thread_local thread *self; /* the one that runs */

@@ -207,6 +207,33 @@ static void kernel_unaligned_row() {
     ptx_load_matrix_x4(r, ptx_shared_address(shared) + 8);
 }
 
+/* Releases what it has just read; with the registers in hand, or not. */
+static void release(bool behind) {
+    __shared__ uint64_t barrier;
+    PTX_DYNAMIC_SHARED(shared, 128);
+    const uint32_t at = ptx_shared_address(&barrier);
+    uint32_t r[4];
+    if (threadIdx.x == 0)
+        ptx_barrier_init(at, THREADS);
+    for (int i = (int)threadIdx.x * 4; i < BYTES; i += 4 * THREADS)
+        ptx_store_shared(ptx_shared_address(shared) + (uint32_t)i, 1);
+    __syncthreads();
+    ptx_load_matrix_x4(r, ptx_shared_address(shared));
+    if (behind)
+        ptx_barrier_arrive_behind(at, r[0]);
+    else
+        ptx_barrier_arrive(at);
+    ptx_barrier_wait(at, 0, "the release");
+}
+
+static void kernel_release() {
+    release(true);
+}
+
+static void kernel_release_too_early() {
+    release(false);
+}
+
 static void kernel_operand_without_swizzle() {
     float c[4] = {};
     wgmma<8>(c, 0x480 >> 4, 0x480 >> 4);
@@ -296,6 +323,8 @@ static const struct {
     {"shared memory's end", kernel_out_of_bounds, "dynamic bytes", "late", 1, false},
     {"lanes apart", kernel_lanes_apart, "different operations", "late", 1, false},
     {"unaligned row of a matrix", kernel_unaligned_row, "not aligned", "late", 1, false},
+    {"a release", kernel_release, nullptr, "late", 1, false},
+    {"a release that overtakes loads", kernel_release_too_early, "overtake", "late", 1, false},
     {"operand without swizzle", kernel_operand_without_swizzle, "swizzle", "late", 1, false},
     {"blocks of a cluster", kernel_visit, nullptr, "2", 2, false},
     {"a copy into another block", kernel_send, nullptr, "late", 2, false},

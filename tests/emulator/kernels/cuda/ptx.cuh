@@ -96,23 +96,31 @@ EMULATOR_UNSEEN static inline void emulator_load_matrices(void *const *lanes) {
         }
 }
 
+/* The registers of this lane, which may take their time (ptx_barrier_arrive). */
+static inline void emulator_receive(uint32_t *r, const emulator_matrices &from, int n) {
+    memcpy(r, from.r, n * sizeof *r);
+    emulator::self->loads = true;
+}
+
 static inline void ptx_load_matrix_x4(uint32_t (&r)[4], uint32_t shared) {
     emulator_matrices mine = {emulator_matrix_row(shared, false), {}};
     emulator::warp_meet(0xFFFFFFFFu, "ldmatrix.x4", &mine, emulator_load_matrices<4, false>);
-    memcpy(r, mine.r, sizeof r);
+    emulator_receive(r, mine, 4);
 }
 
 static inline void ptx_load_matrix_x2(uint32_t &r0, uint32_t &r1, uint32_t shared) {
     emulator_matrices mine = {emulator::self->lane < 16 ? emulator_matrix_row(shared, false) : nullptr, {}};
     emulator::warp_meet(0xFFFFFFFFu, "ldmatrix.x2", &mine, emulator_load_matrices<2, false>);
-    r0 = mine.r[0];
-    r1 = mine.r[1];
+    uint32_t r[2];
+    emulator_receive(r, mine, 2);
+    r0 = r[0];
+    r1 = r[1];
 }
 
 static inline void ptx_load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t shared) {
     emulator_matrices mine = {emulator_matrix_row(shared, false), {}};
     emulator::warp_meet(0xFFFFFFFFu, "ldmatrix.x4.trans", &mine, emulator_load_matrices<4, true>);
-    memcpy(r, mine.r, sizeof r);
+    emulator_receive(r, mine, 4);
 }
 
 EMULATOR_UNSEEN static inline void emulator_store_matrices_transposed(void *const *lanes) {
@@ -171,8 +179,16 @@ static inline void ptx_barrier_expect(uint32_t barrier, uint32_t bytes) {
     emulator::counter_arrive(emulator::shared_pointer(barrier), bytes);
 }
 
+/* Overtakes loads, so it has none in front of it. */
 static inline void ptx_barrier_arrive(uint32_t barrier) {
+    if (emulator::self->loads)
+        emulator::fail("an arrival that may overtake matrix loads: ptx_barrier_arrive_behind()");
     emulator::counter_arrive(emulator::shared_pointer(barrier), 0);
+}
+
+static inline void ptx_barrier_arrive_behind(uint32_t barrier, uint32_t loaded) {
+    emulator::self->loads = false;
+    ptx_barrier_arrive(barrier + (loaded & (gridDim.z - 1)));
 }
 
 static inline void ptx_barrier_wait(uint32_t barrier, uint32_t parity, const char *name) {
