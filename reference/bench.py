@@ -44,7 +44,7 @@ def parse_arguments():
     add("--json", metavar="FILE", help="also write one JSON row per result")
     arguments = parser.parse_args()
     on_cpu = arguments.device == "cpu"
-    arguments.variants = (arguments.variants or ("cache" if on_cpu else "no-cache,cache,compiled")).split(",")
+    arguments.variants = (arguments.variants or ("cache" if on_cpu else ",".join(VARIANTS))).split(",")
     arguments.dtypes = (arguments.dtypes or ("float32" if on_cpu else "float32,bfloat16")).split(",")
     arguments.batch_sizes = [int(size) for size in arguments.batch_sizes.split(",")]
     return arguments
@@ -179,7 +179,7 @@ def main():
                 seconds, ids = measure(VARIANTS[variant](model, batch_size, arguments.tokens), arguments)
                 if dtype == "float32" and expected is not None and not torch.equal(ids, expected):
                     print(f"note: {variant} wrote other tokens than {arguments.variants[0]}")
-                expected = ids
+                expected = ids if expected is None else expected
                 median = statistics.median(seconds)
                 row = {
                     "variant": variant,

@@ -1,6 +1,6 @@
 /* The norm ladder: rows of the residual stream, float32, to operands, bfloat16.
  *
- *   naive     one block per row, three passes over memory, a tree for each sum
+ *   naive     one block per row, up to three passes over memory, a tree for each sum
  *   shipped   the backend's norm (kernels/cuda/norm.cu), in a step of as many rows
  *
  * Rows are not rotated: in a step the product in front has just written them, and up to some 2,048 rows they
@@ -102,6 +102,8 @@ double time_variant(struct rig *rig, bool shipped) {
     batch.token = batch.slot = zero.data();
     batch.position = position.data();
     bool replayed;
+    bench_must(cudaMemset(rig->out->data, 0xFF, (size_t)rig->n_rows * rig->width * sizeof(bfloat16)),
+               "poison");
     bench_must(backend->step_begin(context, &batch, &replayed));
     struct norm_args args = {};
     args.kind = rig->kind;

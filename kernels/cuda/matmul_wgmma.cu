@@ -326,10 +326,8 @@ __global__ void __launch_bounds__(END == END_HEAD ? Shape::HEAD_THREADS : Shape:
     constexpr int OF_GROUP = END == END_HEAD ? Shape::HEAD_STAGING_BYTES : STAGING_BUFFERS * STAGING_BYTES;
     destination d = {&out_map, ring + Shape::RING_BYTES + group * OF_GROUP, 0, 0, warp % 4, lane};
     auto release = [&](int stage, uint32_t loaded) {
-        if (Shape::BY_WARPS)
+        if (Shape::BY_WARPS || lane == 0)
             ptx_barrier_arrive_behind(empty + 8 * stage, loaded);
-        else if (lane == 0)
-            ptx_barrier_arrive(empty + 8 * stage);
     };
     ring_position<Shape::STAGES> at;
     while (w.active()) {
@@ -522,12 +520,12 @@ enum status matmul_wgmma_launch(struct backend_context *context, const matmul_pa
     int32_t tiles = ceil_div(p.n_out, v.outputs) * ceil_div(p.n_rows, v.tokens);
     /* Two blocks that compute parts of K are gone after one tile; others stay. */
     int32_t most = v.parts == 2 ? tiles : context->n_multiprocessors;
-    matmul_params placed = p;
-    placed.starts_next_late = starts_next_late(p, v, ceil_div(tiles, most));
+    matmul_params params = p;
+    params.starts_next_late = starts_next_late(p, v, ceil_div(tiles, most));
     return cuda_launch_clusters(
         context, "matmul", v.kernels[end_of(p)], dim3((tiles < most ? tiles : most) * v.parts),
         (unsigned)(p.head ? v.head_threads : v.threads),
-        (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.parts, in_map, out_map, placed);
+        (size_t)(p.head ? v.head_shared_bytes : v.shared_bytes), (unsigned)v.parts, in_map, out_map, params);
 }
 
 enum status matmul_wgmma(struct backend_context *context, const matmul_params &p, const struct tensor *in) {

@@ -161,17 +161,16 @@ template <int ROW_TILES> struct tile_products {
                            eight_rows);
             high.load_weights(from + SLICE_BYTES);
             low.template multiply<1, 4>(sum);
+            const uint32_t low_loaded = low.loaded_weights();
             if (left > 0) {
                 rows += 2 * WEIGHT_BLOCK * 2;
                 low.load_rows(rows, rows + FRAGMENT_HALF_BYTES, eight_rows);
                 low.load_weights(r.slot(at.slot) + chunk);
             }
             high.template multiply<0, 1>(sum);
-            /* All lanes have read the slot when this one's registers are there: a load is the whole warp's.
-             * Its first slice was multiplied before `low` was loaded again. */
-            __syncwarp();
+            __syncwarp(); /* a load is the whole warp's: this lane's registers tell of all */
             if (lane == 0)
-                ptx_barrier_arrive_behind(empty, high.loaded_weights());
+                ptx_barrier_arrive_behind(empty, low_loaded | high.loaded_weights());
             high.template multiply<1, 4>(sum);
             if (left == 0)
                 break;

@@ -17,7 +17,9 @@ namespace {
 enum {
     NORM_WARPS = 4,     /* rows of a block of the warp kernel */
     NORM_THREADS = 512, /* of a block of the block kernel, at most */
-    FEW_VECTORS = 1024  /* of a multiprocessor, so that each can have a thread */
+    /* Of a multiprocessor: fewer have a thread each, so many are taken four by a thread. */
+    FEW_VECTORS = 1024,
+    MANY_VECTORS = 3072
 };
 static_assert(MAX_NORM_WIDTH <= 8 * NORM_THREADS * NORM_VECTOR,
               "a row fits a block of eight vectors a thread");
@@ -193,15 +195,15 @@ template <typename T, int VECTORS> norm_variant norm_by_blocks(int32_t n_vectors
  * 256 to 1,024 rows, by blocks of 512, 256 or 128 threads 2.1 to 4.5. */
 template <typename T>
 norm_variant norm_variant_for(int32_t n_vectors, int32_t n_rows, int n_multiprocessors) {
-    const int64_t load = (int64_t)n_rows * n_vectors / n_multiprocessors; /* vectors of a multiprocessor */
+    const int64_t load = (int64_t)n_rows * n_vectors / n_multiprocessors; /* vectors of one */
     const int32_t warp_threads = NORM_WARPS * WARP_LANES;
     if (n_vectors <= 4 * WARP_LANES && n_rows > n_multiprocessors)
         return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 4>};
-    if (n_vectors <= 8 * WARP_LANES && load >= 3 * FEW_VECTORS)
+    if (n_vectors <= 8 * WARP_LANES && load >= MANY_VECTORS)
         return {NORM_WARPS, warp_threads, kernel_norm_warp<T, 8>};
     if (n_vectors <= NORM_THREADS && load < FEW_VECTORS)
         return norm_by_blocks<T, 1>(n_vectors);
-    if (n_vectors <= 2 * NORM_THREADS && load < 3 * FEW_VECTORS)
+    if (n_vectors <= 2 * NORM_THREADS && load < MANY_VECTORS)
         return norm_by_blocks<T, 2>(n_vectors);
     if (n_vectors <= 4 * NORM_THREADS)
         return norm_by_blocks<T, 4>(n_vectors);

@@ -167,7 +167,7 @@ static void norm_one(struct operations *ops, enum norm_kind kind, enum dtype dty
 }
 
 void case_norm(struct operations *ops) {
-    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 768, 1000};
+    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 768, 1000, 5000, 10001};
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
             norm_one(ops, NORM_LAYER, (enum dtype)dtype, sizes[i], i % 3 != 0, i % 2 == 1,
@@ -176,7 +176,7 @@ void case_norm(struct operations *ops) {
 }
 
 void case_norm_rms(struct operations *ops) {
-    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 1000, 2048, 4096, 8192, 12288};
+    static const int32_t sizes[] = {1, 5, 16, 63, 64, 65, 127, 384, 1000, 2048, 4096, 8190, 12300};
     for (int dtype = DTYPE_FLOAT32; dtype <= DTYPE_BFLOAT16; dtype++) {
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
             norm_one(ops, NORM_RMS, (enum dtype)dtype, sizes[i], false, i % 2 == 1,
@@ -249,31 +249,39 @@ void case_norm_accumulate(struct operations *ops) {
 
 /* ---- a row alone and in batches ---- */
 
-/* accumulate: into a residual that is the same for every row. */
-static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t width, bool accumulate) {
+enum { NORM_MOST_ROWS = 4096 };
+
+/* accumulate: into a residual that is the same for every row. Row counts beyond OPS_MOST_ROWS go round
+ * through the same rows. */
+static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t width, int32_t most_rows,
+                            bool accumulate) {
+    static const int32_t more_counts[] = {NORM_MOST_ROWS, 1024};
+    enum { N_MORE = sizeof more_counts / sizeof more_counts[0] };
     struct backend *backend = ops_open(ops);
-    struct state_limits limits = row_limits(OPS_MOST_ROWS, 10);
+    struct state_limits limits = row_limits(most_rows, 10);
     OPS_OK(ops, ops_state(ops, &limits));
     float *x = ops_spread_values(ops, OPS_MOST_ROWS * width, DTYPE_FLOAT32);
     float *weight = ops_spread_values(ops, width, DTYPE_FLOAT32);
-    struct tensor *hidden = ops_junk(ops, DTYPE_FLOAT32, OPS_MOST_ROWS, width);
+    struct tensor *hidden = ops_junk(ops, DTYPE_FLOAT32, most_rows, width);
     struct norm_args args = {.kind = kind,
                              .hidden = hidden,
                              .weight = ops_vector(ops, width, weight),
                              .epsilon = 1e-5f,
                              .accumulate = accumulate};
-    int32_t token[OPS_MOST_ROWS] = {0}, position[OPS_MOST_ROWS] = {0}, slot[OPS_MOST_ROWS];
-    for (int32_t r = 0; r < OPS_MOST_ROWS; r++)
+    static const int32_t zero[NORM_MOST_ROWS];
+    static int32_t slot[NORM_MOST_ROWS];
+    for (int32_t r = 0; r < most_rows; r++)
         slot[r] = r;
     float *whole = NULL;
-    for (int i = OPS_N_ROW_COUNTS - 1; i >= 0; i--) {
-        if (ops_skips_count(ops, i))
+    for (int i = OPS_N_ROW_COUNTS + N_MORE - 1; i >= 0; i--) {
+        int32_t n = i < OPS_N_ROW_COUNTS ? ops_row_counts[i] : more_counts[OPS_N_ROW_COUNTS + N_MORE - 1 - i];
+        if (n > most_rows || (i < OPS_N_ROW_COUNTS && ops_skips_count(ops, i)))
             continue;
-        int32_t n = ops_row_counts[i], first = i == OPS_N_ROW_COUNTS - 1 ? 0 : ops_below(ops, OPS_MOST_ROWS);
+        int32_t first = whole ? ops_below(ops, OPS_MOST_ROWS) : 0;
         float *rows = ops_take_rows(ops, x, first, n, width);
         ops_write(ops, hidden, DTYPE_FLOAT32, n, width, rows);
         args.out = ops_junk(ops, DTYPE_FLOAT32, n, width);
-        struct batch batch = row_batch(n, token, position, slot, 0, NULL, NULL);
+        struct batch batch = row_batch(n, zero, zero, slot, 0, NULL, NULL);
         ops_step_begin(ops, &batch);
         OPS_OK(ops, backend->norm(backend->context, &args));
         ops_step_end(ops, &batch, NULL, NULL);
@@ -281,7 +289,7 @@ static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t
         if (!whole)
             whole = ops_take_rows(ops, got, 0, OPS_MOST_ROWS, width);
         float *expected = ops_take_rows(ops, whole, first, n, width);
-        ops_expect_equal(ops, got, expected, n * width, "norm of fewer rows");
+        ops_expect_equal(ops, got, expected, (int64_t)n * width, "norm of other rows");
         free(rows);
         free(got);
         free(expected);
@@ -292,12 +300,16 @@ static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t
 }
 
 void case_norm_rows_alone(struct operations *ops) {
-    /* With these and the counts of rows every kernel of the CUDA backend runs that has up to eight vectors a
-     * thread, and several for one width: rows by warps and by blocks, one, two and four vectors a thread. */
-    static const int32_t widths[] = {200, 768, 2044, 4096, 5000};
-    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
-        norm_rows_alone(ops, NORM_LAYER, widths[i], false);
-        norm_rows_alone(ops, NORM_RMS, widths[i], false);
-        norm_rows_alone(ops, NORM_RMS, widths[i], true);
+    /* On a GPU of 132 multiprocessors these take rows by warps and by blocks of one vector a thread (200), of
+     * one and two and by warps (768), of one and four (2,044), of two and four (4,096), of four (5,000). */
+    static const struct {
+        int32_t width, most_rows;
+    } sizes[] = {
+        {200, OPS_MOST_ROWS}, {768, NORM_MOST_ROWS}, {2044, 1024}, {4096, 1024}, {5000, OPS_MOST_ROWS}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const int32_t most_rows = ops->is_small ? OPS_MOST_ROWS : sizes[i].most_rows;
+        norm_rows_alone(ops, NORM_LAYER, sizes[i].width, most_rows, false);
+        norm_rows_alone(ops, NORM_RMS, sizes[i].width, most_rows, false);
+        norm_rows_alone(ops, NORM_RMS, sizes[i].width, OPS_MOST_ROWS, true);
     }
 }
