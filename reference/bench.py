@@ -87,7 +87,10 @@ class Compiled:
         config, weight = model.config, model.wte.weight
         self.model, self.n_tokens = model, n_tokens
         max_tokens = (1 + n_tokens + 63) // 64 * 64
-        self.cache = KVCache(config, batch_size, max_tokens, weight.dtype, weight.device)
+        cache = KVCache(config, batch_size, max_tokens, weight.dtype, weight.device)
+        # A tensor per layer: of one for all layers the compiled step would copy the whole for every layer.
+        self.keys = [layer.clone() for layer in cache.keys]
+        self.values = [layer.clone() for layer in cache.values]
         self.ids = torch.ones(batch_size, max_tokens, dtype=torch.long, device=weight.device)
         self.position = torch.zeros(1, dtype=torch.long, device=weight.device)
         self.key_positions = torch.arange(max_tokens, device=weight.device)
@@ -98,14 +101,15 @@ class Compiled:
 
     def step_eager(self):
         """ids[:, position] -> ids[:, position + 1]; position moves on by one."""
-        model, position, cache = self.model, self.position, self.cache
+        model, position = self.model, self.position
         x = model.wte(self.ids.index_select(1, position)) + model.wpe(position)
         visible = (self.key_positions <= position)[None, None, None, :]
         for layer_idx, block in enumerate(model.h):
             q, k, v = block.attn.split_qkv(block.ln_1(x))
-            cache.keys[layer_idx].index_copy_(2, position, k)
-            cache.values[layer_idx].index_copy_(2, position, v)
-            out = self.attention(q, cache.keys[layer_idx], cache.values[layer_idx], visible)
+            keys, values = self.keys[layer_idx], self.values[layer_idx]
+            keys.index_copy_(2, position, k)
+            values.index_copy_(2, position, v)
+            out = self.attention(q, keys, values, visible)
             x = x + block.attn.merge(out)
             x = x + block.mlp(block.ln_2(x))
         logits = F.linear(model.ln_f(x), model.wte.weight)
