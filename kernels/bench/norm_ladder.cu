@@ -131,10 +131,10 @@ double time_variant(struct rig *rig, bool shipped) {
 double error_of(struct rig *rig) {
     std::vector<uint16_t> out((size_t)rig->n_rows * rig->width);
     bench_must(rig->own.backend.tensor_read(rig->own.context, rig->out, rig->n_rows, out.data()));
+    const int n_checked = std::min(rig->n_rows, (int)CHECKED_ROWS);
     double largest = 0, difference = 0;
-    for (int r = 0; r < std::min(rig->n_rows, (int)CHECKED_ROWS); r++) {
-        const size_t at = (size_t)r * (rig->n_rows - 1) /
-                          std::max(1, std::min(rig->n_rows, (int)CHECKED_ROWS) - 1) * rig->width;
+    for (int r = 0; r < n_checked; r++) {
+        const size_t at = (size_t)r * (rig->n_rows - 1) / std::max(1, n_checked - 1) * rig->width;
         double mean = 0, squares = 0;
         if (rig->kind == NORM_LAYER)
             for (int i = 0; i < rig->width; i++)

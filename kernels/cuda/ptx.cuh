@@ -153,10 +153,10 @@ static __device__ __forceinline__ void ptx_barrier_arrive(uint32_t barrier) {
 }
 
 /* The same, when `loaded` is there: a value made of a register of every load from shared memory whose source
- * may be overwritten by the copy engine from now on. An arrival alone does not wait for them: it is issued
- * while they are on their way, and overtakes them where they queue behind loads from memory (found on an
- * H100: weights of the next use of a stage in products of this one). So its address depends on `loaded`, by
- * a term that is 0 and that the compiler cannot know to be: for grids of one or two dimensions. */
+ * may be overwritten by the copy engine from now on. An arrival alone does not wait for them: ptxas
+ * issues it while they are on their way, and only a fence of both proxies would order them before the copy
+ * (kernels/README.md, "a release that overtakes loads"). So its address depends on `loaded`, by a term that
+ * is 0 and that the compiler cannot know to be: for grids of one or two dimensions. */
 static __device__ __forceinline__ void ptx_barrier_arrive_behind(uint32_t barrier, uint32_t loaded) {
     ptx_barrier_arrive(barrier + (loaded & (gridDim.z - 1)));
 }

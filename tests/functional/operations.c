@@ -273,11 +273,11 @@ double ops_storage_rounding(enum dtype dtype) {
 
 /* ---- rows ---- */
 
-const int32_t ops_row_counts[OPS_N_ROW_COUNTS] = {1, 2, 7, 8, 16, 33, 64, 255, 256};
+const int32_t ops_row_counts[OPS_N_ROW_COUNTS] = {1, 2, 7, 8, 16, 33, 64, 255, 256, 1024, 4096};
 
-bool ops_skips_count(const struct operations *ops, int i) {
-    return ops->is_small && ops_row_counts[i] != 1 && ops_row_counts[i] != 16 && ops_row_counts[i] != 33 &&
-           ops_row_counts[i] != 256;
+bool ops_skips_count(const struct operations *ops, int i, int32_t most_rows) {
+    const int32_t n = ops_row_counts[i];
+    return n > most_rows || (ops->is_small && n != 1 && n != 16 && n != 33 && n < OPS_MOST_ROWS);
 }
 
 float *ops_take_rows(struct operations *ops, const float *values, int32_t first, int32_t n, int32_t cols) {

@@ -99,11 +99,11 @@ void ops_expect_near(struct operations *ops, float got, double expected, double 
 /* Half a unit in the last place, relative: the rounding of one stored result. */
 double ops_storage_rounding(enum dtype dtype);
 
-/* A row alone and in batches: how many rows, of how many. Small cases leave some counts out. */
-enum { OPS_N_ROW_COUNTS = 9, OPS_MOST_ROWS = 256 };
+/* A row alone and in batches: how many rows, of how many that differ. Small cases leave some counts out. */
+enum { OPS_N_ROW_COUNTS = 11, OPS_MOST_ROWS = 256 };
 extern const int32_t ops_row_counts[OPS_N_ROW_COUNTS];
-/* Whether the count of this index is left out. */
-bool ops_skips_count(const struct operations *ops, int i);
+/* Whether the count of this index is left out, in a small case, or beyond most_rows. */
+bool ops_skips_count(const struct operations *ops, int i, int32_t most_rows);
 /* Rows [first, first + n) of values [OPS_MOST_ROWS, cols], going round at the end; to be freed. */
 float *ops_take_rows(struct operations *ops, const float *values, int32_t first, int32_t n, int32_t cols);
 /* n values of ops_spread in dtype; to be freed. */

@@ -255,8 +255,6 @@ enum { NORM_MOST_ROWS = 4096 };
  * through the same rows. */
 static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t width, int32_t most_rows,
                             bool accumulate) {
-    static const int32_t more_counts[] = {NORM_MOST_ROWS, 1024};
-    enum { N_MORE = sizeof more_counts / sizeof more_counts[0] };
     struct backend *backend = ops_open(ops);
     struct state_limits limits = row_limits(most_rows, 10);
     OPS_OK(ops, ops_state(ops, &limits));
@@ -273,9 +271,9 @@ static void norm_rows_alone(struct operations *ops, enum norm_kind kind, int32_t
     for (int32_t r = 0; r < most_rows; r++)
         slot[r] = r;
     float *whole = NULL;
-    for (int i = OPS_N_ROW_COUNTS + N_MORE - 1; i >= 0; i--) {
-        int32_t n = i < OPS_N_ROW_COUNTS ? ops_row_counts[i] : more_counts[OPS_N_ROW_COUNTS + N_MORE - 1 - i];
-        if (n > most_rows || (i < OPS_N_ROW_COUNTS && ops_skips_count(ops, i)))
+    for (int i = OPS_N_ROW_COUNTS - 1; i >= 0; i--) {
+        const int32_t n = ops_row_counts[i];
+        if (ops_skips_count(ops, i, most_rows))
             continue;
         int32_t first = whole ? ops_below(ops, OPS_MOST_ROWS) : 0;
         float *rows = ops_take_rows(ops, x, first, n, width);

@@ -342,8 +342,6 @@ void case_matmul_subnormals(struct operations *ops) {
 static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t n_out, int32_t n_in,
                               int32_t most_rows, bool accumulate, enum activation activation, float softcap) {
     const bool is_gated = activation != ACTIVATION_NONE;
-    static const int32_t more_counts[] = {4096, 1024};
-    enum { N_MORE = sizeof more_counts / sizeof more_counts[0] };
     struct backend *backend = ops_open(ops);
     float *x = ops_spread_values(ops, OPS_MOST_ROWS * n_in, dtype);
     float *w = ops_spread_values(ops, 2 * n_out * n_in, dtype);
@@ -360,9 +358,9 @@ static void matmul_rows_alone(struct operations *ops, enum dtype dtype, int32_t 
         .softcap = softcap,
     };
     float *whole = NULL;
-    for (int i = OPS_N_ROW_COUNTS + N_MORE - 1; i >= 0; i--) {
-        int32_t n = i < OPS_N_ROW_COUNTS ? ops_row_counts[i] : more_counts[OPS_N_ROW_COUNTS + N_MORE - 1 - i];
-        if (n > most_rows || (i < OPS_N_ROW_COUNTS && ops_skips_count(ops, i)))
+    for (int i = OPS_N_ROW_COUNTS - 1; i >= 0; i--) {
+        const int32_t n = ops_row_counts[i];
+        if (ops_skips_count(ops, i, most_rows))
             continue;
         if (ops->is_small && dtype == DTYPE_FLOAT32 && n != 1 && n != OPS_MOST_ROWS)
             continue; /* one count for each kernel */
